@@ -1,0 +1,131 @@
+"""`make demo`: the main job, whole: a real vLLM server, and llmcat classifying the examples.
+
+    python examples/demo.py [--model NAME_OR_FOLDER]
+
+Without a model it serves one with random weights, which shows that the plumbing works and
+nothing else. The server is stopped at the end, also when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+CACHE = ROOT / ".cache"
+OUT = ROOT / "out"
+LLMCAT = [sys.executable, "-m", "llmcat.cli"]
+PATIENCE = 900  # seconds until a server counts as failed; a large model loads for minutes
+
+
+def main() -> int:
+    """Run the demo; return the exit code of the classification."""
+    parser = argparse.ArgumentParser(description="Serve a model and classify the example items.")
+    parser.add_argument("--model", help="name on the model hub, or a folder")
+    model = parser.parse_args().model
+    if model is None:
+        heading("random weights: plumbing only")
+        print("This model knows nothing: every label below is noise. What you see working is the")
+        print("stack: vLLM, chat template, menu, Outlines constraint, log-probabilities, resume.")
+        print("For real labels: make demo MODEL=Qwen/Qwen3-4B-Instruct-2507 (or a folder).\n")
+        model = random_model()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    OUT.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = OUT / "server.log"
+    command = [*LLMCAT, "serve", "model", "--model", str(model), "--port", str(port)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else None
+    with log.open("wb") as sink:
+        server = subprocess.Popen(
+            command, stdout=sink, stderr=sink, env=environment, start_new_session=True
+        )
+    try:
+        if not wait_until_healthy(server, port, log):
+            return 3
+        return classify(f"http://127.0.0.1:{port}")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    finally:
+        stop(server)
+
+
+def random_model() -> Path:
+    """Build the model with random weights once."""
+    folder = CACHE / "random-model"
+    if not (folder / "model.safetensors").exists():
+        script = ROOT / "eval" / "demo_model" / "build_random.py"
+        subprocess.run([sys.executable, script, folder], check=True, stderr=subprocess.DEVNULL)
+    return folder
+
+
+def wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> bool:
+    """Wait for the server; say how long, and show its log if it fails."""
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < PATIENCE:
+        if server.poll() is not None:
+            print(f"\nthe server ended with code {server.returncode}; the end of {log}:")
+            print(*log.read_text("utf-8", "replace").splitlines()[-15:], sep="\n")
+            return False
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                progress(f"vLLM is up after {waited:.0f} s\n")
+                return True
+        except OSError:
+            progress(f"starting vLLM ... {waited:.0f} s")
+            time.sleep(0.5)
+    print(f"\nthe server is not up after {PATIENCE} s; see {log}")
+    return False
+
+
+def classify(url: str) -> int:
+    """Classify the example items and print what came out."""
+    items, out = EXAMPLES / "items.jsonl", OUT / "demo.predictions.jsonl"
+    taxonomy = EXAMPLES / "taxonomy.yaml"
+    shown = "llmcat classify --file examples/items.jsonl --taxonomy examples/taxonomy.yaml"
+    heading(f"{shown} --base-url {url}")
+    flags = ["--file", items, "--out", out, "--taxonomy", taxonomy, "--base-url", url, "--restart"]
+    code = subprocess.run([*LLMCAT, "classify", *flags], check=False).returncode
+    if code in {0, 1}:
+        heading("llmcat show out/demo.predictions.jsonl --items examples/items.jsonl")
+        subprocess.run([*LLMCAT, "show", out, "--items", items, "--limit", "25"], check=True)
+    return code
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and everything it started."""
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    print("server stopped")
+
+
+def heading(text: str) -> None:
+    """Print a heading."""
+    print(f"== {text}", flush=True)
+
+
+def progress(text: str) -> None:
+    """Show where the wait stands: one line on a terminal, the end only elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r{text}   ", end="", flush=True)
+    elif text.endswith("\n"):
+        print(text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Zero- and few-shot classification with open language models."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmcat.classifier import Classifier
+    from llmcat.config import RunConfig
+    from llmcat.errors import (
+        ConstraintIgnored,
+        EngineError,
+        InputError,
+        JournalError,
+        LlmcatError,
+    )
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = [
+    "Classifier",
+    "ConstraintIgnored",
+    "EngineError",
+    "InputError",
+    "JournalError",
+    "LlmcatError",
+    "RunConfig",
+    "Taxonomy",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_MODULES = {"Classifier": "classifier", "RunConfig": "config", "Taxonomy": "taxonomy"}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use, so that `llmcat --help` is instant (PEP 562)."""
+    from importlib import import_module
+
+    if name in __all__:
+        return getattr(import_module(f"llmcat.{_MODULES.get(name, 'errors')}"), name)
+    raise AttributeError(f"module 'llmcat' has no attribute {name!r}")

@@ -1,0 +1,200 @@
+"""The library's front door: a synchronous classifier over the asynchronous loop.
+
+    from llmcat import Classifier
+
+    clf = Classifier(["shoes", "bags", "toys"], base_url="http://localhost:8000")
+    clf.predict(["red running shoes"])          # array(['shoes'], dtype='<U5')
+
+Works in a notebook: the loop runs in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from llmcat import config as configuration
+from llmcat.classify import Tally, classify
+from llmcat.errors import BadConfig, EngineError, EngineUnsupported
+from llmcat.memory import PlainMemory
+from llmcat.readers import Columns, to_items
+from llmcat.records import NONE
+from llmcat.session import Session, columns_of
+from llmcat.taxonomy import Taxonomy
+from llmcat.writers import row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+
+    from llmcat.engines import Engine
+    from llmcat.records import Verdict
+
+__all__ = ["Classifier"]
+
+Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
+
+
+class Classifier:
+    """Puts items into categories, with scikit-learn's `predict`, `predict_proba` and `classes_`.
+
+    `labels` is a `Taxonomy`, a list of names, or a path to a taxonomy file. `engine` is an
+    engine of your own making; otherwise `settings` choose one (`base_url`, `model`, `engine`,
+    `prompt`, `examples`, ...: every field of `RunConfig`). The engine is opened at the first
+    question and stays open until `close`.
+    """
+
+    def __init__(
+        self,
+        labels: Taxonomy | Sequence[str] | str | Path,
+        *,
+        engine: Engine | None = None,
+        **settings: Any,
+    ) -> None:
+        """Check labels and settings; nothing is connected yet. Raises `InputError`."""
+        if isinstance(labels, Taxonomy):
+            self.taxonomy = labels
+        elif isinstance(labels, list | tuple):
+            self.taxonomy = Taxonomy.from_labels(labels)
+        else:
+            self.taxonomy = Taxonomy.load(str(labels))
+        self._settings = configuration.load(**settings)
+        self._engine = engine
+        self._session: Session | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._memory = PlainMemory()
+
+    @property
+    def classes_(self) -> np.ndarray[Any, Any]:
+        """The node ids an item can get, and `none`; sorted, as in scikit-learn. Shape `(k,)`."""
+        import numpy as np
+
+        return np.array(sorted([*(n.id for n in self.taxonomy.leaves), NONE]))
+
+    def classify(self, items: Items) -> Any:
+        """Return one prediction row per item, in order.
+
+        Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
+        the same index. A bad item gives a row whose decision is `error`.
+        """
+        import pandas as pd
+
+        rows = [row_of(v, self.taxonomy) for v in self._verdicts(items)]
+        if isinstance(items, pd.DataFrame):
+            return pd.DataFrame(rows, index=items.index)
+        return rows
+
+    def predict(self, items: Items) -> np.ndarray[Any, Any]:
+        """Return node ids, `none` for the exit; shape `(n,)`.
+
+        With more labels than one menu holds an inner node's id may be among them. Raises
+        `EngineError` if any item could not be answered: an array has no place for a reason.
+        """
+        import numpy as np
+
+        return np.array([_scores(v).label for v in self._verdicts(items)], dtype=str)
+
+    def predict_proba(self, items: Items) -> np.ndarray[Any, Any]:
+        """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
+
+        Raises `EngineUnsupported` if the labels do not fit one menu: then not all of them are
+        looked at. Raises `EngineError` if any item could not be answered.
+        """
+        import numpy as np
+
+        classes = self.classes_
+        most = self._settings.menu_size
+        if len(classes) - 1 > most:
+            raise EngineUnsupported(
+                f"predict_proba needs all labels on one menu; {len(classes) - 1} are over {most}",
+                hint="classify() gives the confidence of the chosen label",
+            )
+        columns = {id_: i for i, id_ in enumerate(classes)}
+        out = np.zeros((0, len(classes)))
+        verdicts = self._verdicts(items)
+        if verdicts:
+            out = np.zeros((len(verdicts), len(classes)))
+        for row, verdict in zip(out, verdicts, strict=True):
+            scores = _scores(verdict)
+            if scores.kind != "full":
+                raise EngineUnsupported(f"this engine gives scores of kind {scores.kind!r} only")
+            row[columns[NONE]] = scores.p_none
+            for id_, p in scores.p.items():
+                row[columns[id_]] = p
+        return out
+
+    # -- the loop's thread ------------------------------------------------------------------
+
+    def _verdicts(self, items: Items) -> list[Verdict]:
+        values, columns = _values(items, columns_of(self._settings))
+        return self._run(self._ask_all(values, columns)) if values else []
+
+    async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:
+        if self._session is None:
+            session = await Session.open(
+                self._settings, engine=self._engine, taxonomy=self.taxonomy
+            )
+            self._session = session
+        found = to_items(values, columns=columns)
+        return [
+            v
+            async for v in classify(
+                found, self._session.task, self._session.engine, memory=self._memory, tally=Tally()
+            )
+        ]
+
+    def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="llmcat", daemon=True).start()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the engine and the loop's thread. The classifier can be used again after it."""
+        loop, session = self._loop, self._session
+        self._loop = self._session = None
+        if loop is None:
+            return
+        if session is not None:
+            asyncio.run_coroutine_threadsafe(session.engine.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close the engine at the end."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the engine."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close what was forgotten."""
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+def _values(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
+    """Return plain values: the rows of a DataFrame as mappings, the rest as it is."""
+    import pandas as pd
+
+    if isinstance(items, pd.DataFrame):
+        return items.to_dict("records"), columns
+    if isinstance(items, str):
+        raise BadConfig("items is one string", hint="give a list: [text]")
+    return list(items), columns
+
+
+def _scores(verdict: Verdict) -> Any:
+    if verdict.scores is None:
+        raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
+    return verdict.scores

@@ -1,0 +1,213 @@
+"""The loop, and nothing else: items in, verdicts out, in order.
+
+    item -> walk -> menu -> task.ask -> engine -> answer -> decode.read -> walk ... -> verdict
+
+It holds at most `window` items at a time, asks an exact duplicate only once, and knows nothing
+of files, HTTP or prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from llmcat import decode
+from llmcat.records import Answer, Ask, Item, Menu, Scores, Usage, Verdict
+from llmcat.shortlist import walk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+
+    from llmcat.engines import Engine
+    from llmcat.task import Task
+
+__all__ = ["Memory", "Tally", "classify"]
+
+HOPELESS = 50
+"""When so many asks failed and none succeeded, it is not the items."""
+
+
+class Memory(Protocol):
+    """Remembers the scores of texts already answered."""
+
+    def get(self, content: str) -> Scores | None:
+        """Return the scores of this very text, if it was answered."""
+
+    def put(self, content: str, scores: Scores) -> None:
+        """Remember them."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run used. `masses` holds the sampled label masses as a running sum and count."""
+
+    asked: int = 0
+    failed: int = 0
+    duplicates: int = 0
+    usage: Usage = Usage()
+    mass_sum: float = 0.0
+    mass_count: int = 0
+
+    @property
+    def mass(self) -> float | None:
+        """The mean label mass, None if it was never sampled."""
+        return self.mass_sum / self.mass_count if self.mass_count else None
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        self.asked += 1
+        self.failed += answer.error is not None
+        self.usage += answer.usage
+
+
+@dataclass(slots=True)
+class _Slot:
+    """An item on its way; slots leave in the order they came."""
+
+    item: Item
+    content: str = ""
+    walk: Generator[Menu, Scores, Scores] | None = None
+    verdict: Verdict | None = None
+    twins: list[_Slot] = field(default_factory=list)
+
+
+async def classify(
+    items: Iterable[Item],
+    task: Task,
+    engine: Engine,
+    *,
+    memory: Memory,
+    tally: Tally | None = None,
+    window: int = 1024,
+    stop: asyncio.Event | None = None,
+) -> AsyncIterator[Verdict]:
+    """Yield one verdict per item, in the items' order.
+
+    `stop`, once set, lets what is in flight finish and takes no new items. Raises the
+    engine's error when the run cannot go on; every verdict before the first unanswered item
+    has been yielded by then.
+    """
+    tally = tally or Tally()
+    loop = _Loop(iter(items), task, memory, tally, window, stop or asyncio.Event())
+    pump = asyncio.create_task(loop.pump(engine))
+    try:
+        while (got := await loop.out.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            loop.wake.set()
+            yield got
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+
+class _Loop:
+    """The state of one run of the loop."""
+
+    def __init__(
+        self, items: Iterable[Item], task: Task, memory: Memory, tally: Tally, window: int,
+        stop: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self.items = iter(items)
+        self.task, self.memory, self.tally, self.window = task, memory, tally, window
+        self.stop = stop
+        self.slots: deque[_Slot] = deque()  # in item order
+        self.asked: dict[int, _Slot] = {}  # by row
+        self.leaders: dict[str, _Slot] = {}  # by content
+        self.follow: deque[Ask] = deque()  # second and later asks of an item
+        self.out: asyncio.Queue[Verdict | BaseException | None] = asyncio.Queue()
+        self.wake = asyncio.Event()
+
+    async def pump(self, engine: Engine) -> None:
+        """Run asks through the engine until none is left."""
+        try:
+            async for answer in engine.answer(self.feed()):
+                self.take(answer)
+            self.out.put_nowait(None)
+        except BaseException as exc:  # noqa: BLE001  raised again by the consumer
+            self.out.put_nowait(exc)
+
+    async def feed(self) -> AsyncIterator[Ask]:
+        """Yield asks: what goes on before what begins, and no more than the window holds."""
+        more = True
+        while True:
+            self.wake.clear()
+            more = more and not self.stop.is_set()
+            if self.follow:
+                yield self.follow.popleft()
+            elif more and len(self.slots) + self.out.qsize() < self.window:
+                item = next(self.items, None)
+                if item is None:
+                    more = False
+                elif (ask := self.begin(item)) is not None:
+                    yield ask
+            elif more or self.asked:
+                await self.wake.wait()
+            else:
+                return
+
+    def begin(self, item: Item) -> Ask | None:
+        """Take in an item; return its first ask, or None when it needs none."""
+        slot = _Slot(item)
+        self.slots.append(slot)
+        if item.error is not None:
+            self.finish(slot, Verdict(item, "error", reason=item.error))
+            return None
+        content = slot.content = item.content
+        leader = self.leaders.get(content)
+        if leader is not None:
+            self.tally.duplicates += 1
+            leader.twins.append(slot)
+            return None
+        scores = self.memory.get(content)
+        if scores is not None:
+            self.tally.duplicates += 1
+            self.finish(slot, decode.verdict(item, scores))
+            return None
+        self.leaders[content] = slot
+        slot.walk = walk(self.task.plan)
+        return self.ask(slot, next(slot.walk))
+
+    def ask(self, slot: _Slot, menu: Menu) -> Ask:
+        """Put a question about the slot's item."""
+        ask, slot.item = self.task.ask(slot.item, menu)
+        self.asked[slot.item.row] = slot
+        return ask
+
+    def take(self, answer: Answer) -> None:
+        """Read an answer and go on with its item."""
+        self.tally.add(answer)
+        slot = self.asked.pop(answer.ask.item.row)
+        if answer.error is not None:
+            if self.tally.failed == self.tally.asked >= HOPELESS:
+                raise answer.error
+            reason = str(answer.error)
+            self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
+            return
+        scores = decode.read(answer)
+        if scores.mass is not None:
+            self.tally.mass_sum += scores.mass
+            self.tally.mass_count += 1
+        try:
+            self.follow.append(self.ask(slot, slot.walk.send(scores)))  # type: ignore[union-attr]
+            self.wake.set()
+        except StopIteration as end:
+            result: Scores = end.value
+            self.memory.put(slot.content, result)
+            self.settle(slot, lambda item: decode.verdict(item, result))
+
+    def settle(self, slot: _Slot, decide: Callable[[Item], Verdict]) -> None:
+        """Finish a slot and its exact duplicates."""
+        del self.leaders[slot.content]
+        for each in (slot, *slot.twins):
+            self.finish(each, decide(each.item))
+
+    def finish(self, slot: _Slot, verdict: Verdict) -> None:
+        """Settle a slot, and let go of all settled slots at the head."""
+        slot.verdict = verdict
+        while self.slots and self.slots[0].verdict is not None:
+            settled = self.slots.popleft().verdict
+            self.out.put_nowait(settled)
+        self.wake.set()

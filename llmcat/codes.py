@@ -1,0 +1,48 @@
+"""The alphabet of one-token codes, and the constraint over them.
+
+A menu of n labels always uses the first n + 1 codes of the alphabet found for the model (the
+last one for the exit), so a model sees at most `MOST_LABELS` different constraints, whatever
+the items.
+
+Who owns the space: nobody. A code stands at the start of a menu line (`A. Shoes`) and at the
+start of the answer, both after a newline, so in byte-level tokenizers it is the very same
+token in both places. Which strings are one token is found out on the served model.
+"""
+
+from __future__ import annotations
+
+import string
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CANDIDATES", "MOST_LABELS", "pattern"]
+
+MOST_LABELS = 127
+"""vLLM takes at most 128 `logprob_token_ids`: 127 labels and the exit."""
+
+# Pairs a model might want to say as a word or a country.
+_WORDS = frozenset(
+    """
+    AD AI AM AN AS AT AX BE BY CN DO EU GO HA HE HI ID IF IN IS IT ME MY NA NO OF OH OK ON OR
+    OX PC PM SO TO TV UK UN UP US VS WE YE
+    """.split()
+)
+
+CANDIDATES: tuple[str, ...] = (
+    *string.ascii_uppercase,
+    *(a + b for a in string.ascii_uppercase for b in string.ascii_uppercase if a + b not in _WORDS),
+    *string.ascii_lowercase,
+    *string.digits,
+)
+"""In order of preference: capitals as in exams, then pairs as in spreadsheet columns."""
+
+
+@lru_cache(maxsize=MOST_LABELS)
+def pattern(codes: Sequence[str]) -> str:
+    """Return the regular expression of an Outlines choice over the codes."""
+    from outlines.types.dsl import Choice, to_regex
+
+    return str(to_regex(Choice(list(codes))))

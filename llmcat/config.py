@@ -1,0 +1,113 @@
+"""One frozen set of settings: flags over `LLMCAT_*` environment over `llmcat.toml`.
+
+Secrets come from the environment only and are masked wherever settings are shown.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from llmcat.codes import MOST_LABELS
+from llmcat.errors import BadConfig
+
+__all__ = ["CONFIG_FILE", "RunConfig", "load"]
+
+CONFIG_FILE = "llmcat.toml"
+
+
+class RunConfig(BaseSettings):
+    """The settings of a run. Every field is a flag, an environment variable and a key.
+
+    Times are in seconds, prices in the currency you think in.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LLMCAT_", extra="forbid", frozen=True, toml_file=CONFIG_FILE
+    )
+
+    file: str = Field("-", description="items: .jsonl, .csv, .tsv, .txt, also .gz; - for stdin")
+    out: str = Field("", description="predictions file: .jsonl, .csv, .tsv; - for stdout")
+    input_format: Literal["", "jsonl", "csv", "tsv", "txt"] = Field(
+        "", description="format of the items where the name does not tell"
+    )
+    text: str = Field("", description="text columns, comma-separated; the first is the title")
+    id: str = Field("id", description="column with the item's id")
+    label: str = Field("label", description="column with the known label, copied to `gold`")
+
+    labels: str = Field("", description="the categories themselves, comma-separated")
+    taxonomy: str = Field("", description="the categories: .yaml, .json, .jsonl, .csv, .txt")
+    about: str = Field("", description="what the items are, in a few words, for the prompt")
+    menu_size: int = Field(
+        MOST_LABELS, ge=2, le=MOST_LABELS, description="most labels offered in one question"
+    )
+
+    prompt: str = Field("zero-shot.en", description="prompt by name, name@version or .jinja file")
+    examples: str = Field("", description="labelled items for few-shot prompts")
+    select: Literal["fixed", "nearest"] = Field("fixed", description="which examples are shown")
+    shots: int = Field(8, ge=1, le=64, description="how many examples are shown")
+    seed: int = Field(0, description="seed for the choice of examples")
+
+    engine: Literal["", "vllm_http", "fake"] = Field(
+        "", description="vllm_http (the default with --base-url) or fake"
+    )
+    engine_option: tuple[str, ...] = Field((), description="NAME=VALUE for the engine")
+    base_url: str = Field("", description="address of the model server")
+    model: str = Field("", description="name of the served model; empty if there is only one")
+    api_key: SecretStr = Field(SecretStr(""), description="key for the model server")
+    constraint: Literal["outlines", "tokens"] = Field(
+        "outlines", description="how answers are kept on the menu"
+    )
+    mass_sample: int = Field(
+        16, ge=0, description="measure the label mass on one ask in this many; 0 for never"
+    )
+    concurrency: int = Field(64, ge=1, le=4096, description="requests in flight")
+    timeout: float = Field(120.0, gt=0, description="seconds for one request")
+    retry_seconds: float = Field(
+        60.0, ge=0, description="seconds to wait for a server that is away"
+    )
+    price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
+
+    limit: int = Field(0, ge=0, description="only the first so many items; 0 for all")
+    restart: bool = Field(False, description="start over instead of going on")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load(**flags: Any) -> RunConfig:
+    """Merge flags, environment and file into settings. Raises `BadConfig` naming every problem."""
+    path = Path(CONFIG_FILE)
+    if path.is_file():
+        try:
+            keys = tomllib.loads(path.read_text("utf-8-sig"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
+            raise BadConfig(f"{CONFIG_FILE}: {exc}") from exc
+        if "api_key" in keys:
+            raise BadConfig(
+                f"{CONFIG_FILE}: api_key does not belong in a file",
+                hint="set the environment variable LLMCAT_API_KEY",
+            )
+    try:
+        return RunConfig(**flags)
+    except ValidationError as exc:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()]
+        raise BadConfig("; ".join(problems), hint="see llmcat classify --help") from exc

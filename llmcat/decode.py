@@ -1,0 +1,66 @@
+"""Answers to scores: the one place where codes become labels again.
+
+The posterior over the menu is the same whether the log-probabilities were taken after the
+grammar's mask or before: P(code | menu) = exp(l_code) / sum(exp(l)). Before the mask, that sum
+is the label mass. This module does not know prompts, engines or files.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from llmcat.errors import ConstraintIgnored
+from llmcat.records import NONE, Answer, Item, Scores, Verdict
+
+if TYPE_CHECKING:
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["alternatives", "read", "verdict"]
+
+MASKED_SUM = 0.98
+"""After a mask the menu's probabilities sum to 1; below this, no mask was there."""
+
+
+def read(answer: Answer) -> Scores:
+    """Turn log-probabilities (natural, shape `(len(menu.codes),)`, exit last) into scores.
+
+    Ties go to the code that stands first on the menu. Raises `ConstraintIgnored` when the
+    probabilities of a masked answer do not sum to one.
+    """
+    menu = answer.ask.menu
+    if len(answer.logprobs) != len(menu.codes):
+        raise ValueError("one log-probability per code of the menu is needed")
+    top = max(answer.logprobs)
+    weights = [math.exp(l - top) for l in answer.logprobs]  # noqa: E741
+    total = math.fsum(weights)
+    mass = min(1.0, total * math.exp(top))
+    if answer.masked and mass < MASKED_SUM:
+        raise ConstraintIgnored(
+            f"the menu's probabilities sum to {mass:.3f} under a constraint, not to 1",
+            hint="the server does not apply `structured_outputs`; run `llmcat doctor`",
+        )
+    p = [w / total for w in weights]
+    best = p.index(max(p))
+    label = menu.nodes[best].id if best < len(menu.nodes) else NONE
+    return Scores(
+        label=label,
+        p={n.id: v for n, v in zip(menu.nodes, p, strict=False)},
+        p_none=p[-1],
+        mass=None if answer.masked else mass,
+    )
+
+
+def verdict(item: Item, scores: Scores) -> Verdict:
+    """Decide without a gate: the best label, or `none`."""
+    decision = "none" if scores.label == NONE else "labelled"
+    return Verdict(item=item, decision=decision, scores=scores, reason=item.note)  # type: ignore[arg-type]
+
+
+def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:
+    """Return the labels that came next, best first: `{label, path, p}`, without the exit."""
+    ranked = sorted(scores.p.items(), key=lambda pair: -pair[1])
+    others = [pair for pair in ranked if pair[0] != scores.label][:count]
+    return [
+        {"label": id_, "path": taxonomy.nodes[id_].label, "p": round(p, 6)} for id_, p in others
+    ]

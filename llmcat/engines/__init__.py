@@ -1,0 +1,120 @@
+"""What an engine is: it declares what it can do, opens, and turns a stream of asks into answers.
+
+One verb. Answers come in any order, one per ask, each carrying its ask. What concerns one ask
+(refused, timed out, too long) is an `Answer` with an error; what concerns the run (the server
+is gone, the constraint is ignored) is raised. What an engine cannot do it refuses aloud.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from llmcat.errors import BadConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from llmcat.records import Answer, Ask, Kind, Message
+
+__all__ = ["Capabilities", "Engine", "Served", "open_engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can give: kinds of scores, kinds of constraints, labels per menu."""
+
+    scores: tuple[Kind, ...]
+    constraints: tuple[Literal["outlines", "tokens"], ...]
+    labels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What `open` found. `context` is the most tokens of prompt and answer together.
+
+    `alphabet` holds the codes that are one token each in this model, in order of preference.
+    `mass` is the canary's label mass. `facts` is what else is worth recording.
+    """
+
+    engine: str
+    model: str
+    version: str
+    context: int
+    alphabet: tuple[str, ...]
+    mass: float | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, str]:
+        """What must be the same for a run to go on."""
+        return {"engine": self.engine, "model": self.model, "codes": " ".join(self.alphabet)}
+
+    def record(self) -> dict[str, object]:
+        """Everything, for the run's record; the alphabet as one string."""
+        return asdict(self) | {"alphabet": " ".join(self.alphabet)}
+
+
+class Engine(Protocol):
+    """The contract. `tests/test_engines.py` holds the suite that every engine passes."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def open(self) -> Served:
+        """Connect and prove, with a canary, that constraint and log-probabilities work."""
+
+    def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+        """Answer a stream of asks, each exactly once, in any order."""
+
+    async def count_tokens(self, messages: list[Message]) -> int:
+        """Return the number of prompt tokens of a conversation, template included."""
+
+    async def close(self) -> None:
+        """Let go of connections and memory."""
+
+
+def open_engine(
+    name: str,
+    *,
+    base_url: str = "",
+    model: str = "",
+    api_key: str = "",
+    concurrency: int = 64,
+    timeout: float = 120.0,
+    retry_seconds: float = 60.0,
+    options: Mapping[str, str] | None = None,
+) -> Engine:
+    """Return the engine of a name, not yet opened. Raises `BadConfig`.
+
+    `options` are the engine's own: for `fake`, noise, sharpness, mass, latency and seed.
+    """
+    options = options or {}
+    if name == "fake":
+        from llmcat.engines.fake import FakeEngine
+
+        kinds = {"noise": float, "sharpness": float, "mass": float, "latency": float, "seed": int}
+        unknown = sorted(set(options) - set(kinds))
+        if unknown:
+            raise BadConfig(
+                f"engine 'fake' has no option {', '.join(unknown)}",
+                hint=f"its options: {', '.join(kinds)}",
+            )
+        try:
+            values: dict[str, Any] = {key: kinds[key](value) for key, value in options.items()}
+        except ValueError as exc:
+            raise BadConfig(f"engine option: {exc}") from exc
+        return FakeEngine(concurrency=concurrency, **values)
+    if name == "vllm_http":
+        from llmcat.engines.vllm_http import VllmHttp
+
+        if options:
+            raise BadConfig(f"engine 'vllm_http' has no option {', '.join(options)}")
+        return VllmHttp(
+            base_url=base_url,
+            model=model,
+            api_key=api_key,
+            concurrency=concurrency,
+            timeout=timeout,
+            retry_seconds=retry_seconds,
+        )
+    raise BadConfig(f"no engine {name!r}", hint="there are vllm_http and fake")

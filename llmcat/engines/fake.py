@@ -1,0 +1,129 @@
+"""A model that is not there: deterministic answers with true log-probabilities, for tests and
+for trying the plumbing.
+
+Without a truth it prefers the labels that share words (or Chinese characters) with the item.
+With one it is right with a set probability, and wrong in a set way: the draw depends on the
+item's text, the seed and nothing else, so runs repeat and orders do not matter.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.engines import Capabilities, Served
+from llmcat.records import NONE, Answer, Ask, Message, Node, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+__all__ = ["FakeEngine"]
+
+_WORD = re.compile(r"[a-z0-9]{2,}|[\u4e00-\u9fff]")
+
+
+@dataclass
+class FakeEngine:
+    """`truth` maps item id to the path of its label (`A > B`), or to `none`.
+
+    `accuracy`: how often the truth gets the highest probability. `noise`: standard deviation
+    of the logits. `sharpness`: how far the preferred label's logit stands out. `mass`: the
+    share of probability on the menu before a constraint. `latency`: seconds per answer.
+    """
+
+    truth: Mapping[str, str] = field(default_factory=dict)
+    accuracy: float = 1.0
+    noise: float = 0.5
+    sharpness: float = 4.0
+    mass: float = 0.9
+    latency: float = 0.0
+    seed: int = 0
+    concurrency: int = 64
+    context: int = 32_768
+    name: str = "fake"
+    capabilities: Capabilities = Capabilities(
+        scores=("full",), constraints=("outlines", "tokens"), labels=MOST_LABELS
+    )
+
+    async def open(self) -> Served:
+        """Nothing to connect to."""
+        return Served(
+            engine=self.name,
+            model="fake",
+            version="1",
+            context=self.context,
+            alphabet=CANDIDATES[: MOST_LABELS + 1],
+            mass=self.mass,
+            facts={"warning": "no model: the labels come from word overlap or a given truth"},
+        )
+
+    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+        """Answer in the order asked, `concurrency` at a time."""
+        wave: list[Ask] = []
+        async for ask in asks:
+            wave.append(ask)
+            if len(wave) >= (self.concurrency if self.latency else 1):
+                for answer in await self._wave(wave):
+                    yield answer
+                wave = []
+        for answer in await self._wave(wave):
+            yield answer
+
+    async def _wave(self, wave: list[Ask]) -> list[Answer]:
+        if wave and self.latency:
+            await asyncio.sleep(self.latency)
+        return [self._one(ask) for ask in wave]
+
+    def _one(self, ask: Ask) -> Answer:
+        logits = self._logits(ask)
+        log_total = math.log(math.fsum(math.exp(x) for x in logits))
+        masked = ask.constraint == "outlines"
+        shift = 0.0 if masked else math.log(self.mass)
+        tokens = sum(len(m["content"]) for m in ask.messages) // 4
+        return Answer(
+            ask=ask,
+            logprobs=tuple(x - log_total + shift for x in logits),
+            masked=masked,
+            usage=Usage(prompt=tokens, cached=0, generated=1),
+            seconds=self.latency,
+        )
+
+    def _logits(self, ask: Ask) -> list[float]:
+        draw = random.Random(f"{self.seed}\0{ask.item.content}")
+        ids = [n.id for n in ask.menu.nodes] + [NONE]
+        noise = {id_: draw.gauss(0.0, self.noise) for id_ in sorted(ids)}
+        truth = self.truth.get(ask.item.id)
+        if truth is not None:
+            preferred = next((n.id for n in ask.menu.nodes if _leads_to(n, truth)), NONE)
+            if draw.random() >= self.accuracy:
+                preferred = draw.choice(sorted(i for i in ids if i != preferred))
+            pull = {preferred: self.sharpness}
+        else:
+            words = set(_WORD.findall(ask.item.content.lower()))
+            pull = {n.id: self.sharpness * _overlap(words, n) for n in ask.menu.nodes}
+            pull[NONE] = self.sharpness * 0.25
+        return [pull.get(id_, 0.0) + noise[id_] for id_ in ids]
+
+    async def count_tokens(self, messages: list[Message]) -> int:
+        """Guess four characters to a token."""
+        return sum(len(m["content"]) for m in messages) // 4
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _leads_to(node: Node, truth: str) -> bool:
+    """Tell whether the true path is the node's or goes on below it."""
+    return truth == node.label or truth.startswith(f"{node.label} > ")
+
+
+def _overlap(words: set[str], node: Node) -> float:
+    """Return the share of the label's words that the item has."""
+    text = " ".join((node.label, *node.synonyms, *node.names.values())).lower()
+    label = set(_WORD.findall(text))
+    return len(words & label) / math.sqrt(len(label)) if label else 0.0

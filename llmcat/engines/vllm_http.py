@@ -1,0 +1,554 @@
+"""A vLLM server over HTTP: the hot path.
+
+One POST per ask, one generated token. The body is put together from bytes: the shared
+messages are encoded once per prefix, the constraint once per menu size. There is no SDK, no
+model class and no retry object unless a request fails.
+
+How the distribution over a menu comes back: `logprob_token_ids` names the menu's code tokens,
+and the first generated position carries the log-probability of each. Under a grammar
+(`structured_outputs`) they are taken after the mask; under `allowed_token_ids` before it.
+`top_logprobs` is never sent: on vLLM's V1 sampler one request with `logprob_token_ids` changes
+what its batch neighbours with `top_logprobs` get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import orjson
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
+from llmcat.engines import Capabilities, Served
+from llmcat.errors import (
+    ConstraintIgnored,
+    EngineBusy,
+    EngineDown,
+    EngineError,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnsupported,
+)
+from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, Usage, digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+__all__ = ["VllmHttp"]
+
+Reading = tuple[tuple[float, ...], Usage]
+"""The menu's log-probabilities in menu order, and the tokens used."""
+
+NEVER = -9000.0
+"""vLLM writes -9999 for a masked token's log-probability."""
+_TOLERANCE = 0.35
+"""How far (in nats) two readings of one distribution may differ: bf16 heads step by 0.125."""
+_PREFIXES = 512
+_CHAT = "/v1/chat/completions"
+_NO_THINKING = {"enable_thinking": False}
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A prefix as bytes, and the event that says the server has it in its cache."""
+
+    body: bytes
+    primed: asyncio.Event | None = None
+
+
+@dataclass
+class VllmHttp:
+    """`base_url` with or without `/v1`; `model` may be empty when the server has just one.
+
+    `timeout`: seconds for one request. `attempts`: tries of one request that fails for a
+    reason of its own. `retry_seconds`: how long a server that is away or busy is waited for.
+    """
+
+    base_url: str
+    model: str = ""
+    api_key: str = field(default="", repr=False)
+    concurrency: int = 64
+    timeout: float = 120.0
+    attempts: int = 4
+    retry_seconds: float = 60.0
+    name: str = "vllm_http"
+    capabilities: Capabilities = Capabilities(
+        scores=("full",), constraints=("outlines", "tokens"), labels=MOST_LABELS
+    )
+    _session: aiohttp.ClientSession | None = field(default=None, repr=False)
+    _token_of: dict[str, int] = field(default_factory=dict, repr=False)
+    _prefixes: OrderedDict[str, _Shared] = field(default_factory=OrderedDict, repr=False)
+    _tails: dict[tuple[str, ...], bytes] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Bring the address into one form."""
+        self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+        if "://" not in self.base_url:
+            self.base_url = f"http://{self.base_url}"
+
+    # -- opening ----------------------------------------------------------------------------
+
+    async def open(self) -> Served:
+        """Find the model and its codes, then prove the constraint with a canary.
+
+        Raises `EngineDown`, `EngineRefused`, `EngineUnsupported` or `ConstraintIgnored`.
+        """
+        card = await self._find_model()
+        version = await self._version()
+        alphabet = await self._find_codes()
+        mass = await self.canary(alphabet)
+        context = int(card.get("max_model_len") or 0)
+        if not context:
+            context = int((await self._tokenize({"prompt": "a"}))["max_model_len"])
+        return Served(
+            engine=self.name,
+            model=self.model,
+            version=version,
+            context=context,
+            alphabet=alphabet,
+            mass=mass,
+            facts={"root": str(card.get("root", ""))},
+        )
+
+    async def health(self) -> bool:
+        """Tell whether the server says it is well."""
+        try:
+            async with self._client.get("/health", timeout=aiohttp.ClientTimeout(5)) as reply:
+                return reply.status == 200  # noqa: PLR2004
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def _find_model(self) -> dict[str, Any]:
+        cards = (await self._json("GET", "/v1/models")).get("data", [])
+        names = [str(card["id"]) for card in cards]
+        if not self.model and len(names) == 1:
+            self.model = names[0]
+        if self.model not in names:
+            raise EngineRefused(
+                f"{self.base_url} does not serve {self.model!r}"
+                if self.model
+                else f"{self.base_url} serves more than one model",
+                hint=f"it serves {', '.join(names)}; choose with --model",
+                fatal=True,
+            )
+        return dict(cards[names.index(self.model)])
+
+    async def _version(self) -> str:
+        try:
+            return str((await self._json("GET", "/version")).get("version", "unknown"))
+        except EngineRefused:
+            return "unknown"
+
+    async def _find_codes(self) -> tuple[str, ...]:
+        """Return the candidates that are one token where an answer begins.
+
+        The conversation is tokenized with its generation prompt, turned back into text, and
+        each candidate appended: it is a code if exactly one token comes on top.
+        """
+        place = {
+            "messages": [{"role": "user", "content": "x"}],
+            "chat_template_kwargs": _NO_THINKING,
+        }
+        try:
+            before: list[int] = (await self._tokenize(place))["tokens"]
+            reply = await self._json("POST", "/detokenize", {"model": self.model, "tokens": before})
+        except EngineRefused as exc:
+            raise EngineUnsupported(
+                f"{self.base_url} has no /tokenize for chats: {exc}",
+                hint="is it a vLLM server with a chat model?",
+            ) from exc
+        text = str(reply["prompt"])
+        if text.rstrip().endswith("<think>"):
+            raise EngineUnsupported(
+                "the chat template opens with thinking although it was told not to",
+                hint="serve a model whose template knows enable_thinking, or an instruct model",
+            )
+        gate = asyncio.Semaphore(16)
+
+        async def tokens(code: str) -> list[int]:
+            async with gate:
+                plain = {"prompt": text + code, "add_special_tokens": False}
+                return list((await self._tokenize(plain))["tokens"])
+
+        if await tokens("") != before:
+            raise EngineUnsupported(
+                "the chat template's text does not tokenize back to itself",
+                hint="llmcat cannot find out which codes are one token in this model",
+            )
+        wanted = MOST_LABELS + 1
+        found: dict[str, int] = {}
+        for start in range(0, len(CANDIDATES), wanted):
+            some = CANDIDATES[start : start + wanted]
+            for code, ids in zip(some, await asyncio.gather(*map(tokens, some)), strict=True):
+                # Token id 0 is vLLM's padding in lists of unequal length.
+                new = ids[-1] not in found.values() and ids[-1] != 0
+                if len(ids) == len(before) + 1 and ids[:-1] == before and new:
+                    found[code] = ids[-1]
+            if len(found) >= wanted:
+                break
+        self._token_of = dict(list(found.items())[:wanted])
+        if len(self._token_of) < 5:  # noqa: PLR2004  the canary needs four and one outside
+            raise EngineUnsupported(
+                f"only {len(self._token_of)} codes are a single token in this model",
+                hint="llmcat reads answers as one token",
+            )
+        return tuple(self._token_of)
+
+    async def canary(self, alphabet: Sequence[str]) -> float:
+        """Prove constraint and log-probabilities on this server; return the label mass.
+
+        Two nonsense labels are asked for twice, with different codes each time: a server
+        that ignores a constraint gives the same answer to both, so one of them is outside.
+        Under the grammar a code outside it must have no probability and the rest must sum to
+        one; without it, the same odds must come back unmasked.
+        """
+        item = Item(row=0, id="canary", fields={"title": "zorvik"})
+        nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("zorvik", "plimbo"))
+        masses: list[float] = []
+        for codes in (tuple(alphabet[:3]), tuple(alphabet[2:5])):
+            menu = Menu(nodes=nodes, codes=codes)
+            lines = "\n".join(f"{c}. {n.name}" for c, n in zip(codes, nodes, strict=False))
+            text = f"Categories:\n{lines}\n{menu.exit}. None of these\n\nTitle: zorvik\n\nCode:"
+            prefix = Prefix(messages=({"role": "user", "content": text},), key=digest(text))
+            outside = next(self._token_of[c] for c in alphabet if c not in codes)
+            logs: dict[str, tuple[float, ...]] = {}
+            for constraint in self.capabilities.constraints:
+                ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
+                body = orjson.loads(self._body(ask))
+                body["logprob_token_ids"].append(outside)
+                reply = await self._json("POST", _CHAT, body)
+                logs[constraint], _ = self._read(reply, menu)
+                seen = _distribution(reply).get(outside, -math.inf)
+                if constraint == "outlines" and seen > NEVER:
+                    raise ConstraintIgnored(
+                        f"{self.base_url} does not apply the grammar to the first token",
+                        hint="start it as `llmcat serve model --print` shows: vLLM 0.26 or newer, "
+                        "--structured-outputs-config with backend outlines, no --reasoning-parser",
+                    )
+            masses.append(sum(map(math.exp, logs["tokens"])))
+            total = sum(map(math.exp, logs["outlines"]))
+            if not math.isclose(total, 1.0, abs_tol=0.02):
+                raise EngineUnsupported(
+                    f"under the grammar the menu's probabilities sum to {total:.3f}, not to 1"
+                )
+            odds = [
+                abs((a - logs["outlines"][0]) - (b - logs["tokens"][0]))
+                for a, b in zip(logs["outlines"], logs["tokens"], strict=True)
+                if min(a, b) > -20.0  # noqa: PLR2004  where rounding does not rule
+            ]
+            if max(odds, default=0.0) > _TOLERANCE:
+                raise EngineUnsupported(
+                    f"the two constraints disagree by {max(odds):.2f} nats about the same question",
+                    hint="does the server change logits (penalties, --logits-processors)?",
+                )
+        return min(masses)
+
+    # -- answering --------------------------------------------------------------------------
+
+    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+        """Answer a stream of asks, `concurrency` of them in flight.
+
+        Closing this generator cancels what is in flight.
+        """
+        done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
+        gate = asyncio.Semaphore(self.concurrency)
+        flying: set[asyncio.Task[None]] = set()
+
+        async def one(ask: Ask) -> None:
+            try:
+                done.put_nowait(await self._one(ask))
+            except BaseException as exc:  # noqa: BLE001  raised again by the consumer
+                done.put_nowait(exc)
+            finally:
+                gate.release()
+
+        async def dispatch() -> None:
+            try:
+                async for ask in asks:
+                    await gate.acquire()
+                    task = asyncio.create_task(one(ask))
+                    flying.add(task)
+                    task.add_done_callback(flying.discard)
+                while flying:
+                    await asyncio.wait(flying)
+                done.put_nowait(None)
+            except BaseException as exc:  # noqa: BLE001
+                done.put_nowait(exc)
+
+        feeder = asyncio.create_task(dispatch())
+        try:
+            while (got := await done.get()) is not None:
+                if isinstance(got, BaseException):
+                    raise got
+                yield got
+        finally:
+            tasks = [feeder, *flying]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _one(self, ask: Ask) -> Answer:
+        """Ask once; on failure, again. Errors of this ask alone become its answer."""
+        shared = self._shared(ask.prefix)
+        if shared.primed is None:
+            # The first ask of a prefix goes alone, so that the others find it in the cache.
+            shared.primed = asyncio.Event()
+            try:
+                return await self._ask(ask)
+            finally:
+                shared.primed.set()
+        if not shared.primed.is_set():
+            await shared.primed.wait()
+        return await self._ask(ask)
+
+    async def _ask(self, ask: Ask) -> Answer:
+        started = time.perf_counter()
+        body = self._body(ask)
+        try:
+            try:
+                logprobs, usage = await self._exchange(body, ask.menu)
+            except EngineError as exc:
+                if not exc.retryable:
+                    raise
+                logprobs, usage = await self._exchange_again(body, ask.menu, exc)
+        except EngineError as exc:
+            if exc.fatal:
+                raise
+            return Answer(ask=ask, error=exc, seconds=time.perf_counter() - started)
+        return Answer(
+            ask=ask,
+            logprobs=logprobs,
+            masked=ask.constraint == "outlines",
+            usage=usage,
+            seconds=time.perf_counter() - started,
+        )
+
+    async def _exchange_again(self, body: bytes, menu: Menu, failure: EngineError) -> Reading:
+        """Retry with growing, jittered pauses; `failure` counts as the first attempt.
+
+        A request that fails for itself gets `attempts` tries; a server that is away or busy
+        gets `retry_seconds`. If it is unwell after that, the run cannot go on.
+        """
+        jitter = wait_random_exponential(multiplier=0.25, max=10)
+        late = stop_after_delay(self.retry_seconds)
+
+        def wait(state: RetryCallState) -> float:
+            return max(jitter(state), failure.retry_after)
+
+        def stop(state: RetryCallState) -> bool:
+            used_up = state.attempt_number >= self.attempts
+            return late(state) or (used_up and not isinstance(failure, EngineDown))
+
+        try:
+            async for attempt in AsyncRetrying(
+                stop=stop, wait=wait, retry=retry_if_exception(_retryable), reraise=True
+            ):
+                with attempt:
+                    if attempt.retry_state.attempt_number == 1:
+                        raise failure
+                    try:
+                        return await self._exchange(body, menu)
+                    except EngineError as exc:
+                        failure = exc
+                        raise
+        except EngineError as exc:
+            if exc.retryable and not exc.fatal and not await self.health():
+                raise EngineDown(
+                    f"{self.base_url} is not well: {exc}", hint="look at the server's log"
+                ) from exc
+            raise
+        raise AssertionError("tenacity returns or raises")
+
+    async def _exchange(self, body: bytes, menu: Menu) -> Reading:
+        return self._read(await self._json("POST", _CHAT, body), menu)
+
+    # -- one request ------------------------------------------------------------------------
+
+    def _body(self, ask: Ask) -> bytes:
+        """Put the request together: shared messages, the item's, model, constraint."""
+        own = b",".join(map(orjson.dumps, ask.tail))
+        shared = self._shared(ask.prefix).body
+        comma = b"," if own and shared else b""
+        return b"".join(
+            (b'{"messages":[', shared, comma, own, b"],", self._tail(ask.menu, ask.constraint))
+        )
+
+    def _shared(self, prefix: Prefix) -> _Shared:
+        shared = self._prefixes.get(prefix.key)
+        if shared is None:
+            shared = _Shared(body=b",".join(map(orjson.dumps, prefix.messages)))
+            self._prefixes[prefix.key] = shared
+            if len(self._prefixes) > _PREFIXES:
+                self._prefixes.popitem(last=False)
+        return shared
+
+    def _tail(self, menu: Menu, constraint: str) -> bytes:
+        """Everything after the messages. Menus of one size have the same codes."""
+        key = (constraint, *menu.codes)
+        if key not in self._tails:
+            ids = [self._token_of[code] for code in menu.codes]
+            grammar = (
+                {"structured_outputs": {"regex": pattern(menu.codes)}}
+                if constraint == "outlines"
+                else {"allowed_token_ids": ids}
+            )
+            fields = {
+                "model": self.model,
+                "max_tokens": 1,
+                "temperature": 0,
+                "logprobs": True,
+                "logprob_token_ids": ids,
+                "return_tokens_as_token_ids": True,
+                "chat_template_kwargs": _NO_THINKING,
+                **grammar,
+            }
+            self._tails[key] = orjson.dumps(fields)[1:]
+        return self._tails[key]
+
+    def _read(self, reply: dict[str, Any], menu: Menu) -> Reading:
+        """Return the menu's log-probabilities and the tokens used.
+
+        Raises `ConstraintIgnored` when the generated token is not one of the menu's.
+        """
+        ids = [self._token_of[code] for code in menu.codes]
+        found = _distribution(reply)
+        chosen = next(iter(found))
+        if chosen not in ids:
+            text = reply["choices"][0]["message"].get("content")
+            raise ConstraintIgnored(
+                f"{self.base_url} answered {text!r}, which is not on the menu",
+                hint="the server ignores the constraint: is it vLLM 0.12 or newer? "
+                "does it run with a --reasoning-parser? see `llmcat doctor`",
+            )
+        missing = [code for code, id_ in zip(menu.codes, ids, strict=True) if id_ not in found]
+        if missing:
+            raise EngineUnsupported(
+                f"{self.base_url} gave no log-probability for {', '.join(missing[:5])}",
+                hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
+            )
+        used = reply.get("usage") or {}
+        return (
+            tuple(found[id_] for id_ in ids),
+            Usage(
+                prompt=used.get("prompt_tokens") or 0,
+                cached=(used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+                generated=used.get("completion_tokens") or 0,
+            ),
+        )
+
+    async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._json("POST", "/tokenize", {"model": self.model, **body})
+
+    async def count_tokens(self, messages: list[Message]) -> int:
+        """Ask the server how many tokens the conversation is, generation prompt included."""
+        body = {"messages": messages, "chat_template_kwargs": _NO_THINKING}
+        return int((await self._tokenize(body))["count"])
+
+    async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Send and read JSON; every foreign exception and status becomes one of ours."""
+        if body is not None and not isinstance(body, bytes):
+            body = orjson.dumps(body)
+        try:
+            async with self._client.request(method, path, data=body) as reply:
+                raw = await reply.read()
+                if reply.status != 200:  # noqa: PLR2004
+                    raise self._refusal(reply, raw, path)
+        except TimeoutError as exc:
+            raise EngineTimeout(f"{self.base_url}: no answer within {self.timeout:g} s") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise EngineDown(
+                f"no server at {self.base_url}: {exc or type(exc).__name__}",
+                hint="start one: llmcat serve model --model NAME",
+            ) from exc
+        try:
+            value = orjson.loads(raw)
+        except orjson.JSONDecodeError as exc:
+            raise EngineBusy(f"{self.base_url}{path}: the reply is not JSON: {raw[:80]!r}") from exc
+        if not isinstance(value, dict):
+            raise EngineBusy(f"{self.base_url}{path}: the reply is not an object: {raw[:80]!r}")
+        return value
+
+    def _refusal(self, reply: aiohttp.ClientResponse, raw: bytes, path: str) -> EngineError:
+        """Sort a status other than 200 into our errors."""
+        status, why = reply.status, _message(raw)
+        what = f"{self.base_url}{path}: HTTP {status}: {why}"
+        if status in {401, 403}:
+            return EngineRefused(what, hint="set LLMCAT_API_KEY", fatal=True)
+        if status == 404:  # noqa: PLR2004
+            return EngineRefused(what, hint="is this a vLLM server?", fatal=True)
+        if "compil" in why.lower() and "regex" in why.lower():
+            return EngineRefused(what, hint="the grammar does not compile: use --constraint tokens")
+        if status in {408, 425, 429} or status >= 500:  # noqa: PLR2004
+            return EngineBusy(what, retry_after=_seconds(reply.headers.get("Retry-After")))
+        return EngineRefused(what)
+
+    @property
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            headers = {"Content-Type": "application/json"}
+            if self.api_key:
+                headers["Authorization"] = f"Bearer {self.api_key}"
+            self._session = aiohttp.ClientSession(
+                self.base_url,
+                headers=headers,
+                connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
+                timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _distribution(reply: dict[str, Any]) -> dict[int, float]:
+    """Return token id to log-probability where the answer begins; the generated token first."""
+    try:
+        first = reply["choices"][0]["logprobs"]["content"][0]
+        return {_token(e): float(e["logprob"]) for e in (first, *first["top_logprobs"])}
+    except (KeyError, IndexError, TypeError, ValueError) as exc:
+        raise EngineBusy(
+            "the reply carries no log-probabilities",
+            hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
+        ) from exc
+
+
+def _token(entry: dict[str, Any]) -> int:
+    return int(str(entry["token"]).removeprefix("token_id:"))
+
+
+def _message(raw: bytes) -> str:
+    """Return the server's own words, from the places where servers put them."""
+    try:
+        value = orjson.loads(raw)
+        error = value.get("error", value)
+        text = error.get("message") if isinstance(error, dict) else error
+        return str(text or value.get("detail") or raw[:200].decode(errors="replace"))[:500]
+    except (orjson.JSONDecodeError, AttributeError):
+        return raw[:200].decode(errors="replace")
+
+
+def _seconds(header: str | None) -> float:
+    """Read a Retry-After header given in seconds; a date counts as no statement."""
+    try:
+        return min(max(float(header or 0.0), 0.0), 300.0)
+    except ValueError:
+        return 0.0
+
+
+def _retryable(exc: BaseException) -> bool:
+    return isinstance(exc, EngineError) and exc.retryable

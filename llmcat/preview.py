@@ -1,0 +1,82 @@
+"""What a run would do and take, learnt from asking its first few items."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmcat import run
+from llmcat.classify import classify
+from llmcat.errors import EngineError, InputError
+from llmcat.memory import DiskMemory
+from llmcat.readers import count_rows
+from llmcat.session import Session
+from llmcat.writers import row_of
+
+if TYPE_CHECKING:
+    from llmcat.config import RunConfig
+    from llmcat.engines import Served
+    from llmcat.records import Item, Message, Usage
+
+__all__ = ["Preview", "preview"]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """`shown` pairs the items asked with their rows. The rest concerns the whole file.
+
+    `usage` is in tokens, `seconds` at the pace of the items asked, `cost` None without a price.
+    """
+
+    served: Served
+    messages: list[Message]
+    shown: list[tuple[Item, dict[str, Any]]]
+    rows: int
+    asks: float
+    usage: Usage
+    scale: float
+    seconds: float
+    cost: float | None
+
+
+async def preview(config: RunConfig, *, count: int) -> Preview:
+    """Ask the first `count` items and scale up. Writes nothing. Raises any `LlmcatError`."""
+    rows = count if config.file == "-" else count_rows(config.file, fmt=config.input_format or None)
+    config = config.model_copy(update={"limit": count})
+    session = await Session.open(config)
+    memory = DiskMemory()
+    summary = run.Summary(out="")
+    try:
+        items = list(run.items_of(config, session.taxonomy, memory, summary))
+        first = next((i for i in items if i.error is None), None)
+        if first is None:
+            raise InputError("none of the first items can be asked", hint=items[0].error or "")
+        ask, _ = session.task.ask(first, session.task.plan.first_menus()[0])
+        started = time.monotonic()
+        shown = [
+            (verdict.item, row_of(verdict, session.taxonomy))
+            async for verdict in classify(
+                items, session.task, session.engine, memory=memory, tally=summary.tally
+            )
+        ]
+        took = time.monotonic() - started
+    finally:
+        memory.close()
+        await session.engine.close()
+    if summary.tally.failed:
+        reasons = {str(row["reason"]) for _, row in shown if row["decision"] == "error"}
+        raise EngineError(f"{summary.tally.failed} asks failed: {'; '.join(sorted(reasons))}")
+    scale = max(rows, len(items)) / len(items)
+    seconds = took * scale
+    return Preview(
+        served=session.served,
+        messages=ask.messages,
+        shown=shown,
+        rows=max(rows, len(items)),
+        asks=summary.tally.asked * scale,
+        usage=summary.tally.usage,
+        scale=scale,
+        seconds=seconds,
+        cost=config.price_per_hour * seconds / 3600 if config.price_per_hour else None,
+    )

@@ -1,0 +1,231 @@
+"""Prompt files: front matter and two Jinja blocks, rendered in a sandbox into chat messages.
+
+A prompt file looks like this:
+
+    ---
+    name: zero-shot.en
+    version: 1
+    description: ...
+    read: code
+    language: en
+    needs: []            # `examples`, `definitions`
+    ---
+    {% block system %} rules and the menu: everything that many items share {% endblock %}
+    {% block item %} one item {% endblock %}
+
+`system` becomes the system message. It cannot see the item, so it is the same for every item
+with the same menu, and the server's prefix cache serves it. Examples become earlier turns: the
+user turn is the `item` block, the assistant turn is the code alone. The item comes last.
+
+Block `system` sees `menu` (entries with `code`, `node`, `label`, `description`, `synonyms`),
+`exit` (its code), `parent` (the inner node whose children are on offer, or none) and `about`.
+Block `item` sees `item`, a mapping of field name to text. Item text is a value, never a template.
+
+This module does not know files of items, engines or how answers are read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jinja2
+import jinja2.meta
+import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmcat import resources
+from llmcat.errors import BadPrompt
+from llmcat.records import Menu, Message, Node, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import Template
+
+__all__ = ["Entry", "Prompt", "available", "load"]
+
+Language = Literal["en", "zh"]
+
+_FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
+_KNOWN = {"menu", "exit", "parent", "about", "item"}
+_BLOCKS = ("system", "item")
+DEFAULT = "zero-shot.en"
+
+
+class FrontMatter(BaseModel):
+    """What stands between the two `---` lines of a prompt file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    version: int
+    description: str
+    read: Literal["code"] = "code"
+    language: Language = "en"
+    needs: tuple[Literal["examples", "definitions"], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the menu, in the prompt's language."""
+
+    code: str
+    node: Node
+    label: str
+    description: str
+    synonyms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt file, parsed and checked. `text` is the whole file, `body` the Jinja part."""
+
+    front: FrontMatter
+    text: str
+    body: str
+    source: str
+
+    @property
+    def ref(self) -> str:
+        """Name and version: `zero-shot.en@1`."""
+        return f"{self.front.name}@{self.front.version}"
+
+    @property
+    def digest(self) -> str:
+        """A hash of the file's text."""
+        return digest(self.text)
+
+    @cached_property
+    def _template(self) -> Template:
+        return _ENVIRONMENT.from_string(self.body)
+
+    def system(self, menu: Menu, *, names: Mapping[str, str], about: str) -> Message:
+        """Render the shared part. `names` maps node id to the label to show."""
+        entries = [
+            Entry(code, node, names[node.id], node.description, node.synonyms)
+            for code, node in zip(menu.codes, menu.nodes, strict=False)
+        ]
+        parent = names.get(menu.parent.id, menu.parent.label) if menu.parent else None
+        content = self._render(
+            "system", {"menu": entries, "exit": menu.exit, "parent": parent, "about": about}
+        )
+        return {"role": "system", "content": content}
+
+    def user(self, fields: Mapping[str, str]) -> Message:
+        """Render the part that shows one item."""
+        return {"role": "user", "content": self._render("item", {"item": fields})}
+
+    def _render(self, block: str, values: dict[str, Any]) -> str:
+        template = self._template
+        try:
+            return "".join(template.blocks[block](template.new_context(values))).strip()
+        except jinja2.TemplateError as exc:
+            raise BadPrompt(f"{self.source}: block {block!r}: {exc}") from exc
+
+
+def label_in(node: Node, language: Language, nodes: Mapping[str, Node]) -> str:
+    """Return the node's path in a language, with the plain name where a translation lacks."""
+    if language == "en":
+        return node.label
+    parts = [node.names.get(language, node.name)]
+    while node.parent is not None:
+        node = nodes[node.parent]
+        parts.append(node.names.get(language, node.name))
+    return " > ".join(reversed(parts))
+
+
+# -- files ----------------------------------------------------------------------------------
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    autoescape=False,  # prompts are text, not HTML
+)
+
+
+def available() -> list[Prompt]:
+    """Return every prompt that ships, by name and version."""
+    found = [
+        parse(p.read_text("utf-8"), str(p)) for p in resources.folder("prompts").glob("*.jinja")
+    ]
+    return sorted(found, key=lambda p: (p.front.name, p.front.version))
+
+
+def load(ref: str) -> Prompt:
+    """Load a prompt by file path, by name (`few-shot.zh`), or by name and version (`...@1`).
+
+    A name without language means English; without version, the newest. Raises `BadPrompt`.
+    """
+    if ref.endswith(".jinja") or "/" in ref or "\\" in ref:
+        try:
+            return parse(Path(ref).read_text("utf-8-sig"), ref)
+        except OSError as exc:
+            raise BadPrompt(f"{ref}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise BadPrompt(f"{ref}: not UTF-8 at byte {exc.start}") from exc
+    name, _, version = ref.partition("@")
+    shipped = available()
+    for wanted in (name, f"{name}.en"):
+        fits = [p for p in shipped if p.front.name == wanted]
+        fits = [p for p in fits if not version or str(p.front.version) == version]
+        if fits:
+            return fits[-1]
+    raise BadPrompt(
+        f"no prompt {ref!r}",
+        hint=f"there are {', '.join(p.ref for p in shipped)}; or give a .jinja file",
+    )
+
+
+def parse(text: str, source: str) -> Prompt:
+    """Parse and check a prompt file. Raises `BadPrompt` with the line where it is known."""
+    match = _FRONT.match(text)
+    if not match:
+        raise BadPrompt(
+            f"{source}: no front matter",
+            hint="a prompt begins with --- lines around name, version and description",
+        )
+    try:
+        front = FrontMatter.model_validate(yaml.safe_load(match[1]))
+    except yaml.YAMLError as exc:
+        raise BadPrompt(f"{source}: front matter is not YAML: {exc}") from exc
+    except ValidationError as exc:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        raise BadPrompt(f"{source}: front matter: {what}") from exc
+    above = match[1].count("\n") + 3  # lines before the body
+    try:
+        tree = _ENVIRONMENT.parse(match[2])
+    except jinja2.TemplateSyntaxError as exc:
+        raise BadPrompt(f"{source}: line {exc.lineno + above - 1}: {exc.message}") from exc
+    unknown = sorted(jinja2.meta.find_undeclared_variables(tree) - _KNOWN)
+    if unknown:
+        raise BadPrompt(
+            f"{source}: undefined variable {', '.join(unknown)}",
+            hint=f"a prompt may use {', '.join(sorted(_KNOWN))}",
+        )
+    prompt = Prompt(front=front, text=text, body=match[2], source=source)
+    for block in _BLOCKS:
+        if block not in prompt._template.blocks:  # noqa: SLF001
+            raise BadPrompt(f"{source}: no block {block!r}")
+    _try(prompt)
+    return prompt
+
+
+def _try(prompt: Prompt) -> None:
+    """Render once with specimens, so that a broken prompt fails before a run, not in it."""
+    nodes = tuple(Node(id=i, name=i, path=("up", i), parent="up") for i in ("one", "two"))
+    up = Node(id="up", name="up", path=("up",), children=("one", "two"))
+    names = {n.id: n.label for n in (up, *nodes)}
+    for parent in (None, up):
+        menu = Menu(nodes=nodes, codes=("A", "B", "C"), parent=parent)
+        content = prompt.system(menu, names=names, about="")["content"]
+        missing = [what for what in ("one", "two", "C") if what not in content]
+        if missing:
+            raise BadPrompt(f"{prompt.source}: block 'system' does not show the whole menu")
+    if "specimen" not in prompt.user({"title": "specimen"})["content"]:
+        raise BadPrompt(f"{prompt.source}: block 'item' does not show the item")

@@ -1,0 +1,213 @@
+"""The nouns of the data path: Item, Node, Menu, Ask, Answer, Scores, Verdict.
+
+Plain frozen values. This module does not know files, prompts, engines or the loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmcat.errors import EngineError
+
+__all__ = [
+    "NONE",
+    "Answer",
+    "Ask",
+    "Item",
+    "Menu",
+    "Message",
+    "Node",
+    "Prefix",
+    "Scores",
+    "Usage",
+    "Verdict",
+    "digest",
+]
+
+NONE = "none"
+"""The label of an item that belongs to no category. No node may be called that."""
+
+Decision = Literal["labelled", "accept", "review", "none", "error"]
+Kind = Literal["full", "top", "label_only"]
+Message = dict[str, str]
+"""A chat message: `{"role": ..., "content": ...}`."""
+
+
+def digest(*parts: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the parts, each closed by a NUL."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part.encode("utf-8", "surrogatepass"))
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to classify.
+
+    `row` counts from 0 within a run and is the item's identity there. `id` is the user's, as
+    given. `fields` maps column to cleaned text in the order the prompt shows them. `note` says
+    what was done to the text that the reader of the result should know (it was cut). An item
+    with `error` is never asked; its row says why.
+    """
+
+    row: int
+    id: str
+    fields: Mapping[str, str]
+    gold: str | None = None
+    note: str | None = None
+    error: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What the prompt sees, as one string: equal for exact duplicates."""
+        return "\x1f".join(f"{name}\x1e{text}" for name, text in self.fields.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A category. `path` holds the names from the department down to this node."""
+
+    id: str
+    name: str
+    path: tuple[str, ...]
+    parent: str | None = None
+    children: tuple[str, ...] = ()
+    description: str = ""
+    synonyms: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    deprecated: bool = False
+
+    @property
+    def label(self) -> str:
+        """The path as people read it: `Electronics > Headphones`."""
+        return " > ".join(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """What one ask offers: `codes[i]` stands for `nodes[i]`, the last code for the exit.
+
+    `parent` is the inner node whose children are on offer, or None at the top.
+    """
+
+    nodes: tuple[Node, ...]
+    codes: tuple[str, ...]
+    parent: Node | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the one-code-more-than-nodes shape that everything else relies on."""
+        if len(self.codes) != len(self.nodes) + 1 or len(set(self.codes)) != len(self.codes):
+            raise ValueError("a menu needs one distinct code per node and one for the exit")
+
+    @property
+    def exit(self) -> str:
+        """The code of `none of these`."""
+        return self.codes[-1]
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that is on offer, in order."""
+        pairs = (f"{c}={n.id}" for c, n in zip(self.codes, self.nodes, strict=False))
+        return digest(self.parent.id if self.parent else "", *pairs, self.exit)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The messages that many asks share, and a key that is equal when they are."""
+
+    messages: tuple[Message, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request: shared messages, this item's messages, the menu and its constraint.
+
+    `constraint` is how the engine is told to stay on the menu: `outlines` (a grammar, which
+    renormalises the log-probabilities over the menu) or `tokens` (a list of allowed tokens,
+    which leaves them as they are, so that their sum is the label mass).
+    """
+
+    item: Item
+    menu: Menu
+    prefix: Prefix
+    tail: tuple[Message, ...]
+    constraint: Literal["outlines", "tokens"] = "outlines"
+
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation."""
+        return [*self.prefix.messages, *self.tail]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or many requests, as the server counted them."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Sum, field by field."""
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.generated + other.generated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: natural-log probabilities in menu order (the exit last), or an error.
+
+    `masked` tells whether they were taken after the grammar's mask. `seconds` is the time
+    from sending to reading.
+    """
+
+    ask: Ask
+    logprobs: tuple[float, ...] = ()
+    masked: bool = True
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Probabilities of labels for one item.
+
+    `p` maps node id to probability, `p_none` is the exit's. `kind` is `full` when these sum
+    to 1, `top` when some labels were not looked at (a descent, a tournament), `label_only`
+    when an engine gives no probabilities. `label` is the chosen node id or `none`. `mass` is
+    the probability the model gave to the menu's codes before any constraint, or None where
+    it was not sampled.
+    """
+
+    label: str
+    p: Mapping[str, float]
+    p_none: float
+    kind: Kind = "full"
+    mass: float | None = None
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the chosen label."""
+        return self.p_none if self.label == NONE else self.p[self.label]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result for one item: one row of the predictions file."""
+
+    item: Item
+    decision: Decision
+    scores: Scores | None = None
+    reason: str | None = None

@@ -1,0 +1,269 @@
+"""A file classified: readers, loop and journal joined, with resume and a summary.
+
+This module knows files and the loop; it does not know how a question is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import platform
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import llmcat
+from llmcat.classify import Tally, classify
+from llmcat.errors import InputError
+from llmcat.journal import Journal, check_writable
+from llmcat.memory import DiskMemory
+from llmcat.readers import ItemReader
+from llmcat.session import Session, columns_of
+from llmcat.writers import row_of, rows_in, scores_in
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from llmcat.config import RunConfig
+    from llmcat.engines import Served
+    from llmcat.records import Item
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["Summary", "classify_file", "classify_stream", "default_out"]
+
+BATCH = 64
+FLUSH_SECONDS = 0.2
+
+
+class Watch(Protocol):
+    """Told how a run goes; the terminal's progress bar is one."""
+
+    def start(self, served: Served, total: int | None, done: int) -> None:
+        """The engine is open; `done` rows of `total` (None: unknown) were there already."""
+
+    def step(self, rows: int) -> None:
+        """So many rows more are written."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did. `seconds` and `asked` are this session's, `decisions` the whole file's."""
+
+    out: str
+    decisions: Counter[str] = field(default_factory=Counter)
+    cleaned: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    resumed: int = 0
+    written: int = 0
+    seconds: float = 0.0
+    double_ids: int = 0
+    double_id: str = ""
+    foreign_gold: int = 0
+    price_per_hour: float = 0.0
+    interrupted: bool = False
+    already_done: bool = False
+
+    @property
+    def rows(self) -> int:
+        """All rows of the file."""
+        return self.decisions.total()
+
+    @property
+    def cost(self) -> float | None:
+        """The server's price for this session's time, None if no price is configured."""
+        return self.price_per_hour * self.seconds / 3600 if self.price_per_hour else None
+
+    def record(self) -> dict[str, Any]:
+        """Return this session for the run's record."""
+        tally = asdict(self.tally) | {"mass": self.tally.mass}
+        return {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "resumed_at_row": self.resumed,
+            "rows_written": self.written,
+            "seconds": round(self.seconds, 3),
+            "decisions": dict(self.decisions),
+            "cleaned": dict(self.cleaned),
+            "duplicate_ids": self.double_ids,
+            "cost": self.cost,
+            "asks": tally,
+        }
+
+
+def default_out(file: str) -> str:
+    """Return where the predictions of a file go when nothing is said: beside you, by its name."""
+    if file == "-":
+        return "-"
+    name = Path(file).name.removesuffix(".gz")
+    return f"{Path(name).stem}.predictions.jsonl"
+
+
+async def classify_file(
+    config: RunConfig, *, watch: Watch | None = None, stop: asyncio.Event | None = None
+) -> Summary:
+    """Classify a file into a predictions file; go on where an earlier session stopped.
+
+    `stop`, once set, finishes what is in flight. Raises any `LlmcatError`; what was answered
+    before stays in the file.
+    """
+    check_writable(config.out)
+    sha, lines = fingerprint(config.file)
+    session = await Session.open(config)
+    try:
+        identity = session.identity() | {"input": sha}
+        journal = Journal.open(
+            config.out, identity, _about(config, session), restart=config.restart
+        )
+        summary = Summary(out=config.out, price_per_hour=config.price_per_hour)
+        if journal.finished:
+            last = journal.record["sessions"][-1]
+            summary.decisions = Counter(last["decisions"])
+            summary.already_done = True
+            return summary
+        status = "failed"
+        memory = DiskMemory()
+        started = time.monotonic()
+        try:
+            if watch:
+                watch.start(session.served, lines, journal.done)
+            await _fill(session, journal, memory, summary, watch, stop or asyncio.Event())
+            status = "interrupted" if summary.interrupted else "done"
+        finally:
+            summary.seconds = time.monotonic() - started
+            memory.close()
+            journal.end_session(summary.record(), status=status)
+        return summary
+    finally:
+        await session.engine.close()
+
+
+async def _fill(
+    session: Session,
+    journal: Journal,
+    memory: DiskMemory,
+    summary: Summary,
+    watch: Watch | None,
+    stop: asyncio.Event,
+) -> None:
+    """Skip the rows that are there, remember their answers, then write the rest."""
+    items = items_of(session.config, session.taxonomy, memory, summary)
+    if journal.done:
+        for row, item in zip(rows_in(journal.path), items, strict=False):
+            summary.resumed += 1
+            summary.decisions[row["decision"]] += 1
+            if (scores := scores_in(row)) is not None:
+                memory.put(item.content, scores)
+            if summary.resumed == journal.done:
+                break
+    verdicts = classify(
+        items, session.task, session.engine, memory=memory, tally=summary.tally, stop=stop
+    )
+    rows: list[dict[str, Any]] = []
+    flushed = time.monotonic()
+    try:
+        async for verdict in verdicts:
+            row = row_of(verdict, session.taxonomy)
+            summary.decisions[verdict.decision] += 1
+            if verdict.decision == "error":
+                summary.errors[verdict.reason or ""] += 1
+            rows.append(row)
+            if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
+                _flush(journal, rows, summary, watch)
+                flushed = time.monotonic()
+    finally:
+        _flush(journal, rows, summary, watch)
+        await verdicts.aclose()  # type: ignore[attr-defined]
+    # A stop with items left is an interruption; one after the last item changes nothing.
+    summary.interrupted = stop.is_set() and next(items, None) is not None
+
+
+def _flush(
+    journal: Journal, rows: list[dict[str, Any]], summary: Summary, watch: Watch | None
+) -> None:
+    if rows:
+        journal.append(rows)
+        summary.written += len(rows)
+        if watch:
+            watch.step(len(rows))
+        rows.clear()
+
+
+async def classify_stream(
+    config: RunConfig, summary: Summary, *, stop: asyncio.Event | None = None
+) -> AsyncIterator[tuple[Item, dict[str, Any]]]:
+    """Classify without a file: yield each item with its row. Nothing can be resumed."""
+    session = await Session.open(config)
+    memory = DiskMemory()
+    started = time.monotonic()
+    try:
+        items = items_of(config, session.taxonomy, memory, summary)
+        async for verdict in classify(
+            items, session.task, session.engine, memory=memory, tally=summary.tally, stop=stop
+        ):
+            summary.decisions[verdict.decision] += 1
+            if verdict.decision == "error":
+                summary.errors[verdict.reason or ""] += 1
+            summary.written += 1
+            yield verdict.item, row_of(verdict, session.taxonomy)
+        summary.interrupted = stop is not None and stop.is_set()
+    finally:
+        summary.seconds = time.monotonic() - started
+        memory.close()
+        await session.engine.close()
+
+
+def items_of(
+    config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory, summary: Summary
+) -> Iterator[Item]:
+    """Yield the items to classify, with their gold labels resolved and their ids watched."""
+    reader = ItemReader(columns=columns_of(config), counts=summary.cleaned)
+    resolve: Callable[[str], str | None] = taxonomy.resolve
+    items = reader.read(config.file, fmt=config.input_format or None)
+    for item in islice(items, config.limit or None):
+        if not memory.new_id(item.id) and item.error is None:
+            summary.double_ids += 1
+            summary.double_id = summary.double_id or item.id
+        if item.gold is None:
+            yield item
+        elif (gold := resolve(item.gold)) is not None:
+            yield replace(item, gold=gold)
+        else:
+            summary.foreign_gold += 1
+            yield item
+
+
+def fingerprint(file: str) -> tuple[str, int | None]:
+    """Return a hash of the input and its number of lines (None where that says nothing)."""
+    if file == "-":
+        return f"standard input at {datetime.now(UTC).isoformat()}", None
+    sha, lines, last = hashlib.sha256(), 0, b""
+    try:
+        with Path(file).open("rb") as raw:
+            while chunk := raw.read(1 << 20):
+                sha.update(chunk)
+                lines += chunk.count(b"\n")
+                last = chunk[-1:]
+    except OSError as exc:
+        raise InputError(f"{file}: {exc.strerror}") from exc
+    lines += last not in {b"", b"\n"}
+    if file.endswith((".csv", ".tsv")):
+        lines -= 1
+    return sha.hexdigest(), None if file.endswith(".gz") else max(lines, 0)
+
+
+def _about(config: RunConfig, session: Session) -> dict[str, Any]:
+    """Return what is recorded beside the identity: enough to repeat the run."""
+    return {
+        "llmcat": llmcat.__version__,
+        "python": platform.python_version(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "served": session.served.record(),
+        "settings": config.model_dump(mode="json"),
+        "prompt_text": session.task.prompt.text,
+        "plan": session.task.plan.kind,
+        "room_bytes": session.task.room,
+    }

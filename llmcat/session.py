@@ -1,0 +1,158 @@
+"""Settings to an open engine and a task: what every command and the library begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcat import prompts
+from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.engines import Engine, Served, open_engine
+from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.examples import Pool
+from llmcat.readers import Columns, ItemReader
+from llmcat.records import Item
+from llmcat.shortlist import Plan
+from llmcat.task import Task
+from llmcat.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from llmcat.config import RunConfig
+    from llmcat.records import Message
+
+__all__ = ["NO_ENGINE", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
+
+NO_ENGINE = """\
+  --base-url http://localhost:8000          a vLLM server that runs already
+  llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
+  --engine fake                             no model: matches words, to try the plumbing"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open engine and the task fitted to it."""
+
+    config: RunConfig
+    taxonomy: Taxonomy
+    engine: Engine
+    served: Served
+    task: Task
+
+    @classmethod
+    async def open(
+        cls, config: RunConfig, *, engine: Engine | None = None, taxonomy: Taxonomy | None = None
+    ) -> Session:
+        """Read taxonomy, prompt and examples, open the engine and fit the task to it.
+
+        Everything that can be checked without the engine is checked first. Raises any
+        `LlmcatError`; the engine is closed again then.
+        """
+        taxonomy = taxonomy or taxonomy_of(config)
+        prompt = prompts.load(config.prompt)
+        pool = _pool_of(config, taxonomy)
+        engine = engine or engine_of(config)
+        if config.constraint not in engine.capabilities.constraints:
+            raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
+        try:
+            served = await engine.open()
+            task = Task(
+                plan=Plan(taxonomy, served.alphabet, config.menu_size),
+                prompt=prompt,
+                pool=pool,
+                about=config.about or taxonomy.about,
+                constraint=config.constraint,
+                mass_sample=config.mass_sample,
+            )
+            used = await engine.count_tokens(task.widest())
+            task = task.fitted(used=used, context=served.context)
+        except BaseException:
+            await engine.close()
+            raise
+        return cls(config, taxonomy, engine, served, task)
+
+    def identity(self) -> dict[str, str]:
+        """What shapes the answers: equal for two sessions of one run."""
+        config, task = self.config, self.task
+        return {
+            **self.served.identity(),
+            "prompt": f"{task.prompt.ref} {task.prompt.digest}",
+            "taxonomy": self.taxonomy.digest,
+            "examples": task.pool.digest if task.pool else "",
+            "about": task.about,
+            "constraint": task.constraint,
+            "mass_sample": str(task.mass_sample),
+            "menu_size": str(task.plan.size),
+            "columns": f"text={config.text} id={config.id} label={config.label}",
+            "limit": str(config.limit),
+        }
+
+
+def taxonomy_of(config: RunConfig) -> Taxonomy:
+    """Return the taxonomy that the settings name. Raises `BadConfig` or `BadTaxonomy`."""
+    if config.labels and config.taxonomy:
+        raise BadConfig("--labels and --taxonomy both name the categories", hint="give one")
+    if config.labels:
+        return Taxonomy.from_labels(config.labels.split(","))
+    if config.taxonomy:
+        return Taxonomy.load(config.taxonomy)
+    raise BadConfig(
+        "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
+    )
+
+
+def engine_of(config: RunConfig) -> Engine:
+    """Return the engine that the settings name, not yet opened. Raises `EngineUnsupported`."""
+    name = config.engine or ("vllm_http" if config.base_url else "")
+    if not name:
+        raise EngineUnsupported("no engine is configured; choose one:\n" + NO_ENGINE)
+    if name == "vllm_http" and not config.base_url:
+        raise BadConfig("engine vllm_http needs --base-url")
+    options: dict[str, str] = {}
+    for pair in config.engine_option:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadConfig(f"engine option {pair!r} is not NAME=VALUE")
+        options[key.strip()] = value.strip()
+    return open_engine(
+        name,
+        base_url=config.base_url,
+        model=config.model,
+        api_key=config.api_key.get_secret_value(),
+        concurrency=config.concurrency,
+        timeout=config.timeout,
+        retry_seconds=config.retry_seconds,
+        options=options,
+    )
+
+
+def rendered(config: RunConfig, title: str) -> list[Message]:
+    """Return the conversation for one item, as any model with plain codes would see it."""
+    taxonomy = taxonomy_of(config)
+    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size)
+    task = Task(
+        plan=plan,
+        prompt=prompts.load(config.prompt),
+        pool=_pool_of(config, taxonomy),
+        about=config.about or taxonomy.about,
+    )
+    item = Item(row=0, id="", fields={"title": title})
+    return task.ask(item, plan.first_menus()[0])[0].messages
+
+
+def columns_of(config: RunConfig) -> Columns:
+    """Return the column map of the settings."""
+    text = tuple(name.strip() for name in config.text.split(",") if name.strip())
+    return Columns(text=text, id=config.id, label=config.label)
+
+
+def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
+    if not config.examples:
+        return None
+    reader = ItemReader(columns=Columns(label=config.label))
+    return Pool.build(
+        reader.read(config.examples),
+        taxonomy,
+        select=config.select,
+        shots=config.shots,
+        seed=config.seed,
+    )

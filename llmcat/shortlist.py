@@ -1,0 +1,141 @@
+"""Which labels are offered: one menu, a descent down the tree, or a tournament of a flat list.
+
+`walk` is a generator that yields menus, is sent the scores of each, and returns the scores
+over labels. It does not know prompts, engines or items: the loop carries menus out and scores
+back. With beam width one, log P(path) = sum of log P(child | node).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from llmcat.codes import MOST_LABELS
+from llmcat.errors import EngineUnsupported
+from llmcat.records import NONE, Menu, Node, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["Plan", "Walk", "walk"]
+
+Walk = "Generator[Menu, Scores, Scores]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a taxonomy is offered with an alphabet of codes, `size` labels at most per menu."""
+
+    taxonomy: Taxonomy
+    alphabet: tuple[str, ...]
+    size: int = MOST_LABELS
+    _menus: dict[tuple[str, ...], Menu] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that the alphabet cannot spell."""
+        if self.size + 1 > len(self.alphabet) and len(self.taxonomy.leaves) >= len(self.alphabet):
+            object.__setattr__(self, "size", len(self.alphabet) - 1)
+        if self.size < 2:  # noqa: PLR2004
+            raise EngineUnsupported(
+                f"only {len(self.alphabet)} codes are a single token in this model",
+                hint="a menu of two labels and the exit needs three",
+            )
+
+    @property
+    def kind(self) -> Literal["menu", "descend", "tournament"]:
+        """One menu if all leaves fit, else a descent for a tree, a tournament for a flat list."""
+        if len(self.taxonomy.leaves) <= self.size:
+            return "menu"
+        return "descend" if self.taxonomy.depth > 1 else "tournament"
+
+    def menu(self, nodes: Sequence[Node], parent: Node | None = None) -> Menu:
+        """Return the menu of these nodes; the same nodes give the same object."""
+        key = (parent.id if parent else "", *(n.id for n in nodes))
+        if key not in self._menus:
+            if len(self._menus) >= 4096:  # noqa: PLR2004  finals of tournaments rarely repeat
+                self._menus.clear()
+            codes = self.alphabet[: len(nodes) + 1]
+            self._menus[key] = Menu(nodes=tuple(nodes), codes=codes, parent=parent)
+        return self._menus[key]
+
+    def first_menus(self) -> list[Menu]:
+        """The menus every item meets first: one, or the opening round of a tournament."""
+        nodes = self.taxonomy.roots if self.kind == "descend" else self.taxonomy.leaves
+        return [self.menu(chunk) for chunk in _chunks(nodes, self.size)]
+
+
+def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
+    """Yield menus, receive their scores, return the scores of the whole walk."""
+    if plan.kind == "menu":
+        return (yield plan.menu(plan.taxonomy.leaves))
+    if plan.kind == "tournament":
+        return (yield from _choose(plan, plan.taxonomy.leaves, None))
+    return (yield from _descend(plan))
+
+
+def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
+    """Go down greedily. The exit at the top answers `none`, at an inner node that node."""
+    taxonomy = plan.taxonomy
+    here: Node | None = None
+    reached, none, mass = 1.0, 0.0, None
+    found: dict[str, float] = {}
+    while True:
+        scores = yield from _choose(plan, taxonomy.children(here), here)
+        mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
+        if here is None:
+            none = scores.p_none
+        else:
+            found.pop(here.id)  # its share goes to its children, and to itself by the exit
+            found[here.id] = reached * scores.p_none
+        found |= {id_: reached * p for id_, p in scores.p.items()}
+        if scores.label == NONE:
+            return Scores(here.id if here else NONE, found, none, kind="top", mass=mass)
+        here = taxonomy.nodes[scores.label]
+        reached *= scores.p[here.id]
+        if not taxonomy.children(here):
+            return Scores(here.id, found, none, kind="top", mass=mass)
+
+
+def _choose(
+    plan: Plan, nodes: Sequence[Node], parent: Node | None
+) -> Generator[Menu, Scores, Scores]:
+    """Choose among any number of nodes: one menu, or rounds until the rest fits one.
+
+    In a round each menu sends on its best nodes, at most as many as the final menu has room
+    for, and only those that beat the menu's exit.
+    """
+    mass, kind = None, "full"
+    while len(nodes) > plan.size:
+        kind = "top"
+        chunks = _chunks(nodes, plan.size)
+        most = max(1, plan.size // len(chunks))
+        winners: set[str] = set()
+        none = 1.0
+        for chunk in chunks:
+            scores = yield plan.menu(chunk, parent)
+            mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
+            ranked = sorted(scores.p.items(), key=lambda pair: -pair[1])[:most]
+            winners |= {id_ for id_, p in ranked if p > scores.p_none}
+            none = min(none, scores.p_none)
+        nodes = [n for n in nodes if n.id in winners]
+        if not nodes:
+            return Scores(NONE, {}, none, kind="top", mass=mass)
+    scores = yield plan.menu(nodes, parent)
+    mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
+    return Scores(
+        scores.label,
+        scores.p,
+        scores.p_none,
+        kind="top" if kind == "top" else scores.kind,
+        mass=mass,
+    )
+
+
+def _chunks(nodes: Sequence[Node], size: int) -> list[Sequence[Node]]:
+    """Split into the fewest parts of nearly equal length."""
+    count = -(-len(nodes) // size)
+    bounds = [round(i * len(nodes) / count) for i in range(count + 1)]
+    return [nodes[a:b] for a, b in pairwise(bounds)]

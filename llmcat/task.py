@@ -1,0 +1,137 @@
+"""Items and menus to asks: the prompt, the examples and the room for text, put together.
+
+This module does not know files, engines or the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from llmcat.cleaning import cut_to
+from llmcat.errors import BadConfig
+from llmcat.prompts import label_in
+from llmcat.records import Ask, Item, Menu, Message, Prefix, digest
+
+if TYPE_CHECKING:
+    from llmcat.examples import Pool
+    from llmcat.prompts import Prompt
+    from llmcat.shortlist import Plan
+
+__all__ = ["Task"]
+
+LEAST_ROOM = 48
+"""Tokens an item must have left, or the menu is too large for the context."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything about a run that does not change from item to item.
+
+    `room` is the most UTF-8 bytes of an item's message (a token is at least one byte).
+    `mass_sample`: one ask in this many is constrained by tokens, which shows the label mass.
+    """
+
+    plan: Plan
+    prompt: Prompt
+    pool: Pool | None = None
+    about: str = ""
+    constraint: Literal["outlines", "tokens"] = "outlines"
+    mass_sample: int = 16
+    room: int = 1 << 30
+    _names: dict[str, str] = field(default_factory=dict, repr=False)
+    _prefixes: dict[int, tuple[Menu, Prefix]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that what the prompt needs is there; name the nodes in its language."""
+        needs = self.prompt.front.needs
+        taxonomy = self.plan.taxonomy
+        if "examples" in needs and self.pool is None:
+            raise BadConfig(f"prompt {self.prompt.ref} needs examples", hint="give --examples FILE")
+        if self.pool is not None and "examples" not in needs:
+            raise BadConfig(
+                f"prompt {self.prompt.ref} shows no examples", hint="use --prompt few-shot"
+            )
+        described = any(n.description or n.synonyms for n in taxonomy.leaves)
+        if "definitions" in needs and not described:
+            raise BadConfig(
+                f"prompt {self.prompt.ref} needs descriptions or synonyms in the taxonomy",
+                hint="add them, or use --prompt zero-shot",
+            )
+        if not self._names:
+            nodes = taxonomy.nodes
+            language = self.prompt.front.language
+            self._names.update({n.id: label_in(n, language, nodes) for n in nodes.values()})
+
+    def ask(self, item: Item, menu: Menu) -> tuple[Ask, Item]:
+        """Return the ask, and the item as asked: cut, and noted as cut, where it was too long."""
+        fields = dict(item.fields)
+        user = self.prompt.user(fields)
+        if len(user["content"]) * 4 > self.room:  # no character takes more than four bytes
+            over = len(user["content"].encode()) - self.room
+            if over > 0:
+                size = sum(len(t.encode()) for t in fields.values())
+                fields = cut_to(fields, max(0, size - over))
+                user = self.prompt.user(fields)
+                item = replace(item, note="text cut to fit")
+        tail: tuple[Message, ...] = (user,)
+        if self.pool is not None and self.pool.select == "nearest":
+            tail = (*self._turns(self.pool.nearest(item, menu)), user)
+        sampled = self.mass_sample and item.row % self.mass_sample == 0
+        constraint = "tokens" if sampled else self.constraint
+        return Ask(item, menu, self._prefix(menu), tail, constraint), item
+
+    def widest(self) -> list[Message]:
+        """Return the longest conversation this task can have, with an empty item."""
+        system = max(map(self._prefix, self._menus()), key=lambda p: len(str(p.messages)))
+        shown: list[Message] = []
+        if self.pool is not None and self.pool.select == "nearest":
+            longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
+            shown = self._turns([(i, "A") for i in longest])
+        return [*system.messages, *shown, self.prompt.user({})]
+
+    def fitted(self, *, used: int, context: int) -> Task:
+        """Return the task with the room that is left when the widest ask takes `used` tokens.
+
+        Raises `BadConfig` when hardly any is.
+        """
+        room = context - used - 1  # one token is generated
+        if room < LEAST_ROOM:
+            raise BadConfig(
+                f"the menu and rules take {used} of the model's {context} tokens: "
+                "no room for the item",
+                hint="serve with a larger --max-model-len, lower --menu-size or --shots, "
+                "or use --prompt zero-shot",
+            )
+        return replace(self, room=room)
+
+    def _menus(self) -> list[Menu]:
+        """The menus that can be known beforehand."""
+        plan = self.plan
+        menus = plan.first_menus()
+        if plan.kind == "descend":
+            inner = (n for n in plan.taxonomy.nodes.values() if plan.taxonomy.children(n))
+            menus += [plan.menu(plan.taxonomy.children(n)[: plan.size], n) for n in inner]
+        return menus
+
+    def _prefix(self, menu: Menu) -> Prefix:
+        """Return what every item with this menu shares; kept, since most menus come again."""
+        kept = self._prefixes.get(id(menu))
+        if kept is not None and kept[0] is menu:
+            return kept[1]
+        messages = [self.prompt.system(menu, names=self._names, about=self.about)]
+        if self.pool is not None and self.pool.select == "fixed":
+            messages += self._turns(self.pool.fixed(menu))
+        key = digest(*(text for m in messages for text in m.values()))
+        prefix = Prefix(tuple(messages), key)
+        if len(self._prefixes) >= 512:  # noqa: PLR2004
+            self._prefixes.clear()
+        self._prefixes[id(menu)] = (menu, prefix)
+        return prefix
+
+    def _turns(self, shown: list[tuple[Item, str]]) -> list[Message]:
+        """Examples as turns: the item, then its code."""
+        turns: list[Message] = []
+        for item, code in shown:
+            turns += [self.prompt.user(item.fields), {"role": "assistant", "content": code}]
+        return turns

@@ -1,0 +1,271 @@
+"""What a person sees: progress bar, closing line, tables. Nothing here decides anything.
+
+Progress and remarks go to standard error, and only to a terminal; results go to standard
+output, as a table on a terminal and as JSON lines into a pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from llmcat import run
+from llmcat.errors import InputError
+from llmcat.readers import Columns, ItemReader, open_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.engines import Served
+    from llmcat.run import Summary
+
+__all__ = ["run_classify", "run_doctor", "run_preview", "show"]
+
+T = TypeVar("T")
+LOW_MASS = 0.5
+_err = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} items/s" if task.speed else "", style="cyan")
+
+
+class Bar:
+    """A live progress bar on standard error; silent where that is no terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=_err,
+            disable=quiet or not _err.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("opening the engine", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def start(self, served: Served, total: int | None, done: int) -> None:
+        """Show the model and how much there is."""
+        self._progress.update(self._task, description=served.model, total=total, completed=done)
+
+    def step(self, rows: int) -> None:
+        """Move on."""
+        self._progress.advance(self._task, rows)
+
+
+def run_classify(config: RunConfig, *, command: Sequence[str], quiet: bool) -> int:
+    """Classify, show how it goes, say how it went; return the exit code."""
+    out = config.out or run.default_out(config.file)
+    config = config.model_copy(update={"out": out})
+    if out == "-":
+        summary = run.Summary(out=out, price_per_hour=config.price_per_hour)
+        _interruptible(lambda stop: _stream(config, summary, stop))
+    else:
+        with Bar(quiet=quiet) as bar:
+            summary = _interruptible(lambda stop: run.classify_file(config, watch=bar, stop=stop))
+    if not quiet:
+        for line in closing(summary):
+            print(line, file=sys.stderr)
+    if summary.interrupted:
+        if out == "-":
+            print("interrupted; standard output cannot be resumed, use --out", file=sys.stderr)
+        else:
+            kept = [word for word in command if word != "--restart"]
+            print("interrupted; this goes on:", file=sys.stderr)
+            print(f"  {shlex.join(['llmcat', 'classify', *kept])}", file=sys.stderr)
+        return 130
+    return 1 if summary.decisions["error"] else 0
+
+
+def _interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine. The first Ctrl-C lets what is in flight finish, the second does not."""
+
+    async def main() -> T:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work(stop))
+
+        def on_signal() -> None:
+            if stop.is_set():
+                task.cancel()
+            else:
+                stop.set()
+                print("\nstopping: what is in flight is finished first", file=sys.stderr)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, on_signal)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(main())
+
+
+async def _stream(config: RunConfig, summary: Summary, stop: asyncio.Event) -> None:
+    """Print rows as they come: JSON lines into a pipe, a table on a terminal."""
+    pairs = run.classify_stream(config, summary, stop=stop)
+    if sys.stdout.isatty():
+        shown = [(row, next(iter(item.fields.values()), "")) async for item, row in pairs]
+        Console().print(_table(shown))
+        return
+    async for _, row in pairs:
+        sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def closing(summary: Summary) -> list[str]:
+    """Return the closing line, and a line each for what the user should know."""
+    counts, tally = summary.decisions, summary.tally
+    used = tally.usage
+    if summary.already_done:
+        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows"]
+    accepted = f"{counts['accept']:,} accepted" if counts["accept"] else ""
+    review = f"{counts['review']:,} to review" if counts["review"] else ""
+    labelled = f"{counts['labelled']:,} labelled" if not (accepted or review) else ""
+    parts = [p for p in (accepted, review, labelled) if p]
+    parts += [f"{counts['none']:,} none", f"{counts['error']:,} errors"]
+    rate = summary.written / summary.seconds if summary.seconds > 0 else 0.0
+    parts.append(f"{rate:,.0f} items/s")
+    if used.prompt:
+        parts.append(f"{used.cached / used.prompt:.0%} of prompt tokens cached")
+    parts.append(f"{used.prompt:,} + {used.generated:,} tokens")
+    if summary.cost is not None:
+        parts.append(f"cost {summary.cost:,.4f}")
+    lines = [f"{summary.rows:,} rows: " + ", ".join(parts)]
+    cleaned = ", ".join(f"{step} {n:,}" for step, n in summary.cleaned.items() if n)
+    if cleaned:
+        lines.append(f"cleaned: {cleaned}")
+    if tally.duplicates:
+        lines.append(f"exact duplicates, asked once: {tally.duplicates:,}")
+    if summary.double_ids:
+        lines.append(f"duplicate ids: {summary.double_ids:,} (the first: {summary.double_id})")
+    if summary.foreign_gold:
+        lines.append(f"gold labels not in the taxonomy: {summary.foreign_gold:,}")
+    if tally.mass is not None:
+        low = ": the model wants to say something else; try another prompt or model"
+        lines.append(
+            f"label mass {tally.mass:.3g} (mean of {tally.mass_count:,} asks)"
+            + (low if tally.mass < LOW_MASS else "")
+        )
+    lines += [f"error: {n:,} x {reason}" for reason, n in summary.errors.most_common(5)]
+    if summary.out != "-":
+        lines.append(f"wrote {summary.out}")
+    return lines
+
+
+def _table(shown: Iterable[tuple[dict[str, Any], str]]) -> Table:
+    table = Table(show_edge=False, pad_edge=False, expand=True)
+    cut = {"overflow": "ellipsis", "no_wrap": True}
+    table.add_column("id", min_width=6, max_width=14, **cut)  # type: ignore[arg-type]
+    table.add_column("item", ratio=1, **cut)  # type: ignore[arg-type]
+    table.add_column("label", ratio=1, **cut)  # type: ignore[arg-type]
+    table.add_column("p", justify="right", min_width=4)
+    table.add_column("decision", min_width=8)
+    for row, title in shown:
+        label = (row["path"] or row["reason"] or "none of these").rpartition(" > ")[2]
+        style = {"error": "red", "none": "yellow", "review": "yellow"}.get(row["decision"], "")
+        p = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
+        table.add_row(*map(Text, (row["id"], title, label, p, row["decision"])), style=style)
+    return table
+
+
+def show(path: str, items: str | None, *, limit: int, decision: str | None) -> int:
+    """Print rows of a predictions file as a table, beside their titles if the items are given."""
+    if not path.removesuffix(".gz").endswith(".jsonl"):
+        raise InputError(f"{path}: only .jsonl predictions can be shown")
+    titles = ItemReader(columns=Columns()).read(items) if items else None
+    shown: list[tuple[dict[str, Any], str]] = []
+    total = 0
+    with open_bytes(path) as lines:
+        for line in lines:
+            item = next(titles, None) if titles else None
+            title = next(iter(item.fields.values()), "") if item else ""
+            try:
+                row = orjson.loads(line)
+                fits = decision is None or row["decision"] == decision
+            except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+                raise InputError(f"{path}: line {total + 1} is not a prediction") from exc
+            total += 1
+            if fits and len(shown) < limit:
+                shown.append((row, title))
+    Console().print(_table(shown))
+    print(f"{len(shown)} of {total} rows")
+    return 0
+
+
+def run_preview(config: RunConfig) -> int:
+    """Print what a run would do and take."""
+    count = config.limit or 20
+    from llmcat.preview import preview
+
+    found = _interruptible(lambda stop: preview(config, count=count))  # noqa: ARG005
+    for message in found.messages:
+        print(f"--- {message['role']} ---\n{message['content']}")
+    print()
+    shown = [(row, next(iter(item.fields.values()), "")) for item, row in found.shown]
+    Console().print(_table(shown))
+    used, scale = found.usage, found.scale
+    cost = "no --price-per-hour" if found.cost is None else f"{found.cost:,.4f}"
+    print(f"\nmodel {found.served.model}; the whole file would take about:")
+    print(f"  rows    {found.rows:>14,}")
+    print(f"  asks    {found.asks:>14,.0f}  of one generated token each")
+    print(f"  tokens  {used.prompt * scale:>14,.0f}  of prompt, {used.cached * scale:,.0f} cached")
+    print(f"  time    {_time(found.seconds):>14}  at the pace of these {len(shown)} items")
+    print(f"  cost    {cost:>14}")
+    print("nothing was written")
+    return 0
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
+
+
+def run_doctor(config: RunConfig) -> int:
+    """Print the findings; return 0, 1 with warnings, 3 with failures."""
+    from llmcat import doctor
+
+    findings = _interruptible(lambda stop: doctor.examine(config))  # noqa: ARG005
+    marks = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        console.print(f"{marks[finding.level]} [bold]{finding.what}[/]: ", end="")
+        console.print(finding.found, markup=False)
+        if finding.todo:
+            console.print(f"       -> {finding.todo}", markup=False)
+    levels = {finding.level for finding in findings}
+    return 3 if "fail" in levels else 1 if "warn" in levels else 0

@@ -1,0 +1,1 @@
+"""Servers for llmcat: launching a model server from a profile."""
