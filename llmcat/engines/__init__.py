@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llmcat.errors import BadConfig
+from llmcat.records import digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -47,7 +48,8 @@ class Served:
 
     def identity(self) -> dict[str, str]:
         """What must be the same for a run to go on."""
-        return {"engine": self.engine, "model": self.model, "codes": " ".join(self.alphabet)}
+        codes = f"{len(self.alphabet)} {digest(*self.alphabet)}"
+        return {"engine": self.engine, "model": self.model, "codes": codes}
 
     def record(self) -> dict[str, object]:
         """Everything, for the run's record; the alphabet as one string."""
