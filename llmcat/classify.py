@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
+from llmcat.errors import LlmcatError
 from llmcat.records import Answer, Ask, Item, Menu, Scores, Usage, Verdict
 from llmcat.shortlist import walk
 
@@ -113,6 +114,7 @@ class _Loop:
         self.items = iter(items)
         self.task, self.memory, self.tally, self.window = task, memory, tally, window
         self.stop = stop
+        self.broken: LlmcatError | None = None
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
@@ -125,7 +127,7 @@ class _Loop:
         try:
             async for answer in engine.answer(self.feed()):
                 self.take(answer)
-            self.out.put_nowait(None)
+            self.out.put_nowait(self.broken)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             self.out.put_nowait(exc)
 
@@ -138,7 +140,7 @@ class _Loop:
             if self.follow:
                 yield self.follow.popleft()
             elif more and len(self.slots) + self.out.qsize() < self.window:
-                item = next(self.items, None)
+                item = self.next_item()
                 if item is None:
                     more = False
                 elif (ask := self.begin(item)) is not None:
@@ -147,6 +149,17 @@ class _Loop:
                 await self.wake.wait()
             else:
                 return
+
+    def next_item(self) -> Item | None:
+        """Return the next item; None at the end, also when the input breaks off.
+
+        What is in flight is finished before the input's error is raised.
+        """
+        try:
+            return next(self.items, None)
+        except LlmcatError as exc:
+            self.broken = exc
+            return None
 
     def begin(self, item: Item) -> Ask | None:
         """Take in an item; return its first ask, or None when it needs none."""

@@ -54,16 +54,18 @@ class Journal:
         target = Path(out)
         path = journal_path(target)
         record_path = target.with_name(f"{target.name}.run.json")
-        if restart:
-            for old in (target, path, record_path):
-                old.unlink(missing_ok=True)
         previous = _load(record_path)
         if previous is None:
-            if path.exists() and path.stat().st_size:
-                raise JournalError(
-                    f"{path} exists and is not the output of a run",
-                    hint="choose another --out, or --restart to replace it",
-                )
+            for file in (target, path):
+                if file.exists() and file.stat().st_size:
+                    raise JournalError(
+                        f"{file} exists and is not the output of a run",
+                        hint="choose another --out, or remove the file",
+                    )
+            previous = {"status": "new", "sessions": []}
+        elif restart:
+            for old in (target, path, record_path):
+                old.unlink(missing_ok=True)
             previous = {"status": "new", "sessions": []}
         else:
             _compare(str(target), previous.get("identity", {}), identity)
@@ -76,11 +78,14 @@ class Journal:
 
     def _begin(self) -> None:
         try:
-            self._file = self.path.open("ab+")
-            _lock(self._file, self.path)
-            self.done = _cut_torn_tail(self._file)
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(self.path.open("ab+"))
+                _lock(file, self.path)
+                self.done = _cut_torn_tail(file, self.path)
+                stack.pop_all()
         except OSError as exc:
             raise JournalError(f"{self.path}: {exc.strerror}") from exc
+        self._file = file
         self.save("running")
 
     def append(self, rows: list[dict[str, Any]]) -> None:
@@ -102,10 +107,9 @@ class Journal:
         """Note what this session did; when the run is done, make the output file."""
         self.record["sessions"].append(dict(session))
         if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
+            with contextlib.suppress(OSError), self._file as file:
+                file.flush()
+                os.fsync(file.fileno())
             self._file = None
         if status == "done" and self.path != self.out:
             writers.export(self.path, self.out)
@@ -134,6 +138,9 @@ def check_writable(out: str) -> None:
     """Raise `JournalError` if the output's folder cannot be written, before money is spent."""
     writers.check_format(out)
     path = journal_path(Path(out))
+    for file in (Path(out), path):
+        if file.exists() and not file.is_file():
+            raise JournalError(f"{file}: not a regular file")
     try:
         existed = path.exists()
         with path.open("ab"):
@@ -180,7 +187,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise JournalError(f"{path}: another llmcat is writing it") from exc
 
 
-def _cut_torn_tail(file: BinaryIO) -> int:
+def _cut_torn_tail(file: BinaryIO, path: Path) -> int:
     """Cut what follows the last whole row; return the number of rows.
 
     Row numbers are the journal's own check: the n-th line holds row n - 1.
@@ -196,7 +203,7 @@ def _cut_torn_tail(file: BinaryIO) -> int:
             break
         if row != count:
             raise JournalError(
-                f"{getattr(file, 'name', 'journal')}: line {count + 1} holds row {row}",
+                f"{path}: line {count + 1} holds row {row}",
                 hint="it was changed by hand; --restart starts over",
             )
         count, end = count + 1, end + len(line)

@@ -13,6 +13,7 @@ import io
 import json
 import sys
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -139,18 +140,22 @@ def to_items(
 # -- bytes ----------------------------------------------------------------------------------
 
 
-def open_bytes(path: str | Path) -> BinaryIO:
+@contextmanager
+def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for reading, `-` for standard input, gzip by content. Raises `InputError`."""
-    if path == "-":
-        raw = cast("io.BufferedReader", sys.stdin.buffer)
-    else:
-        try:
-            raw = Path(path).open("rb")  # noqa: SIM115
-        except OSError as exc:
-            raise InputError(f"{path}: {exc.strerror}") from exc
-    if raw.peek(2)[:2] == b"\x1f\x8b":
-        return cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw))))
-    return raw
+    with ExitStack() as stack:
+        if path == "-":
+            raw = cast("io.BufferedReader", sys.stdin.buffer)
+        else:
+            try:
+                raw = stack.enter_context(Path(path).open("rb"))
+            except OSError as exc:
+                raise InputError(f"{path}: {exc.strerror}") from exc
+        if raw.peek(2)[:2] != b"\x1f\x8b":
+            yield raw
+            return
+        unpacked = stack.enter_context(gzip.GzipFile(fileobj=raw))
+        yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", unpacked)))
 
 
 def format_of(path: str | Path, raw: BinaryIO) -> Format:
@@ -178,17 +183,17 @@ def count_rows(path: str | Path, *, fmt: Format | None = None) -> int:
 
 
 def _lines(raw: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; a byte-order mark is dropped."""
+    """Yield lines with their ends; a byte-order mark is dropped."""
     try:
         for number, line in enumerate(raw):
-            yield (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).rstrip(b"\r\n")
+            yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
     except (EOFError, OSError, gzip.BadGzipFile) as exc:
         raise InputError(f"the input breaks off: {exc}") from exc
 
 
 def _jsonl(raw: BinaryIO) -> Iterator[Row]:
-    for line in _lines(raw):
-        if not line.strip():
+    for line in map(bytes.strip, _lines(raw)):
+        if not line:
             continue
         try:
             value = orjson.loads(line)
@@ -224,7 +229,7 @@ def _txt(raw: BinaryIO) -> Iterator[Row]:
 
 def _csv(raw: BinaryIO, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(64 * 1024 * 1024)
-    text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    text = (line.decode(errors="surrogateescape") for line in _lines(raw))
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
@@ -235,8 +240,6 @@ def _csv(raw: BinaryIO, delimiter: str = ",") -> Iterator[Row]:
         except csv.Error as exc:
             yield None, f"not CSV: {exc}"
             continue
-        except (EOFError, OSError) as exc:
-            raise InputError(f"the input breaks off: {exc}") from exc
         if not cells:
             continue
         if header is None:

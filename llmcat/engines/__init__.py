@@ -2,11 +2,13 @@
 
 One verb. Answers come in any order, one per ask, each carrying its ask. What concerns one ask
 (refused, timed out, too long) is an `Answer` with an error; what concerns the run (the server
-is gone, the constraint is ignored) is raised. What an engine cannot do it refuses aloud.
+is gone, the constraint is ignored) is raised. An engine that collects asks must go on with what
+it has when no more come: the loop holds only so many items. What an engine cannot do it refuses aloud.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -14,11 +16,11 @@ from llmcat.errors import BadConfig
 from llmcat.records import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from llmcat.records import Answer, Ask, Kind, Message
 
-__all__ = ["Capabilities", "Engine", "Served", "open_engine"]
+__all__ = ["Capabilities", "Engine", "Served", "in_flight", "open_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,52 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and memory."""
+
+
+async def in_flight(
+    asks: AsyncIterator[Ask], one: Callable[[Ask], Awaitable[Answer]], concurrency: int
+) -> AsyncGenerator[Answer, None]:
+    """Answer a stream of asks one by one, `concurrency` of them at a time, as they come back.
+
+    Never waits for a further ask while an answer is there to give. What `one` or the stream
+    raises is raised here; closing this generator cancels what is in flight.
+    """
+    done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
+    gate = asyncio.Semaphore(concurrency)
+    flying: set[asyncio.Task[None]] = set()
+
+    async def fly(ask: Ask) -> None:
+        try:
+            done.put_nowait(await one(ask))
+        except BaseException as exc:  # noqa: BLE001  raised again by the consumer
+            done.put_nowait(exc)
+        finally:
+            gate.release()
+
+    async def dispatch() -> None:
+        try:
+            async for ask in asks:
+                await gate.acquire()
+                task = asyncio.create_task(fly(ask))
+                flying.add(task)
+                task.add_done_callback(flying.discard)
+            while flying:
+                await asyncio.wait(flying)
+            done.put_nowait(None)
+        except BaseException as exc:  # noqa: BLE001
+            done.put_nowait(exc)
+
+    feeder = asyncio.create_task(dispatch())
+    try:
+        while (got := await done.get()) is not None:
+            if isinstance(got, BaseException):
+                raise got
+            yield got
+    finally:
+        tasks = [feeder, *flying]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def open_engine(

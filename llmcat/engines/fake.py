@@ -12,11 +12,12 @@ import asyncio
 import math
 import random
 import re
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcat.codes import CANDIDATES, MOST_LABELS
-from llmcat.engines import Capabilities, Served
+from llmcat.engines import Capabilities, Served, in_flight
 from llmcat.records import NONE, Answer, Ask, Message, Node, Usage
 
 if TYPE_CHECKING:
@@ -63,21 +64,14 @@ class FakeEngine:
         )
 
     async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
-        """Answer in the order asked, `concurrency` at a time."""
-        wave: list[Ask] = []
-        async for ask in asks:
-            wave.append(ask)
-            if len(wave) >= (self.concurrency if self.latency else 1):
-                for answer in await self._wave(wave):
-                    yield answer
-                wave = []
-        for answer in await self._wave(wave):
-            yield answer
+        """Answer each ask after `latency`, `concurrency` of them at a time."""
+        async with aclosing(in_flight(asks, self._later, self.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
 
-    async def _wave(self, wave: list[Ask]) -> list[Answer]:
-        if wave and self.latency:
-            await asyncio.sleep(self.latency)
-        return [self._one(ask) for ask in wave]
+    async def _later(self, ask: Ask) -> Answer:
+        await asyncio.sleep(self.latency)
+        return self._one(ask)
 
     def _one(self, ask: Ask) -> Answer:
         logits = self._logits(ask)

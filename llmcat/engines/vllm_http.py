@@ -17,6 +17,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from tenacity import (
 )
 
 from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
-from llmcat.engines import Capabilities, Served
+from llmcat.engines import Capabilities, Served, in_flight
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
@@ -262,42 +263,9 @@ class VllmHttp:
 
         Closing this generator cancels what is in flight.
         """
-        done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
-        gate = asyncio.Semaphore(self.concurrency)
-        flying: set[asyncio.Task[None]] = set()
-
-        async def one(ask: Ask) -> None:
-            try:
-                done.put_nowait(await self._one(ask))
-            except BaseException as exc:  # noqa: BLE001  raised again by the consumer
-                done.put_nowait(exc)
-            finally:
-                gate.release()
-
-        async def dispatch() -> None:
-            try:
-                async for ask in asks:
-                    await gate.acquire()
-                    task = asyncio.create_task(one(ask))
-                    flying.add(task)
-                    task.add_done_callback(flying.discard)
-                while flying:
-                    await asyncio.wait(flying)
-                done.put_nowait(None)
-            except BaseException as exc:  # noqa: BLE001
-                done.put_nowait(exc)
-
-        feeder = asyncio.create_task(dispatch())
-        try:
-            while (got := await done.get()) is not None:
-                if isinstance(got, BaseException):
-                    raise got
-                yield got
-        finally:
-            tasks = [feeder, *flying]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with aclosing(in_flight(asks, self._one, self.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def _one(self, ask: Ask) -> Answer:
         """Ask once; on failure, again. Errors of this ask alone become its answer."""

@@ -1,0 +1,104 @@
+"""The shape of the code, read from its source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
+
+# Imports go from later to earlier in this order: along the data path, downward only.
+ORDER = [
+    "errors", "records", "resources", "codes", "config", "cleaning", "readers", "taxonomy",
+    "prompts", "examples", "shortlist", "task", "engines", "engines.fake", "engines.vllm_http",
+    "decode", "writers", "memory", "journal", "classify", "session", "run", "preview",
+    "classifier", "doctor", "starter", "terminal", "cli",
+]  # fmt: skip
+HEAVY = {
+    "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pydantic",
+    "ray", "rich", "scipy", "sklearn", "tenacity", "torch", "transformers", "vllm", "yaml",
+}  # fmt: skip
+ADAPTERS = {
+    "outlines": {"codes"},
+    "sklearn": {"examples"},
+    "aiohttp": {"engines.vllm_http"},
+    "tenacity": {"engines.vllm_http"},
+    "rich": {"terminal"},
+    "jinja2": {"prompts"},
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"))
+    found.pop("__init__")
+    return found
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """All modules a tree imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    """A new module must be placed on the data path, here and in the README's tree."""
+    assert set(modules()) == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_downward(name: str) -> None:
+    """A module imports only what stands before it on the data path."""
+    mine = {i.removeprefix("llmcat.") for i in imports(modules()[name]) if "llmcat" in i}
+    if name == "engines":  # opens its implementations, inside a function
+        mine -= {"engines.fake", "engines.vllm_http"}
+    later = {other for other in ORDER[ORDER.index(name) :] if other in mine and other != name}
+    assert not later, f"{name} imports {later}"
+
+
+def test_nothing_in_the_library_imports_the_server() -> None:
+    """The command line finds llmcat_serve by entry point."""
+    for name, tree in modules().items():
+        assert not {i for i in imports(tree) if i.startswith("llmcat_serve")}, name
+
+
+@pytest.mark.parametrize("package", sorted(ADAPTERS))
+def test_each_adapted_package_has_one_home(package: str) -> None:
+    """A package that could be exchanged is imported in one module only."""
+    users = {
+        name
+        for name, tree in modules().items()
+        if any(i.split(".")[0] == package for i in imports(tree))
+    }
+    assert users == ADAPTERS[package]
+
+
+def test_help_is_light() -> None:
+    """`llmcat --help` loads no heavy package, so it is instant."""
+    code = "import sys; from llmcat.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert not loaded & HEAVY
+
+
+def test_the_front_door_is_sorted_and_complete() -> None:
+    """`llmcat.__all__` is sorted, and every name in it can be imported."""
+    import llmcat
+
+    assert llmcat.__all__ == sorted(llmcat.__all__)
+    for name in llmcat.__all__:
+        assert getattr(llmcat, name) is not None
+    with pytest.raises(AttributeError):
+        _ = llmcat.nothing_of_the_kind

@@ -1,0 +1,192 @@
+"""The loop: order, duplicates, errors, windows and stopping, over the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from llmcat import Taxonomy, prompts
+from llmcat.classify import HOPELESS, Tally, classify
+from llmcat.codes import CANDIDATES
+from llmcat.engines.fake import FakeEngine
+from llmcat.errors import EngineBusy, InputError
+from llmcat.memory import DiskMemory, PlainMemory
+from llmcat.records import Answer, Ask, Item, Verdict
+from llmcat.shortlist import Plan
+from llmcat.task import Task
+
+TAXONOMY = Taxonomy.from_labels(["shoes", "bags", "toys"])
+TASK = Task(Plan(TAXONOMY, CANDIDATES[:128]), prompts.load("zero-shot"))
+
+
+def item(row: int, title: str) -> Item:
+    return Item(row=row, id=str(row), fields={"title": title})
+
+
+class Unruly(FakeEngine):
+    """Answers in an order of its own; fails what says `fail`."""
+
+    async def _later(self, ask: Ask) -> Answer:
+        await asyncio.sleep(0.001 * (ask.item.row * 7919 % 13))
+        answer = self._one(ask)
+        failed = "fail" in ask.item.content
+        return replace(answer, logprobs=(), error=EngineBusy("no")) if failed else answer
+
+
+def run(items: list[Item], engine: FakeEngine | None = None, **options: object) -> list[Verdict]:
+    async def collect() -> list[Verdict]:
+        options.setdefault("memory", PlainMemory())
+        got = classify(items, TASK, engine or FakeEngine(), **options)  # type: ignore[arg-type]
+        return [v async for v in got]
+
+    return asyncio.run(collect())
+
+
+def test_verdicts_come_in_item_order() -> None:
+    """Whatever order the engine answers in, and whatever fails in between."""
+    items = [item(i, f"{'fail ' * (i % 7 == 0)}shoes {i}") for i in range(1, 200)]
+    items[10] = replace(items[10], fields={}, error="bad row")
+    verdicts = run(items, Unruly(), window=50)
+    assert [v.item.row for v in verdicts] == [i.row for i in items]
+    decisions = [v.decision for v in verdicts]
+    assert decisions[10] == "error"
+    assert [d == "error" for d in decisions] == [i.row % 7 == 0 or i.row == 11 for i in items]
+
+
+def test_an_exact_duplicate_is_asked_once() -> None:
+    """In flight or long answered, near or far; each keeps its own row and id."""
+    items = [item(i, f"shoes {i % 10}") for i in range(500)]
+    disk = DiskMemory()
+    for memory in (PlainMemory(), disk):
+        tally = Tally()
+        verdicts = run(items, FakeEngine(latency=0.001), memory=memory, tally=tally, window=100)
+        assert tally.asked == 10
+        assert tally.duplicates == 490
+        assert [v.item.id for v in verdicts] == [str(i) for i in range(500)]
+        assert all(v.scores.label == verdicts[v.item.row % 10].scores.label for v in verdicts)  # type: ignore[union-attr]
+    disk.close()
+
+
+def test_duplicates_of_a_failed_item_fail_with_it() -> None:
+    """They are not asked again in the same breath, but a later one is."""
+    items = [item(0, "shoes"), *(item(i, "fail") for i in range(1, 6))]
+    tally = Tally()
+    verdicts = run(items, Unruly(), tally=tally)
+    assert [v.decision for v in verdicts] == ["labelled", *["error"] * 5]
+    assert tally.asked == 2
+
+
+def test_a_window_full_of_rows_that_need_no_ask() -> None:
+    """Bad rows and known duplicates flow through without an answer to carry them."""
+    bad = [Item(row=i, id=str(i), fields={}, error="bad") for i in range(100)]
+    assert len(run(bad, window=8)) == 100
+    same = [item(i, "shoes") for i in range(100)]
+    assert len(run(same, window=8)) == 100
+
+
+def test_the_window_bounds_what_is_held() -> None:
+    """No more items are read ahead than the window allows, however slow the reader is."""
+    taken = 0
+
+    def source() -> object:
+        nonlocal taken
+        for i in range(1000):
+            taken += 1
+            yield item(i, f"shoes {i}")
+
+    async def look() -> None:
+        verdicts = classify(source(), TASK, FakeEngine(), memory=PlainMemory(), window=16)  # type: ignore[arg-type]
+        for _ in range(5):
+            await anext(verdicts)
+        await asyncio.sleep(0.05)
+        assert taken <= 16 + 5 + 1
+        await verdicts.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(look())
+
+
+def test_stop_finishes_what_is_in_flight() -> None:
+    """Everything asked is answered and yielded; nothing new is taken."""
+
+    async def look() -> tuple[list[int], int]:
+        stop, tally = asyncio.Event(), Tally()
+        items = (item(i, f"shoes {i}") for i in range(10_000))
+        engine = FakeEngine(latency=0.001)
+        verdicts = classify(
+            items, TASK, engine, memory=PlainMemory(), tally=tally, stop=stop, window=64
+        )
+        rows = []
+        async for verdict in verdicts:
+            rows.append(verdict.item.row)
+            if len(rows) == 100:
+                stop.set()
+        return rows, tally.asked
+
+    rows, asked = asyncio.run(look())
+    assert rows == list(range(asked))
+    assert 100 <= asked <= 100 + 64
+
+
+def test_an_error_of_the_input_ends_the_run_after_what_was_settled() -> None:
+    """A file that breaks off is not a short file."""
+
+    def source() -> object:
+        yield item(0, "shoes")
+        raise InputError("breaks off")
+
+    async def look() -> list[Verdict]:
+        got = []
+        with pytest.raises(InputError, match="breaks off"):
+            async for v in classify(source(), TASK, FakeEngine(), memory=PlainMemory()):  # type: ignore[arg-type]
+                got.append(v)  # noqa: PERF401
+        return got
+
+    assert len(asyncio.run(look())) == 1
+
+
+def test_when_nothing_works_it_is_not_the_items() -> None:
+    """A run of nothing but failures stops instead of writing a file of errors."""
+    with pytest.raises(EngineBusy):
+        run([item(i, f"fail {i}") for i in range(HOPELESS + 20)], Unruly())
+
+
+def test_a_crash_of_the_engine_reaches_the_caller() -> None:
+    """With its own error, not a hang."""
+
+    class Broken(FakeEngine):
+        async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+            async for ask in asks:
+                if ask.item.row == 3:
+                    raise RuntimeError("boom")
+                yield self._one(ask)
+
+    with pytest.raises(RuntimeError, match="boom"):
+        run([item(i, f"shoes {i}") for i in range(10)], Broken())
+
+
+def test_disk_memory_keeps_what_a_row_shows() -> None:
+    """Label, alternatives, exit, kind and mass survive; ids are told apart."""
+    memory = DiskMemory()
+    (verdict,) = run([item(0, "red shoes")])
+    assert verdict.scores is not None
+    memory.put("a", verdict.scores)
+    assert memory.get("a") == verdict.scores
+    assert memory.get("b") is None
+    assert [memory.new_id(i) for i in ("x", "y", "x")] == [True, True, False]
+    memory.close()
+
+
+def test_the_fake_engine_tells_the_truth_as_often_as_asked() -> None:
+    """Accuracy is what was set, within what chance allows (a 6-sigma band), and repeats."""
+    items = [item(i, f"thing {i}") for i in range(2000)]
+    truth = {str(i): ("shoes", "bags", "toys", "none")[i % 4] for i in range(2000)}
+    engine = FakeEngine(truth=truth, accuracy=0.8)
+    verdicts = run(items, engine)
+    right = sum(v.scores.label == truth[v.item.id] for v in verdicts if v.scores)
+    assert abs(right / 2000 - 0.8) < 6 * (0.8 * 0.2 / 2000) ** 0.5 + 0.01
+    again = run(list(islice(reversed(items), 100)), engine)
+    assert [v.scores for v in again] == [v.scores for v in reversed(verdicts[-100:])]

@@ -1,0 +1,185 @@
+"""Codes, menus, decoding and walks: pure values in and out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcat import Taxonomy, decode
+from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
+from llmcat.errors import ConstraintIgnored, EngineUnsupported
+from llmcat.records import NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
+from llmcat.shortlist import Plan, walk
+
+
+def menu_of(count: int) -> Menu:
+    nodes = tuple(Node(id=f"n{i}", name=f"n{i}", path=(f"n{i}",)) for i in range(count))
+    return Menu(nodes=nodes, codes=CANDIDATES[: count + 1])
+
+
+def answer(menu: Menu, logprobs: list[float], *, masked: bool = True) -> Answer:
+    ask = Ask(Item(0, "0", {}), menu, Prefix((), ""), ())
+    return Answer(ask=ask, logprobs=tuple(logprobs), masked=masked)
+
+
+def normal(logits: list[float]) -> list[float]:
+    total = math.log(math.fsum(map(math.exp, logits)))
+    return [x - total for x in logits]
+
+
+def test_the_alphabet() -> None:
+    """Distinct, capitals first, enough for the largest menu, and no code that is a word."""
+    assert len(set(CANDIDATES)) == len(CANDIDATES) > MOST_LABELS
+    assert CANDIDATES[:26] == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert CANDIDATES[26:30] == ("AA", "AB", "AC", "AE")
+    assert not {"NO", "IT", "OK"} & set(CANDIDATES)
+
+
+@pytest.mark.parametrize("count", [3, 27, 128])
+def test_the_constraint_comes_from_outlines_and_fits_the_codes_exactly(count: int) -> None:
+    """The regex matches each code of the menu and nothing else of the alphabet."""
+    regex = re.compile(pattern(CANDIDATES[:count]))
+    matching = [c for c in CANDIDATES if regex.fullmatch(c)]
+    assert matching == list(CANDIDATES[:count])
+
+
+def test_a_menu_holds_its_shape() -> None:
+    """One code more than nodes, all distinct; the hash changes with order and codes."""
+    nodes = menu_of(2).nodes
+    with pytest.raises(ValueError, match="one distinct code"):
+        Menu(nodes=nodes, codes=("A", "B"))
+    with pytest.raises(ValueError, match="one distinct code"):
+        Menu(nodes=nodes, codes=("A", "A", "B"))
+    hashes = {
+        Menu(nodes=nodes, codes=("A", "B", "C")).digest,
+        Menu(nodes=nodes[::-1], codes=("A", "B", "C")).digest,
+        Menu(nodes=nodes, codes=("B", "A", "C")).digest,
+    }
+    assert len(hashes) == 3
+
+
+logits = st.lists(st.floats(-30, 30), min_size=3, max_size=128)
+
+
+@given(logits, st.floats(-9, 0))
+def test_the_posterior_does_not_depend_on_the_mask(values: list[float], shift: float) -> None:
+    """P = P_raw / mass: masked and unmasked readings agree, and the mass is the raw sum."""
+    menu = menu_of(len(values) - 1)
+    masked = decode.read(answer(menu, normal(values)))
+    raw = decode.read(answer(menu, [x + shift for x in normal(values)], masked=False))
+    assert masked.label == raw.label
+    assert masked.p == pytest.approx(raw.p, abs=1e-9)
+    assert masked.p_none == pytest.approx(raw.p_none, abs=1e-9)
+    assert masked.mass is None
+    assert raw.mass == pytest.approx(math.exp(shift))
+    assert math.fsum([*raw.p.values(), raw.p_none]) == pytest.approx(1.0)
+    assert raw.confidence == max([*raw.p.values(), raw.p_none])
+
+
+@given(logits, st.randoms())
+def test_permuting_the_menu_permutes_the_scores(values: list[float], draw: object) -> None:
+    """Scores belong to labels, not to places or codes."""
+    menu = menu_of(len(values) - 1)
+    order = list(range(len(menu.nodes)))
+    draw.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = Menu(nodes=tuple(menu.nodes[i] for i in order), codes=menu.codes)
+    moved = [values[i] for i in order] + [values[-1]]
+    one = decode.read(answer(menu, normal(values)))
+    two = decode.read(answer(shuffled, normal(moved)))
+    assert one.p == pytest.approx(two.p)
+    assert one.confidence == pytest.approx(two.confidence)
+
+
+def test_ties_go_to_the_first_on_the_menu() -> None:
+    """So the same answer always gives the same label; the exit stands last."""
+    menu = menu_of(2)
+    assert decode.read(answer(menu, normal([1.0, 1.0, 1.0]))).label == "n0"
+    assert decode.read(answer(menu, normal([0.0, 1.0, 1.0]))).label == "n1"
+    assert decode.read(answer(menu, normal([0.0, 1.0, 1.1]))).label == NONE
+
+
+def test_a_masked_answer_that_does_not_sum_to_one_is_no_masked_answer() -> None:
+    """The server stopped applying the grammar."""
+    with pytest.raises(ConstraintIgnored):
+        decode.read(answer(menu_of(2), [-1.0, -2.0, -3.0]))
+
+
+# -- walks ----------------------------------------------------------------------------------
+
+
+def drive(plan: Plan, score: Callable[[Node], float], exit_logit: float) -> tuple[Scores, int]:
+    """Walk with a score per node; return the end and the number of menus."""
+    steps = walk(plan)
+    menu = next(steps)
+    count = 1
+    while True:
+        values = normal([*(score(n) for n in menu.nodes), exit_logit])
+        try:
+            menu = steps.send(decode.read(answer(menu, values)))
+            count += 1
+        except StopIteration as end:
+            return end.value, count
+
+
+def test_few_labels_fit_one_menu() -> None:
+    """One ask, all leaves, a full distribution."""
+    plan = Plan(Taxonomy.parse("A > x\nA > y\nB > z\n", suffix=".txt"), CANDIDATES[:128])
+    end, asks = drive(plan, lambda n: 3.0 * (n.name == "y"), 0.0)
+    assert (end.label, end.kind, asks, plan.kind) == ("A > y", "full", 1, "menu")
+
+
+def tree() -> Plan:
+    lines = "".join(f"{d} > {d}{m} > {d}{m}{x}\n" for d in "ABC" for m in "ab" for x in "123")
+    return Plan(Taxonomy.parse(lines, suffix=".txt"), CANDIDATES[:128], size=6)
+
+
+def test_a_descent_multiplies_down_the_path() -> None:
+    """Log P(path) is the sum over levels; what is known sums to at most one."""
+    want = {"B", "Ba", "Ba2"}
+    end, asks = drive(tree(), lambda n: 2.0 * (n.name in want), 0.0)
+    assert (end.label, end.kind, asks) == ("B > Ba > Ba2", "top", 3)
+    step = [math.exp(2) / (math.exp(2) + k) for k in (3, 2, 3)]
+    assert end.confidence == pytest.approx(math.prod(step))
+    assert math.fsum([*end.p.values(), end.p_none]) == pytest.approx(1.0)
+
+
+def test_the_exit_means_different_things() -> None:
+    """At the top it answers none, at an inner node that node."""
+    end, asks = drive(tree(), lambda n: 0.0, 1.0)
+    assert (end.label, asks) == (NONE, 1)
+    end, asks = drive(tree(), lambda n: 2.0 * (n.name in {"B", "Bb"}), 1.0)
+    assert (end.label, asks) == ("B > Bb", 3)
+    assert end.confidence == pytest.approx(end.p["B > Bb"])
+
+
+@pytest.mark.parametrize(("count", "asks"), [(128, 3), (300, 4), (5000, 41), (20000, 158 + 2 + 1)])
+def test_a_tournament_finds_the_best_of_any_number(count: int, asks: int) -> None:
+    """Rounds shrink the list to one menu; the best label wins wherever it stands."""
+    plan = Plan(Taxonomy.from_labels([f"l{i}" for i in range(count)]), CANDIDATES[:128])
+    assert plan.kind == "tournament"
+    for best in (0, count // 2, count - 1):
+        end, used = drive(plan, lambda n, b=best: 5.0 * (n.id == f"l{b}") + 0.001, 0.0)  # type: ignore[misc]
+        assert (end.label, end.kind, used) == (f"l{best}", "top", asks)
+    end, used = drive(plan, lambda n: 0.0, 1.0)
+    assert end.label == NONE
+
+
+def test_a_wide_node_in_a_tree() -> None:
+    """A node with more children than a menu holds plays a tournament on the way down."""
+    lines = "".join(f"A > a{i}\n" for i in range(30)) + "B > b\n"
+    plan = Plan(Taxonomy.parse(lines, suffix=".txt"), CANDIDATES[:11], size=10)
+    end, _ = drive(plan, lambda n: 4.0 * (n.name in {"A", "a17"}), 0.0)
+    assert end.label == "A > a17"
+
+
+def test_a_small_alphabet_makes_small_menus_or_refuses() -> None:
+    """A model with few one-token codes still works; one with two does not."""
+    taxonomy = Taxonomy.from_labels(list("abcdef"))
+    assert Plan(taxonomy, CANDIDATES[:5]).size == 4
+    with pytest.raises(EngineUnsupported):
+        Plan(taxonomy, CANDIDATES[:2])
