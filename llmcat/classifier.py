@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from llmcat import config as configuration
@@ -23,11 +25,10 @@ from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
 from llmcat.session import Session, columns_of
 from llmcat.taxonomy import Taxonomy
-from llmcat.writers import row_of
+from llmcat.writers import COLUMNS, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Coroutine, Iterable
 
     import numpy as np
     import pandas as pd
@@ -51,18 +52,20 @@ class Classifier:
 
     def __init__(
         self,
-        labels: Taxonomy | Sequence[str] | str | Path,
+        labels: Taxonomy | Iterable[str] | str | Path,
         *,
-        engine: Engine | None = None,
+        engine: Engine | str | None = None,
         **settings: Any,
     ) -> None:
         """Check labels and settings; nothing is connected yet. Raises `InputError`."""
         if isinstance(labels, Taxonomy):
             self.taxonomy = labels
-        elif isinstance(labels, list | tuple):
-            self.taxonomy = Taxonomy.from_labels(labels)
+        elif isinstance(labels, str | Path):
+            self.taxonomy = Taxonomy.load(labels)
         else:
-            self.taxonomy = Taxonomy.load(str(labels))
+            self.taxonomy = Taxonomy.from_labels(labels)
+        if isinstance(engine, str):
+            settings["engine"], engine = engine, None
         self._settings = configuration.load(**settings)
         self._engine = engine
         self._session: Session | None = None
@@ -86,7 +89,7 @@ class Classifier:
 
         rows = [row_of(v, self.taxonomy) for v in self._verdicts(items)]
         if isinstance(items, pd.DataFrame):
-            return pd.DataFrame(rows, index=items.index)
+            return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
         return rows
 
     def predict(self, items: Items) -> np.ndarray[Any, Any]:
@@ -189,8 +192,8 @@ def _values(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
 
     if isinstance(items, pd.DataFrame):
         return items.to_dict("records"), columns
-    if isinstance(items, str):
-        raise BadConfig("items is one string", hint="give a list: [text]")
+    if isinstance(items, str | Mapping):
+        raise BadConfig("items is a single one", hint="give a list: [item]")
     return list(items), columns
 
 

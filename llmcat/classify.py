@@ -9,13 +9,16 @@ of files, HTTP or prompts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
-from llmcat.errors import LlmcatError
-from llmcat.records import Answer, Ask, Item, Menu, Scores, Usage, Verdict
+from llmcat.errors import BadItem, LlmcatError
+from llmcat.records import Answer, Ask, Item, Menu, Message, Scores, Usage, Verdict
 from llmcat.shortlist import walk
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class _Slot:
 
     item: Item
     content: str = ""
+    user: Message = field(default_factory=dict)
     walk: Generator[Menu, Scores, Scores] | None = None
     verdict: Verdict | None = None
     twins: list[_Slot] = field(default_factory=list)
@@ -83,15 +87,19 @@ async def classify(
     tally: Tally | None = None,
     window: int = 1024,
     stop: asyncio.Event | None = None,
+    slow: bool = False,
 ) -> AsyncIterator[Verdict]:
     """Yield one verdict per item, in the items' order.
 
-    `stop`, once set, lets what is in flight finish and takes no new items. Raises the
+    `stop`, once set, lets what is in flight finish and takes no new items. `slow` items may
+    keep their reader waiting (a pipe): they are read in a thread of their own. Raises the
     engine's error when the run cannot go on; every verdict before the first unanswered item
     has been yielded by then.
     """
     tally = tally or Tally()
-    loop = _Loop(iter(items), task, memory, tally, window, stop or asyncio.Event())
+    wake = asyncio.Event()
+    source = _Patient(items, wake) if slow else _Source(items)
+    loop = _Loop(source, wake, task, memory, tally, window, stop or asyncio.Event())
     pump = asyncio.create_task(loop.pump(engine))
     try:
         while (got := await loop.out.get()) is not None:
@@ -104,62 +112,119 @@ async def classify(
         await asyncio.gather(pump, return_exceptions=True)
 
 
+class _Source:
+    """The items still to come. `broken` is why they ended, if not well.
+
+    What is in flight when the input breaks off is finished before that error is raised.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.items = iter(items)
+        self.ended = False
+        self.broken: LlmcatError | None = None
+
+    def next(self) -> Item | None:
+        """Return the next item; None at the end."""
+        if self.ended:
+            return None
+        try:
+            return next(self.items)
+        except StopIteration:
+            self.ended = True
+        except LlmcatError as exc:
+            self.ended, self.broken = True, exc
+        return None
+
+    def close(self) -> None:
+        """Give no more items."""
+        self.ended = True
+
+
+class _Patient(_Source):
+    """Reads items that may be long in coming, in a thread that can be left behind.
+
+    `next` also returns None when no item has come yet; `wake` is set when one has.
+    """
+
+    def __init__(self, items: Iterable[Item], wake: asyncio.Event) -> None:
+        super().__init__(())
+        self.queue: queue.Queue[Item | LlmcatError | None] = queue.Queue(maxsize=256)
+        loop = asyncio.get_running_loop()
+
+        def put(got: Item | LlmcatError | None) -> None:
+            self.queue.put(got)
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(wake.set)
+
+        def read() -> None:
+            try:
+                for item in items:
+                    put(item)
+                put(None)
+            except LlmcatError as exc:
+                put(exc)
+
+        threading.Thread(target=read, name="llmcat-reader", daemon=True).start()
+
+    def next(self) -> Item | None:
+        """Return the next item if there is one now."""
+        if self.ended or self.queue.empty():
+            return None
+        got = self.queue.get_nowait()
+        if isinstance(got, Item):
+            return got
+        self.ended, self.broken = True, got
+        return None
+
+
 class _Loop:
     """The state of one run of the loop."""
 
     def __init__(
-        self, items: Iterable[Item], task: Task, memory: Memory, tally: Tally, window: int,
+        self,
+        source: _Source,
+        wake: asyncio.Event,
+        task: Task,
+        memory: Memory,
+        tally: Tally,
+        window: int,
         stop: asyncio.Event,
-    ) -> None:  # fmt: skip
-        self.items = iter(items)
+    ) -> None:
+        self.source, self.wake, self.stop = source, wake, stop
         self.task, self.memory, self.tally, self.window = task, memory, tally, window
-        self.stop = stop
-        self.broken: LlmcatError | None = None
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
         self.follow: deque[Ask] = deque()  # second and later asks of an item
         self.out: asyncio.Queue[Verdict | BaseException | None] = asyncio.Queue()
-        self.wake = asyncio.Event()
 
     async def pump(self, engine: Engine) -> None:
         """Run asks through the engine until none is left."""
         try:
             async for answer in engine.answer(self.feed()):
                 self.take(answer)
-            self.out.put_nowait(self.broken)
+            self.out.put_nowait(self.source.broken)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             self.out.put_nowait(exc)
 
     async def feed(self) -> AsyncIterator[Ask]:
         """Yield asks: what goes on before what begins, and no more than the window holds."""
-        more = True
         while True:
             self.wake.clear()
-            more = more and not self.stop.is_set()
+            if self.stop.is_set():
+                self.source.close()
             if self.follow:
                 yield self.follow.popleft()
-            elif more and len(self.slots) + self.out.qsize() < self.window:
-                item = self.next_item()
-                if item is None:
-                    more = False
-                elif (ask := self.begin(item)) is not None:
-                    yield ask
-            elif more or self.asked:
-                await self.wake.wait()
-            else:
-                return
-
-    def next_item(self) -> Item | None:
-        """Return the next item; None at the end, also when the input breaks off.
-
-        What is in flight is finished before the input's error is raised.
-        """
-        try:
-            return next(self.items, None)
-        except LlmcatError as exc:
-            self.broken = exc
-            return None
+                continue
+            if len(self.slots) + self.out.qsize() < self.window:
+                item = self.source.next()
+                if item is not None:
+                    if (ask := self.begin(item)) is not None:
+                        yield ask
+                    continue
+                if self.source.ended and not self.asked:
+                    return
+            await self.wake.wait()
 
     def begin(self, item: Item) -> Ask | None:
         """Take in an item; return its first ask, or None when it needs none."""
@@ -167,6 +232,11 @@ class _Loop:
         self.slots.append(slot)
         if item.error is not None:
             self.finish(slot, Verdict(item, "error", reason=item.error))
+            return None
+        try:
+            slot.item, slot.user = self.task.fit(item)
+        except BadItem as exc:
+            self.finish(slot, Verdict(item, "error", reason=str(exc)))
             return None
         content = slot.content = item.content
         leader = self.leaders.get(content)
@@ -177,7 +247,7 @@ class _Loop:
         scores = self.memory.get(content)
         if scores is not None:
             self.tally.duplicates += 1
-            self.finish(slot, decode.verdict(item, scores))
+            self.finish(slot, decode.verdict(slot.item, scores))
             return None
         self.leaders[content] = slot
         slot.walk = walk(self.task.plan)
@@ -185,9 +255,8 @@ class _Loop:
 
     def ask(self, slot: _Slot, menu: Menu) -> Ask:
         """Put a question about the slot's item."""
-        ask, slot.item = self.task.ask(slot.item, menu)
         self.asked[slot.item.row] = slot
-        return ask
+        return self.task.ask(slot.item, slot.user, menu)
 
     def take(self, answer: Answer) -> None:
         """Read an answer and go on with its item."""

@@ -35,13 +35,17 @@ _TAGS = (
 _TAG = re.compile(rf"<!--.*?-->|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE | re.DOTALL)
 # Zero-width and direction marks; the joiner U+200D stays, emoji are made with it.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# Markers of the chat templates in use: ChatML and Llama 3 <|...|>, DeepSeek's full-width bar,
-# Gemma's turns, Llama 2 and Mistral [INST] and <<SYS>>, end-of-text and thinking tags.
+# Markers of the chat templates in use: <|...|> and its halves, also with DeepSeek's full-width
+# bar; Gemma's turns; Llama 2's and Mistral's [INST] and <<SYS>>; GLM's [gMASK]<sop>; tags for
+# the ends of text, thinking, tools and images.
 _MARKUP = re.compile(
-    r"<\s*[|\uff5c][^<>\n]{0,64}?[|\uff5c]\s*>"
-    r"|</?\s*(?:start_of_turn|end_of_turn|bos|eos|pad|unk|s|think|tool_call|tool_response)\s*>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>",
+    r"<\s*[|\uff5c][^<>\n]{0,64}>|<[^<>\n|\uff5c]{0,64}[|\uff5c]\s*>"
+    r"|</?\s*(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|pad|unk|sop|eop|s|think"
+    r"|tool_call|tool_response|image)\s*>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|gMASK)\]"
+    r"|<</?SYS>>",
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s+")
@@ -101,7 +105,7 @@ def _strip_html(text: str) -> str:
 
 
 def _strip_control(text: str) -> str:
-    return _CONTROL.sub(" ", _INVISIBLE.sub("", text))
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", _INVISIBLE.sub("", text)))
 
 
 def _disarm(match: re.Match[str]) -> str:

@@ -83,7 +83,9 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     from llmcat.errors import LlmcatError
 
     try:
-        return command(argv)
+        code = command(argv)
+        sys.stdout.flush()
+        return code
     except LlmcatError as exc:
         if os.environ.get("LLMCAT_TRACEBACK"):
             raise
@@ -95,6 +97,11 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except BrokenPipeError:  # `llmcat ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as exc:  # standard output on a full disk, say
+        if os.environ.get("LLMCAT_TRACEBACK"):
+            raise
+        _complain(f"{exc.filename or 'standard output'}: {exc.strerror or exc}", "")
+        return BAD_INPUT
     except Exception as exc:
         if os.environ.get("LLMCAT_TRACEBACK"):
             raise
@@ -153,6 +160,7 @@ def _add_settings(
                 options["action"] = "store_true"
             elif name == "engine_option":
                 options |= {"action": "append", "metavar": "NAME=VALUE"}
+                options["help"] = "NAME=VALUE for the engine; may be repeated"
             elif choices:
                 options["choices"] = [c for c in choices if c]
             else:
@@ -166,8 +174,11 @@ def _settings(args: argparse.Namespace) -> Any:
     """Merge the flags that were given over environment and file."""
     from llmcat import config
 
-    flags = {k: v for k, v in vars(args).items() if k in config.RunConfig.model_fields}
-    return config.load(**{k: v for k, v in flags.items() if v is not None})
+    known = config.RunConfig.model_fields
+    flags = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    if isinstance(flags.get("engine_option"), list):
+        flags["engine_option"] = ",".join(flags["engine_option"])
+    return config.load(**flags)
 
 
 # -- classify -------------------------------------------------------------------------------
@@ -196,7 +207,7 @@ def _classify(argv: list[str]) -> int:
     from llmcat import session, terminal
 
     session.taxonomy_of(config)  # what needs no engine is checked first
-    if config.file == "-" and sys.stdin.isatty():
+    if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         _complain("no items", "--file FILE, or pipe them in")
         return BAD_INPUT
     if args.preview:

@@ -42,7 +42,12 @@ CANDIDATES: tuple[str, ...] = (
 
 @lru_cache(maxsize=MOST_LABELS)
 def pattern(codes: Sequence[str]) -> str:
-    """Return the regular expression of an Outlines choice over the codes."""
+    """Return the regular expression of an Outlines choice over the codes.
+
+    The longest stand first. Outlines' automaton prefers earlier alternatives, as regular
+    expressions do: after `A|AA` has matched A it never goes on to AA, and the token AA would be
+    masked out. `AA|A` allows both.
+    """
     from outlines.types.dsl import Choice, to_regex
 
-    return str(to_regex(Choice(list(codes))))
+    return str(to_regex(Choice(sorted(codes, key=len, reverse=True))))

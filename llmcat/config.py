@@ -60,8 +60,8 @@ class RunConfig(BaseSettings):
     engine: Literal["", "vllm_http", "fake"] = Field(
         "", description="vllm_http (the default with --base-url) or fake"
     )
-    engine_option: tuple[str, ...] = Field((), description="NAME=VALUE for the engine")
-    base_url: str = Field("", description="address of the model server")
+    engine_option: str = Field("", description="NAME=VALUE,... for the engine")
+    base_url: str = Field("", description="address of the model server", pattern=r"^[^@\s]*$")
     model: str = Field("", description="name of the served model; empty if there is only one")
     api_key: SecretStr = Field(SecretStr(""), description="key for the model server")
     constraint: Literal["outlines", "tokens"] = Field(
@@ -71,7 +71,7 @@ class RunConfig(BaseSettings):
         16, ge=0, description="measure the label mass on one ask in this many; 0 for never"
     )
     concurrency: int = Field(64, ge=1, le=4096, description="requests in flight")
-    timeout: float = Field(120.0, gt=0, description="seconds for one request")
+    timeout: float = Field(120.0, gt=0, allow_inf_nan=False, description="seconds for one request")
     retry_seconds: float = Field(
         60.0, ge=0, description="seconds to wait for a server that is away"
     )
@@ -101,11 +101,14 @@ def load(**flags: Any) -> RunConfig:
             keys = tomllib.loads(path.read_text("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
             raise BadConfig(f"{CONFIG_FILE}: {exc}") from exc
-        if "api_key" in keys:
+        if any(key.lower() == "api_key" for key in keys):
             raise BadConfig(
                 f"{CONFIG_FILE}: api_key does not belong in a file",
                 hint="set the environment variable LLMCAT_API_KEY",
             )
+    # Categories given by a flag replace those of a lower source, however these are given.
+    if "labels" in flags or "taxonomy" in flags:
+        flags = {"labels": "", "taxonomy": "", **flags}
     try:
         return RunConfig(**flags)
     except ValidationError as exc:

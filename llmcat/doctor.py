@@ -19,7 +19,6 @@ from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.memory import PlainMemory
 from llmcat.readers import ItemReader
-from llmcat.records import Usage
 from llmcat.session import Session, columns_of, engine_of, taxonomy_of
 from llmcat.taxonomy import Taxonomy
 
@@ -119,8 +118,10 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         which = "your items" if config.file != "-" else "the shipped examples"
         reader = ItemReader(columns=columns_of(config))
         items = [i for i in islice(reader.read(file), ASKED) if i.error is None]
+        if not items:
+            findings.append(Finding("fail", "items", f"none of {which} can be asked"))
+            return findings
         tally, masses = Tally(), []
-        tally.usage = Usage()
         async for verdict in classify(
             (replace(i, row=n) for n, i in enumerate(items)),
             task,

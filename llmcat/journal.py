@@ -22,7 +22,7 @@ from llmcat import writers
 from llmcat.errors import JournalError, RunMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Journal"]
 
@@ -52,41 +52,78 @@ class Journal:
         `RunMismatch` if the file belongs to another run, `JournalError` if it cannot be used.
         """
         target = Path(out)
-        path = journal_path(target)
-        record_path = target.with_name(f"{target.name}.run.json")
-        previous = _load(record_path)
+        journal = cls(target, identity, {}, journal_path(target))
+        # The lock comes first and is held on a file that is never replaced while it is held.
+        journal._lock()
+        try:
+            journal._begin(about, restart=restart)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def _lock(self) -> None:
+        try:
+            self._file = self.path.open("ab+")
+            if not _locked(self._file):
+                self._file.close()
+                raise JournalError(f"{self.path}: another llmcat is writing it")
+        except OSError as exc:
+            raise JournalError(f"{self.path}: {exc.strerror}") from exc
+
+    def _begin(self, about: Mapping[str, Any], *, restart: bool) -> None:
+        """Find out whether this is a new run, one to go on with, or one that is done."""
+        assert self._file is not None  # noqa: S101  locked before
+        previous = _load(self._record_path)
         if previous is None:
-            for file in (target, path):
+            for file in (self.out, self.path):
                 if file.exists() and file.stat().st_size:
                     raise JournalError(
                         f"{file} exists and is not the output of a run",
                         hint="choose another --out, or remove the file",
                     )
-            previous = {"status": "new", "sessions": []}
         elif restart:
-            for old in (target, path, record_path):
-                old.unlink(missing_ok=True)
-            previous = {"status": "new", "sessions": []}
+            self._file.truncate(0)
+            if self.path != self.out:
+                self.out.unlink(missing_ok=True)
+            previous = None
         else:
-            _compare(str(target), previous.get("identity", {}), identity)
-        finished = previous["status"] == "done"
-        record = {**previous, "identity": dict(identity), "about": dict(about)}
-        journal = cls(target, identity, record, path, finished=finished)
-        if not finished:
-            journal._begin()
-        return journal
-
-    def _begin(self) -> None:
-        try:
-            with contextlib.ExitStack() as stack:
-                file = stack.enter_context(self.path.open("ab+"))
-                _lock(file, self.path)
-                self.done = _cut_torn_tail(file, self.path)
-                stack.pop_all()
-        except OSError as exc:
-            raise JournalError(f"{self.path}: {exc.strerror}") from exc
-        self._file = file
+            _compare(str(self.out), previous["identity"], self.identity)
+        self.record = {
+            "status": "new",
+            "sessions": [],
+            **(previous or {}),
+            "identity": dict(self.identity),
+            "about": dict(about),
+        }
+        if self.record["status"] == "done":
+            size = self.out.stat().st_size if self.out.exists() else 0
+            self.finished = size == self.record.get("bytes")
+            if not self.finished and self.path != self.out:
+                raise JournalError(
+                    f"{self.out} was changed or removed after its run was done",
+                    hint="--restart asks everything again",
+                )
+        if self.finished:
+            self.close()
+            return
+        self.done = _cut_torn_tail(self._file, self.path)
         self.save("running")
+
+    @property
+    def _record_path(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.run.json")
+
+    def close(self) -> None:
+        """Let go of the file. An empty journal beside a finished output is removed."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError), self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+        self._file = None
+        if self.path != self.out and self.path.exists() and not self.path.stat().st_size:
+            self.path.unlink()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Write rows; they survive kill -9 from here on, and a power cut within seconds."""
@@ -106,13 +143,11 @@ class Journal:
     def end_session(self, session: Mapping[str, Any], *, status: str) -> None:
         """Note what this session did; when the run is done, make the output file."""
         self.record["sessions"].append(dict(session))
-        if self._file is not None:
-            with contextlib.suppress(OSError), self._file as file:
-                file.flush()
-                os.fsync(file.fileno())
-            self._file = None
-        if status == "done" and self.path != self.out:
-            writers.export(self.path, self.out)
+        self.close()
+        if status == "done":
+            if self.path != self.out:
+                writers.export(self.path, self.out)
+            self.record["bytes"] = self.out.stat().st_size
         self.save(status)
         if status == "done" and self.path != self.out:
             self.path.unlink()
@@ -120,7 +155,7 @@ class Journal:
     def save(self, status: str) -> None:
         """Write the run's record, whole or not at all."""
         self.record["status"] = status
-        path = self.out.with_name(f"{self.out.name}.run.json")
+        path = self._record_path
         draft = path.with_name(f"{path.name}.part")
         try:
             draft.write_bytes(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
@@ -134,36 +169,45 @@ def journal_path(out: Path) -> Path:
     return out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.journal.jsonl")
 
 
-def check_writable(out: str) -> None:
-    """Raise `JournalError` if the output's folder cannot be written, before money is spent."""
+def check_writable(out: str, inputs: Iterable[str]) -> None:
+    """Raise `JournalError` if the output cannot be written, before money is spent.
+
+    Nor may it be one of the files that the run reads.
+    """
     writers.check_format(out)
-    path = journal_path(Path(out))
-    for file in (Path(out), path):
+    target = Path(out)
+    for name in inputs:
+        if name and target.exists() and Path(name).exists() and target.samefile(name):
+            raise JournalError(f"{out} is an input of this run", hint="choose another --out")
+    for file in (target, journal_path(target)):
         if file.exists() and not file.is_file():
             raise JournalError(f"{file}: not a regular file")
-    try:
-        existed = path.exists()
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as exc:
-        raise JournalError(f"{path}: {exc.strerror}") from exc
+        if file.exists() and not os.access(file, os.W_OK):
+            raise JournalError(f"{file}: cannot be written")
+    if not target.parent.is_dir():
+        raise JournalError(f"{target.parent}: no such folder")
+    if not os.access(target.parent, os.W_OK):
+        raise JournalError(f"{target.parent}: cannot be written")
 
 
 def _load(path: Path) -> dict[str, Any] | None:
+    """Return the record of the run that was begun here, None if there is none."""
     try:
         value = orjson.loads(path.read_bytes())
+        if not {"status", "sessions", "identity"} <= dict(value).keys():
+            raise ValueError("not the record of a run")
     except FileNotFoundError:
         return None
-    except (OSError, orjson.JSONDecodeError) as exc:
-        raise JournalError(f"{path}: {exc}", hint="--restart starts over") from exc
+    except (OSError, ValueError, TypeError) as exc:
+        raise JournalError(f"{path}: {exc}", hint="remove it, or choose another --out") from exc
     return dict(value)
 
 
 def _compare(out: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     differences = [
-        f"{key}: {before.get(key, '(not set)')} then, {now.get(key, '(not set)')} now"
+        "input: the items have changed"
+        if key == "input"
+        else f"{key}: {before.get(key, '(not set)')} then, {now.get(key, '(not set)')} now"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -175,16 +219,17 @@ def _compare(out: str, before: Mapping[str, str], now: Mapping[str, str]) -> Non
         )
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Keep a second process from writing the same output, where the system can."""
+def _locked(file: BinaryIO) -> bool:
+    """Keep other processes from writing this file; False if one does already."""
     try:
         import fcntl
-    except ImportError:
-        return
+    except ImportError:  # a system without it goes unprotected
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise JournalError(f"{path}: another llmcat is writing it") from exc
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _cut_torn_tail(file: BinaryIO, path: Path) -> int:

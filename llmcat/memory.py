@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from llmcat.errors import JournalError
 from llmcat.records import NONE, Scores
 
 __all__ = ["DiskMemory", "PlainMemory"]
@@ -50,9 +51,7 @@ class DiskMemory:
 
     def get(self, content: str) -> Scores | None:
         """Return the scores of this very text, if it was answered."""
-        found = self._db.execute(
-            "SELECT scores FROM answers WHERE key = ?", (_key(content),)
-        ).fetchone()
+        found = self._do("SELECT scores FROM answers WHERE key = ?", (_key(content),)).fetchone()
         if found is None:
             return None
         label, p, p_none, kind, mass = orjson.loads(found[0])
@@ -65,12 +64,20 @@ class DiskMemory:
             best.append(scores.label)
         p = {id_: scores.p[id_] for id_ in best}
         value = orjson.dumps([scores.label, p, scores.p_none, scores.kind, scores.mass])
-        self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(content), value))
+        self._do("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(content), value))
 
     def new_id(self, id_: str) -> bool:
         """Tell whether this id comes for the first time, and remember it."""
-        done = self._db.execute("INSERT OR IGNORE INTO ids VALUES (?)", (_key(id_),))
-        return done.rowcount == 1
+        return self._do("INSERT OR IGNORE INTO ids VALUES (?)", (_key(id_),)).rowcount == 1
+
+    def _do(self, sql: str, values: tuple[bytes, ...]) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as exc:
+            raise JournalError(
+                f"the temporary folder {self._folder.name}: {exc}",
+                hint="make room there, or set TMPDIR; the run can go on",
+            ) from exc
 
     def close(self) -> None:
         """Remove the file."""
@@ -79,4 +86,4 @@ class DiskMemory:
 
 
 def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

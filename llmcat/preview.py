@@ -42,7 +42,11 @@ class Preview:
 
 async def preview(config: RunConfig, *, count: int) -> Preview:
     """Ask the first `count` items and scale up. Writes nothing. Raises any `LlmcatError`."""
-    rows = count if config.file == "-" else count_rows(config.file, fmt=config.input_format or None)
+    rows = (
+        count
+        if run.is_stream(config.file)
+        else count_rows(config.file, fmt=config.input_format or None)
+    )
     config = config.model_copy(update={"limit": count})
     session = await Session.open(config)
     memory = DiskMemory()
@@ -52,7 +56,8 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         first = next((i for i in items if i.error is None), None)
         if first is None:
             raise InputError("none of the first items can be asked", hint=items[0].error or "")
-        ask, _ = session.task.ask(first, session.task.plan.first_menus()[0])
+        first, user = session.task.fit(first)
+        ask = session.task.ask(first, user, session.task.plan.first_menus()[0])
         started = time.monotonic()
         shown = [
             (verdict.item, row_of(verdict, session.taxonomy))

@@ -102,7 +102,10 @@ class Prompt:
 
     @cached_property
     def _template(self) -> Template:
-        return _ENVIRONMENT.from_string(self.body)
+        try:
+            return _ENVIRONMENT.from_string(self.body)
+        except jinja2.TemplateError as exc:  # unknown filters come out here, not in the parser
+            raise BadPrompt(f"{self.source}: {exc}") from exc
 
     def system(self, menu: Menu, *, names: Mapping[str, str], about: str) -> Message:
         """Render the shared part. `names` maps node id to the label to show."""
@@ -124,8 +127,18 @@ class Prompt:
         template = self._template
         try:
             return "".join(template.blocks[block](template.new_context(values))).strip()
-        except jinja2.TemplateError as exc:
+        except Exception as exc:  # a prompt is a program: anything can go wrong in it
             raise BadPrompt(f"{self.source}: block {block!r}: {exc}") from exc
+
+
+class Specimen(dict[str, str]):
+    """An item that has a title, and the same text in any other field a prompt may name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(title=text)
+
+    def __missing__(self, name: str) -> str:
+        return self["title"]
 
 
 def label_in(node: Node, language: Language, nodes: Mapping[str, Node]) -> str:
@@ -227,5 +240,5 @@ def _try(prompt: Prompt) -> None:
         missing = [what for what in ("one", "two", "C") if what not in content]
         if missing:
             raise BadPrompt(f"{prompt.source}: block 'system' does not show the whole menu")
-    if "specimen" not in prompt.user({"title": "specimen"})["content"]:
+    if "specimen" not in prompt.user(Specimen("specimen"))["content"]:
         raise BadPrompt(f"{prompt.source}: block 'item' does not show the item")

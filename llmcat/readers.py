@@ -11,10 +11,14 @@ import csv
 import gzip
 import io
 import json
+import math
 import sys
+import zlib
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
@@ -25,16 +29,19 @@ from llmcat.errors import BadConfig, InputError
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Columns", "ItemReader", "count_rows", "to_items"]
 
 Format = Literal["jsonl", "csv", "tsv", "txt"]
-Row = tuple["Mapping[str, Any] | None", "str | None"]
+Row = tuple[Mapping[str, Any] | None, str | None]
 """A raw row, or what is wrong with it."""
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
 _FIRST = TEXT_COLUMNS[:4]
+CUT = "text cut to fit"
+LOOK_AHEAD = 100
+"""Rows looked at for the columns before a missing one is an error."""
 _SUFFIX: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -62,79 +69,110 @@ class ItemReader:
     columns: Columns = Columns()
     limit: int = 20_000
     counts: Counter[str] = field(default_factory=Counter)
-    _text: tuple[str, ...] | None = None
 
     def read(self, path: str | Path, *, fmt: Format | None = None) -> Iterator[Item]:
         """Yield the items of a file, or of standard input for `-`.
 
-        Raises `InputError` if the file cannot be opened, has no rows, or lacks a column that
-        was asked for by name.
+        Raises `InputError` if the file cannot be opened, has no rows or breaks off, and
+        `BadConfig` if it lacks a column that was asked for by name.
         """
         with open_bytes(path) as raw:
             fmt = fmt or format_of(path, raw)
-            rows = _ROWS[fmt](raw)
-            yield from self.items(rows, source="standard input" if path == "-" else str(path))
+            yield from self.items(
+                _ROWS[fmt](raw), source="standard input" if path == "-" else str(path)
+            )
 
     def items(self, rows: Iterable[Row], *, source: str) -> Iterator[Item]:
         """Yield one item per raw row."""
-        row = -1
-        for row, (raw, error) in enumerate(rows):
-            yield self._item(row, raw, error, source)
-        if row < 0:
+        rows = iter(rows)
+        first = next(rows, None)
+        if first is None:
             raise InputError(f"{source}: no rows", hint="one item per line, or a CSV with a header")
+        # A pipe may hold back its second row until the first is answered: look at one row only,
+        # and at more where it does not tell.
+        ahead = [first]
+        while not self._columns_found(ahead) and len(ahead) < LOOK_AHEAD:
+            row = next(rows, None)
+            if row is None:
+                break
+            ahead.append(row)
+        self._check_columns(ahead, source)
+        for number, (raw, error) in enumerate(chain(ahead, rows)):
+            yield self._item(number, raw, error)
 
-    def _item(
-        self, row: int, raw: Mapping[str, Any] | None, error: str | None, source: str
-    ) -> Item:
+    def _item(self, row: int, raw: Mapping[str, Any] | None, error: str | None) -> Item:
         if raw is None:
             self.counts["malformed"] += 1
             return Item(row=row, id=f"row-{row}", fields={}, error=error)
-        if self._text is None:
-            self._text = self._choose(raw, source)
         before = self.counts["cut"]
+        names = self.columns.text or _text_columns(raw)
         fields = {
             name: text
-            for name in self._text
+            for name in names
             if (text := clean(_as_text(raw.get(name)), limit=self.limit, counts=self.counts))
         }
-        note = "text cut to fit" if self.counts["cut"] > before else None
+        note = CUT if self.counts["cut"] > before else None
         gold = _as_text(raw.get(self.columns.label)).strip() or None
-        id_ = _as_text(raw.get(self.columns.id)) or digest(*fields, *fields.values())
+        id_ = _as_id(raw.get(self.columns.id)) or digest(*fields, *fields.values())
         if fields:
             return Item(row=row, id=id_, fields=fields, gold=gold, note=note)
         self.counts["empty"] += 1
-        wanted = ", ".join(self._text)
-        return Item(row=row, id=id_, fields={}, gold=gold, error=f"no text in {wanted}")
+        error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
+        return Item(row=row, id=id_, fields={}, gold=gold, error=error)
 
-    def _choose(self, raw: Mapping[str, Any], source: str) -> tuple[str, ...]:
-        """Settle which columns hold the text, from the first good row."""
-        there = ", ".join(map(str, raw))
-        for name in self.columns.text:
-            if name not in raw:
-                raise BadConfig(f"{source}: no column {name!r}", hint=f"its columns: {there}")
-        if self.columns.text:
-            return self.columns.text
-        first = next((name for name in _FIRST if name in raw), None)
-        if first is None:
+    def _wanted(self) -> list[str]:
+        """The columns that were asked for by name."""
+        asked = [(self.columns.id, "id"), (self.columns.label, "label")]
+        return [*self.columns.text, *(name for name, usual in asked if name != usual)]
+
+    def _columns_found(self, rows: list[Row]) -> bool:
+        there = {name for raw, _ in rows if raw for name in raw}
+        return there.issuperset(self._wanted()) and bool(
+            self.columns.text or there.intersection(TEXT_COLUMNS)
+        )
+
+    def _check_columns(self, rows: list[Row], source: str) -> None:
+        """Raise `BadConfig` if none of the rows looked at has a column that is needed."""
+        there = dict.fromkeys(str(name) for raw, _ in rows if raw for name in raw)
+        if not there:
+            return  # nothing but bad rows: each says why
+        hint = f"its columns: {', '.join(there)}"
+        for name in self._wanted():
+            if name not in there:
+                raise BadConfig(f"{source}: no column {name!r}", hint=hint)
+        if not self.columns.text and not set(there).intersection(TEXT_COLUMNS):
             raise BadConfig(
                 f"{source}: no column called {', '.join(_FIRST)}",
-                hint=f"name the text columns with --text; its columns: {there}",
+                hint=f"name the text columns with --text; {hint}",
             )
-        return (first, *TEXT_COLUMNS[len(_FIRST) :])
 
 
-def to_items(
-    data: Iterable[str | Mapping[str, Any]], *, columns: Columns, counts: Counter[str] | None = None
-) -> Iterator[Item]:
-    """Yield items from Python values: strings, or mappings with the columns' keys."""
-    reader = ItemReader(columns=columns)
-    if counts is not None:
-        reader.counts = counts
-    first = columns.text[0] if columns.text else "title"
-    rows: Iterator[Row] = (
-        ({first: value} if isinstance(value, str) else value, None) for value in data
-    )
-    return reader.items(rows, source="items")
+def _text_columns(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row's first main column that holds something, then the additional ones."""
+    first = next((name for name in _FIRST if raw.get(name) not in (None, "")), _FIRST[0])
+    return (first, *TEXT_COLUMNS[len(_FIRST) :])
+
+
+def to_items(data: Iterable[Any], *, columns: Columns) -> Iterator[Item]:
+    """Yield items from Python values: strings, or mappings with the columns' keys.
+
+    Anything else becomes an item with an error.
+    """
+    values = list(data)
+    if not values:
+        return iter(())
+    rows = (_raw(value, columns) for value in values)
+    return ItemReader(columns=columns).items(rows, source="items")
+
+
+def _raw(value: Any, columns: Columns) -> Row:
+    if isinstance(value, str):
+        return {columns.text[0] if columns.text else "title": value}, None
+    if isinstance(value, Mapping):
+        return value, None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None, "no text"
+    return None, f"expected text or a mapping, found {type(value).__name__}"
 
 
 # -- bytes ----------------------------------------------------------------------------------
@@ -151,7 +189,10 @@ def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
                 raw = stack.enter_context(Path(path).open("rb"))
             except OSError as exc:
                 raise InputError(f"{path}: {exc.strerror}") from exc
-        if raw.peek(2)[:2] != b"\x1f\x8b":
+        start = raw.peek(2)[:2]
+        if start in {b"\xff\xfe", b"\xfe\xff"}:
+            raise InputError(f"{path}: UTF-16, not UTF-8", hint="save it as UTF-8")
+        if start != b"\x1f\x8b":
             yield raw
             return
         unpacked = stack.enter_context(gzip.GzipFile(fileobj=raw))
@@ -182,17 +223,17 @@ def count_rows(path: str | Path, *, fmt: Format | None = None) -> int:
 # -- rows -----------------------------------------------------------------------------------
 
 
-def _lines(raw: BinaryIO) -> Iterator[bytes]:
+def lines_of(raw: BinaryIO) -> Iterator[bytes]:
     """Yield lines with their ends; a byte-order mark is dropped."""
     try:
         for number, line in enumerate(raw):
             yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-    except (EOFError, OSError, gzip.BadGzipFile) as exc:
+    except (EOFError, OSError, zlib.error) as exc:
         raise InputError(f"the input breaks off: {exc}") from exc
 
 
 def _jsonl(raw: BinaryIO) -> Iterator[Row]:
-    for line in map(bytes.strip, _lines(raw)):
+    for line in map(bytes.strip, lines_of(raw)):
         if not line:
             continue
         try:
@@ -201,6 +242,8 @@ def _jsonl(raw: BinaryIO) -> Iterator[Row]:
             yield None, f"not JSON: {_why(line, exc)}"
             continue
         if isinstance(value, dict):
+            if any(type(v) is float and abs(v) >= 2**64 for v in value.values()):
+                value = json.loads(line)  # orjson reads integers beyond 64 bits as floats
             yield value, None
         elif isinstance(value, str):
             yield {"title": value}, None
@@ -217,7 +260,7 @@ def _why(line: bytes, exc: orjson.JSONDecodeError) -> str:
 
 
 def _txt(raw: BinaryIO) -> Iterator[Row]:
-    for line in _lines(raw):
+    for line in lines_of(raw):
         try:
             text = line.decode()
         except UnicodeDecodeError as exc:
@@ -229,22 +272,27 @@ def _txt(raw: BinaryIO) -> Iterator[Row]:
 
 def _csv(raw: BinaryIO, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(64 * 1024 * 1024)
-    text = (line.decode(errors="surrogateescape") for line in _lines(raw))
+    text = (line.decode(errors="surrogateescape") for line in lines_of(raw))
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
+        line = rows.line_num + 1
         try:
             cells = next(rows)
         except StopIteration:
             return
         except csv.Error as exc:
+            if rows.line_num > line:
+                exc = csv.Error(f"a quote opened on line {line} is not closed ({exc})")
             yield None, f"not CSV: {exc}"
             continue
         if not cells:
             continue
         if header is None:
             header = [c.strip() for c in cells]
-            doubled = [name for name, n in Counter(header).items() if n > 1]
+            if not all(map(_is_text, header)):
+                raise InputError("the header is not UTF-8", hint="save the file as UTF-8")
+            doubled = [name for name, n in Counter(header).items() if name and n > 1]
             if doubled:
                 raise InputError(f"columns stand twice in the header: {', '.join(doubled)}")
         elif len(cells) > len(header):
@@ -252,7 +300,8 @@ def _csv(raw: BinaryIO, delimiter: str = ",") -> Iterator[Row]:
         elif any(not _is_text(c) for c in cells):
             yield None, "not UTF-8"
         else:
-            yield dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True)), None
+            cells += [""] * (len(header) - len(cells))
+            yield {name: c for name, c in zip(header, cells, strict=True) if name}, None
 
 
 def _tsv(raw: BinaryIO) -> Iterator[Row]:
@@ -271,8 +320,10 @@ def _as_text(value: Any) -> str:
     """Show a JSON value as a person would write it: `{"brand": "X"}` as `brand: X`."""
     if isinstance(value, str):
         return value
-    if value is None or value != value:  # noqa: PLR0124  NaN, as pandas marks the missing
-        return ""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""  # NaN is how pandas marks what is missing
+    if hasattr(value, "tolist"):  # numpy
+        value = value.tolist()
     if isinstance(value, dict):
         return "; ".join(f"{k}: {t}" for k, v in value.items() if (t := _as_text(v)))
     if isinstance(value, list | tuple):
@@ -280,3 +331,8 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return json.dumps(value) if isinstance(value, float) else str(value)
+
+
+def _as_id(value: Any) -> str:
+    """Show an id; a whole number that pandas made a float is a whole number."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else _as_text(value)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import llmcat
 from llmcat.classify import Tally, classify
@@ -26,7 +26,7 @@ from llmcat.session import Session, columns_of
 from llmcat.writers import row_of, rows_in, scores_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Summary", "classify_file", "classify_stream", "default_out"]
 
+T = TypeVar("T")
 BATCH = 64
 FLUSH_SECONDS = 0.2
 
@@ -67,6 +68,7 @@ class Summary:
     price_per_hour: float = 0.0
     interrupted: bool = False
     already_done: bool = False
+    resumable: bool = True
 
     @property
     def rows(self) -> int:
@@ -110,15 +112,21 @@ async def classify_file(
     `stop`, once set, finishes what is in flight. Raises any `LlmcatError`; what was answered
     before stays in the file.
     """
-    check_writable(config.out)
+    read = (config.file, config.taxonomy, config.examples, config.prompt)
+    check_writable(config.out, [name for name in read if name != "-"])
     sha, lines = fingerprint(config.file)
-    session = await Session.open(config)
+    stop = stop or asyncio.Event()
+    session = await unless(stop, Session.open(config))
     try:
         identity = session.identity() | {"input": sha}
         journal = Journal.open(
             config.out, identity, _about(config, session), restart=config.restart
         )
-        summary = Summary(out=config.out, price_per_hour=config.price_per_hour)
+        summary = Summary(
+            out=config.out,
+            price_per_hour=config.price_per_hour,
+            resumable=not is_stream(config.file),
+        )
         if journal.finished:
             last = journal.record["sessions"][-1]
             summary.decisions = Counter(last["decisions"])
@@ -130,7 +138,7 @@ async def classify_file(
         try:
             if watch:
                 watch.start(session.served, lines, journal.done)
-            await _fill(session, journal, memory, summary, watch, stop or asyncio.Event())
+            await _fill(session, journal, memory, summary, watch, stop)
             status = "interrupted" if summary.interrupted else "done"
         finally:
             summary.seconds = time.monotonic() - started
@@ -160,7 +168,13 @@ async def _fill(
             if summary.resumed == journal.done:
                 break
     verdicts = classify(
-        items, session.task, session.engine, memory=memory, tally=summary.tally, stop=stop
+        items,
+        session.task,
+        session.engine,
+        memory=memory,
+        tally=summary.tally,
+        stop=stop,
+        slow=is_stream(session.config.file),
     )
     rows: list[dict[str, Any]] = []
     flushed = time.monotonic()
@@ -177,8 +191,9 @@ async def _fill(
     finally:
         _flush(journal, rows, summary, watch)
         await verdicts.aclose()  # type: ignore[attr-defined]
-    # A stop with items left is an interruption; one after the last item changes nothing.
-    summary.interrupted = stop.is_set() and next(items, None) is not None
+    # A stop after the last item interrupts nothing. What a pipe still holds cannot be known.
+    left = is_stream(session.config.file) or next(items, None) is not None
+    summary.interrupted = stop.is_set() and left
 
 
 def _flush(
@@ -196,20 +211,26 @@ async def classify_stream(
     config: RunConfig, summary: Summary, *, stop: asyncio.Event | None = None
 ) -> AsyncIterator[tuple[Item, dict[str, Any]]]:
     """Classify without a file: yield each item with its row. Nothing can be resumed."""
-    session = await Session.open(config)
+    stop = stop or asyncio.Event()
+    session = await unless(stop, Session.open(config))
     memory = DiskMemory()
     started = time.monotonic()
     try:
-        items = items_of(config, session.taxonomy, memory, summary)
         async for verdict in classify(
-            items, session.task, session.engine, memory=memory, tally=summary.tally, stop=stop
+            items_of(config, session.taxonomy, memory, summary),
+            session.task,
+            session.engine,
+            memory=memory,
+            tally=summary.tally,
+            stop=stop,
+            slow=is_stream(config.file),
         ):
             summary.decisions[verdict.decision] += 1
             if verdict.decision == "error":
                 summary.errors[verdict.reason or ""] += 1
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
-        summary.interrupted = stop is not None and stop.is_set()
+        summary.interrupted = stop.is_set()
     finally:
         summary.seconds = time.monotonic() - started
         memory.close()
@@ -236,10 +257,29 @@ def items_of(
             yield item
 
 
+def is_stream(file: str) -> bool:
+    """Tell whether the items can be read only once: standard input, a pipe, a device."""
+    return file == "-" or Path(file).is_fifo() or Path(file).is_char_device()
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Await work, but give it up when `stop` is set meanwhile: raises `CancelledError`."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise asyncio.CancelledError
+    finally:
+        stopped.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def fingerprint(file: str) -> tuple[str, int | None]:
     """Return a hash of the input and its number of lines (None where that says nothing)."""
-    if file == "-":
-        return f"standard input at {datetime.now(UTC).isoformat()}", None
+    if is_stream(file):
+        return f"a stream at {datetime.now(UTC).isoformat()}", None
     sha, lines, last = hashlib.sha256(), 0, b""
     try:
         with Path(file).open("rb") as raw:

@@ -10,8 +10,7 @@ from llmcat.codes import CANDIDATES, MOST_LABELS
 from llmcat.engines import Engine, Served, open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.examples import Pool
-from llmcat.readers import Columns, ItemReader
-from llmcat.records import Item
+from llmcat.readers import Columns, ItemReader, to_items
 from llmcat.shortlist import Plan
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
@@ -83,6 +82,8 @@ class Session:
             "mass_sample": str(task.mass_sample),
             "menu_size": str(task.plan.size),
             "columns": f"text={config.text} id={config.id} label={config.label}",
+            "input_format": config.input_format,
+            "engine_option": config.engine_option,
             "limit": str(config.limit),
         }
 
@@ -108,9 +109,9 @@ def engine_of(config: RunConfig) -> Engine:
     if name == "vllm_http" and not config.base_url:
         raise BadConfig("engine vllm_http needs --base-url")
     options: dict[str, str] = {}
-    for pair in config.engine_option:
+    for pair in filter(None, config.engine_option.split(",")):
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise BadConfig(f"engine option {pair!r} is not NAME=VALUE")
         options[key.strip()] = value.strip()
     return open_engine(
@@ -135,8 +136,11 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
         pool=_pool_of(config, taxonomy),
         about=config.about or taxonomy.about,
     )
-    item = Item(row=0, id="", fields={"title": title})
-    return task.ask(item, plan.first_menus()[0])[0].messages
+    (item,) = to_items([title], columns=Columns())
+    if item.error:
+        raise BadConfig(item.error)
+    item, user = task.fit(item)
+    return task.ask(item, user, plan.first_menus()[0]).messages
 
 
 def columns_of(config: RunConfig) -> Columns:

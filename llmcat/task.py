@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmcat.cleaning import cut_to
-from llmcat.errors import BadConfig
-from llmcat.prompts import label_in
+from llmcat.errors import BadConfig, BadItem, BadPrompt
+from llmcat.prompts import Specimen, label_in
+from llmcat.readers import CUT
 from llmcat.records import Ask, Item, Menu, Message, Prefix, digest
 
 if TYPE_CHECKING:
@@ -63,23 +64,33 @@ class Task:
             language = self.prompt.front.language
             self._names.update({n.id: label_in(n, language, nodes) for n in nodes.values()})
 
-    def ask(self, item: Item, menu: Menu) -> tuple[Ask, Item]:
-        """Return the ask, and the item as asked: cut, and noted as cut, where it was too long."""
+    def fit(self, item: Item) -> tuple[Item, Message]:
+        """Return the item's message, and the item: noted as cut where it was too long.
+
+        Raises `BadItem` if the prompt cannot show this item.
+        """
         fields = dict(item.fields)
-        user = self.prompt.user(fields)
-        if len(user["content"]) * 4 > self.room:  # no character takes more than four bytes
-            over = len(user["content"].encode()) - self.room
-            if over > 0:
-                size = sum(len(t.encode()) for t in fields.values())
-                fields = cut_to(fields, max(0, size - over))
-                user = self.prompt.user(fields)
-                item = replace(item, note="text cut to fit")
+        try:
+            user = self.prompt.user(fields)
+            # No character takes more than four bytes: most items need no counting.
+            if len(user["content"]) * 4 > self.room:
+                over = len(user["content"].encode()) - self.room
+                if over > 0:
+                    size = sum(len(text.encode()) for text in fields.values())
+                    user = self.prompt.user(cut_to(fields, max(0, size - over)))
+                    item = replace(item, note=CUT)
+        except BadPrompt as exc:
+            raise BadItem(str(exc)) from exc
+        return item, user
+
+    def ask(self, item: Item, user: Message, menu: Menu) -> Ask:
+        """Return the question about an item, by its message from `fit`, over a menu."""
         tail: tuple[Message, ...] = (user,)
         if self.pool is not None and self.pool.select == "nearest":
             tail = (*self._turns(self.pool.nearest(item, menu)), user)
         sampled = self.mass_sample and item.row % self.mass_sample == 0
         constraint = "tokens" if sampled else self.constraint
-        return Ask(item, menu, self._prefix(menu), tail, constraint), item
+        return Ask(item, menu, self._prefix(menu), tail, constraint)
 
     def widest(self) -> list[Message]:
         """Return the longest conversation this task can have, with an empty item."""
@@ -88,7 +99,7 @@ class Task:
         if self.pool is not None and self.pool.select == "nearest":
             longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
             shown = self._turns([(i, "A") for i in longest])
-        return [*system.messages, *shown, self.prompt.user({})]
+        return [*system.messages, *shown, self.prompt.user(Specimen(""))]
 
     def fitted(self, *, used: int, context: int) -> Task:
         """Return the task with the room that is left when the widest ask takes `used` tokens.

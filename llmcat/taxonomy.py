@@ -28,6 +28,10 @@ __all__ = ["Taxonomy"]
 _SEPARATOR = re.compile(r"\s*>\s*")
 _NODE_KEYS = {"id", "name", "names", "description", "synonyms", "deprecated", "children"}
 _ROW_KEYS = (_NODE_KEYS - {"children", "names"}) | {"parent", "path"}
+DEEPEST = 64
+_PAIR = re.compile(
+    r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _SUFFIXES = ".yaml .yml .json .jsonl .csv .tsv .txt"
 
 
@@ -65,7 +69,8 @@ class Taxonomy:
 
         Raises `BadTaxonomy` with every problem found.
         """
-        drafts = [_Draft(id=t, name=t, parent=None, line=0) for t in map(_tidy, labels)]
+        names = ["" if label is None else _tidy(label) for label in labels]
+        drafts = [_Draft(id=t, name=t, parent=None, line=0) for t in names]
         return _build(drafts, source="labels", about="", problems=[])
 
     @classmethod
@@ -91,8 +96,9 @@ class Taxonomy:
         if suffix in {".yaml", ".yml", ".json"}:
             drafts, about = _read_tree(text, suffix, source, problems)
         elif suffix in {".csv", ".tsv"}:
-            rows = csv.DictReader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ",")
-            drafts = _read_rows(((rows.line_num, row) for row in rows), problems)
+            drafts = _read_rows(
+                _csv_rows(text, "\t" if suffix == ".tsv" else ",", problems), problems
+            )
         elif suffix == ".jsonl":
             drafts = _read_rows(_json_lines(text, problems), problems)
         elif suffix == ".txt":
@@ -161,7 +167,7 @@ class Taxonomy:
 
     def _live_leaves(self, node: Node | None = None) -> Iterator[Node]:
         for child in self.children(node):
-            if child.children:
+            if self.children(child):
                 yield from self._live_leaves(child)
             else:
                 yield child
@@ -181,7 +187,7 @@ def _read_paths(text: str) -> list[_Draft]:
     drafts: dict[str, _Draft] = {}
     listed: set[str] = set()
     repeats: list[_Draft] = []
-    for line, raw in enumerate(text.splitlines(), 1):
+    for line, raw in enumerate(text.split("\n"), 1):
         path = _tidy(raw)
         if not path or path.startswith("#"):
             continue
@@ -196,8 +202,24 @@ def _read_paths(text: str) -> list[_Draft]:
     return [*drafts.values(), *repeats]
 
 
+def _csv_rows(
+    text: str, delimiter: str, problems: list[str]
+) -> Iterator[tuple[int, dict[Any, Any]]]:
+    csv.field_size_limit(64 * 1024 * 1024)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = rows.fieldnames or ()
+        problems += [
+            f"line 1: column {name!r} stands twice" for name in names if list(names).count(name) > 1
+        ]
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as exc:
+        problems.append(f"line {rows.line_num}: not CSV: {exc}")
+
+
 def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, raw in enumerate(text.splitlines(), 1):
+    for line, raw in enumerate(text.split("\n"), 1):
         if not raw.strip():
             continue
         try:
@@ -218,16 +240,20 @@ def _read_rows(rows: Iterable[tuple[int, Mapping[Any, Any]]], problems: list[str
     has come into being with their path as id.
     """
     table: list[tuple[int, dict[str, Any], tuple[str, ...]]] = []
+    unknown: dict[str, int] = {}
     for line, raw in rows:
         if None in raw:
             problems.append(f"line {line}: more cells than columns")
             continue
         row = {str(k).strip(): v for k, v in raw.items() if v not in (None, "", [])}
-        unknown = [k for k in row if k not in _ROW_KEYS and not k.startswith("name_")]
-        if unknown and not table:
-            problems.append(f"line {line}: unknown column {', '.join(map(repr, unknown))}")
+        unknown |= {
+            k: line
+            for k in row
+            if k not in _ROW_KEYS and not k.startswith("name_") and k not in unknown
+        }
         path = tuple(p for p in _SEPARATOR.split(_tidy(row.get("path", ""))) if p)
         table.append((line, row, path))
+    problems += [f"line {line}: unknown column {name!r}" for name, line in unknown.items()]
     id_of = {path: _tidy(row.get("id", "")) or _join(path) for _, row, path in table if path}
 
     drafts: list[_Draft] = []
@@ -242,8 +268,8 @@ def _read_rows(rows: Iterable[tuple[int, Mapping[Any, Any]]], problems: list[str
             parent = id_of[path[:-1]]
         name = _tidy(row.get("name", "")) or (path[-1] if path else "")
         synonyms = row.get("synonyms", ())
-        if isinstance(synonyms, str):
-            synonyms = synonyms.split("|")
+        if not isinstance(synonyms, list | tuple):
+            synonyms = str(synonyms).split("|")
         drafts.append(
             _Draft(
                 id=_tidy(row.get("id", "")) or _join(path) or name,
@@ -253,10 +279,17 @@ def _read_rows(rows: Iterable[tuple[int, Mapping[Any, Any]]], problems: list[str
                 description=_tidy(row.get("description", "")),
                 synonyms=tuple(s for s in map(_tidy, synonyms) if s),
                 names={k[5:]: _tidy(v) for k, v in row.items() if k.startswith("name_")},
-                deprecated=str(row.get("deprecated", "")).lower() in {"1", "true", "yes"},
+                deprecated=_flag(row.get("deprecated", ""), line, problems),
             )
         )
     return drafts
+
+
+def _flag(value: object, line: int, problems: list[str]) -> bool:
+    text = str(value).lower()
+    if text not in {"", "0", "1", "false", "true", "no", "yes"}:
+        problems.append(f"line {line}: deprecated: expected true or false, found {text!r}")
+    return text in {"1", "true", "yes"}
 
 
 def _join(path: tuple[str, ...]) -> str:
@@ -270,22 +303,18 @@ def _read_tree(
     import yaml
 
     if suffix == ".json":
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as exc:
-            raise BadTaxonomy(source, [f"line {exc.lineno}: not JSON: {exc.msg}"]) from exc
-        text = text.replace("\t", " ")  # JSON allows tabs between tokens, YAML does not
+        text = _yaml_of_json(text, source)
     loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         root = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 0
         raise BadTaxonomy(source, [f"line {line}: not YAML: {exc.problem}"]) from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, RecursionError) as exc:
         raise BadTaxonomy(source, [f"not YAML: {exc}"]) from exc
     about = ""
     if isinstance(root, yaml.MappingNode):
-        top = _mapping(root)
+        top = _mapping(root, problems)
         problems += [
             f"line {_line(top[key])}: unknown key {key!r}"
             for key in top
@@ -300,17 +329,40 @@ def _read_tree(
             hint="each label is a name, or {id, name, description, synonyms, children}",
         )
     drafts: list[_Draft] = []
-    _walk_tree(root, None, drafts, problems)
+    _walk_tree(root, None, drafts, problems, seen=set())
     return drafts, about
 
 
+def _yaml_of_json(text: str, source: str) -> str:
+    """Check that the text is JSON and return it as YAML, which tells lines.
+
+    YAML is JSON's superset but for tabs between tokens, escaped surrogate pairs and DEL.
+    """
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise BadTaxonomy(source, [f"line {exc.lineno}: not JSON: {exc.msg}"]) from exc
+    except RecursionError as exc:
+        raise BadTaxonomy(source, ["nested too deeply"]) from exc
+    text = text.replace("\t", " ").replace("\x7f", " ")
+    return _PAIR.sub(lambda m: m[1] + json.loads(f'"{m[2]}"'), text)
+
+
 def _walk_tree(
-    nodes: yaml.SequenceNode, parent: str | None, drafts: list[_Draft], problems: list[str]
+    nodes: yaml.SequenceNode,
+    parent: str | None,
+    drafts: list[_Draft],
+    problems: list[str],
+    seen: set[int],
 ) -> None:
     import yaml
 
     for node in nodes.value:
         line = _line(node)
+        if id(node) in seen:
+            problems.append(f"line {line}: YAML aliases are not followed")
+            return
+        seen.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             name = _tidy(node.value)
             drafts.append(_Draft(id=name, name=name, parent=parent, line=line))
@@ -318,7 +370,7 @@ def _walk_tree(
         if not isinstance(node, yaml.MappingNode):
             problems.append(f"line {line}: a label is a name or a mapping, not a list")
             continue
-        keys = _mapping(node)
+        keys = _mapping(node, problems)
         problems += [
             f"line {_line(keys[k])}: unknown key {k!r}" for k in keys if k not in _NODE_KEYS
         ]
@@ -329,24 +381,31 @@ def _walk_tree(
             parent=parent,
             line=line,
             description=_text(keys.get("description"), "description", problems),
-            deprecated=_text(keys.get("deprecated"), "deprecated", problems).lower() == "true",
+            deprecated=_flag(_text(keys.get("deprecated"), "deprecated", problems), line, problems),
         )
         draft.synonyms = tuple(_texts(keys.get("synonyms"), "synonyms", problems))
         names = keys.get("names")
         if isinstance(names, yaml.MappingNode):
-            draft.names = {k: _text(v, f"names.{k}", problems) for k, v in _mapping(names).items()}
+            draft.names = {
+                k: _text(v, f"names.{k}", problems) for k, v in _mapping(names, problems).items()
+            }
         elif names is not None:
             problems.append(f"line {_line(names)}: names: expected {{zh: ..., ...}}")
         drafts.append(draft)
         below = keys.get("children")
         if isinstance(below, yaml.SequenceNode):
-            _walk_tree(below, draft.id, drafts, problems)
+            _walk_tree(below, draft.id, drafts, problems, seen)
         elif below is not None:
             problems.append(f"line {_line(below)}: children: expected a list")
 
 
-def _mapping(node: yaml.MappingNode) -> dict[str, yaml.Node]:
-    return {str(key.value): value for key, value in node.value}
+def _mapping(node: yaml.MappingNode, problems: list[str]) -> dict[str, yaml.Node]:
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if str(key.value) in found:
+            problems.append(f"line {_line(key)}: key {key.value!r} stands twice")
+        found[str(key.value)] = value
+    return found
 
 
 def _line(node: yaml.Node) -> int:
@@ -394,6 +453,8 @@ def _build(drafts: list[_Draft], *, source: str, about: str, problems: list[str]
     paths: dict[tuple[str, ...], _Draft] = {}
     for draft in drafts:
         path = tuple(d.name for d in reversed(_chain(draft, first)))
+        if len(path) > DEEPEST:
+            raise BadTaxonomy(source, [f"{_at(draft)}more than {DEEPEST} levels"])
         if path in paths:
             twice = f"{_join(path)!r} stands twice (also line {paths[path].line})"
             problems.append(_at(draft) + twice)

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from llmcat import run
 from llmcat.errors import InputError
-from llmcat.readers import Columns, ItemReader, open_bytes
+from llmcat.readers import ItemReader, lines_of, open_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -98,8 +98,9 @@ def run_classify(config: RunConfig, *, command: Sequence[str], quiet: bool) -> i
         for line in closing(summary):
             print(line, file=sys.stderr)
     if summary.interrupted:
-        if out == "-":
-            print("interrupted; standard output cannot be resumed, use --out", file=sys.stderr)
+        if out == "-" or not summary.resumable:
+            print("interrupted; items from a pipe, or results into one, cannot be resumed: "
+                  "use --file and --out", file=sys.stderr)  # fmt: skip
         else:
             kept = [word for word in command if word != "--restart"]
             print("interrupted; this goes on:", file=sys.stderr)
@@ -206,21 +207,22 @@ def show(path: str, items: str | None, *, limit: int, decision: str | None) -> i
     """Print rows of a predictions file as a table, beside their titles if the items are given."""
     if not path.removesuffix(".gz").endswith(".jsonl"):
         raise InputError(f"{path}: only .jsonl predictions can be shown")
-    titles = ItemReader(columns=Columns()).read(items) if items else None
+    titles = ItemReader().read(items) if items else None
     shown: list[tuple[dict[str, Any], str]] = []
     total = 0
-    with open_bytes(path) as lines:
-        for line in lines:
+    with open_bytes(path) as raw:
+        for line in lines_of(raw):
             item = next(titles, None) if titles else None
             title = next(iter(item.fields.values()), "") if item else ""
             try:
                 row = orjson.loads(line)
                 fits = decision is None or row["decision"] == decision
-            except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+                total += 1
+                if fits and len(shown) < limit:
+                    _table([(row, title)])  # finds out whether it is a prediction
+                    shown.append((row, title))
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
                 raise InputError(f"{path}: line {total + 1} is not a prediction") from exc
-            total += 1
-            if fits and len(shown) < limit:
-                shown.append((row, title))
     Console().print(_table(shown))
     print(f"{len(shown)} of {total} rows")
     return 0

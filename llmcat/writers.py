@@ -97,7 +97,7 @@ def export(journal: Path, out: Path) -> None:
     draft = out.with_name(f"{out.name}.part")
     try:
         with draft.open("wb") as raw:
-            packed = gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) if out.suffix == ".gz" else raw
+            packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if out.suffix == ".gz" else raw
             if suffix == ".jsonl":
                 for row in rows_in(journal):
                     packed.write(orjson.dumps(row) + b"\n")

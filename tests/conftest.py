@@ -110,7 +110,7 @@ def serve(model: Path, log: Path, *extra: str) -> Iterator[str]:
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2):
+        with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
             return True
     except OSError:
         return False
@@ -130,7 +130,8 @@ class Proxy:
         self.tamper: Tamper | None = None
         self.bodies: list[dict[str, Any]] = []
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
         self._run(self._start())
 
     def _run(self, work: Any) -> Any:
@@ -168,6 +169,8 @@ class Proxy:
 
         self._run(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_every_prompt_shows_menu_then_item(ref: str) -> None:
     needs = prompts.load(ref).front.needs
     made = task(ref, POOL if "examples" in needs else None)
     menu = made.plan.first_menus()[0]
-    ask, _ = made.ask(item(title="red zorvik"), menu)
+    ask = made.ask(*made.fit(item(title="red zorvik")), menu)
     system = ask.messages[0]["content"]
     for code, node in zip(menu.codes, menu.nodes, strict=False):
         name = node.names["zh"] if ref.split("@", maxsplit=1)[0].endswith("zh") else node.name
@@ -66,7 +66,7 @@ def test_the_shared_part_is_shared() -> None:
     """Two items with one menu have the same prefix, byte for byte."""
     made = task("few-shot.en", POOL)
     menu = made.plan.first_menus()[0]
-    one, two = (made.ask(item(title=t), menu)[0] for t in ("a", "b"))
+    one, two = (made.ask(*made.fit(item(title=t)), menu) for t in ("a", "b"))
     assert one.prefix is two.prefix
     assert one.tail != two.tail
 
@@ -78,7 +78,7 @@ def test_the_shared_part_is_shared() -> None:
 def test_item_text_is_not_a_template(text: str) -> None:
     """It arrives in the prompt as it stands."""
     made = task()
-    ask, _ = made.ask(item(title=text), made.plan.first_menus()[0])
+    ask = made.ask(*made.fit(item(title=text)), made.plan.first_menus()[0])
     assert f"Title: {text}" in ask.messages[-1]["content"]
 
 
@@ -180,7 +180,8 @@ def test_examples_descend_with_the_menu() -> None:
 def test_text_over_the_room_is_cut_and_noted() -> None:
     """The item keeps its beginning, the message fits the room in bytes, the note says so."""
     made = task(room=200)
-    ask, noted = made.ask(item(title="short", description="长" * 500), made.plan.first_menus()[0])
+    noted, user = made.fit(item(title="short", description="长" * 500))
+    ask = made.ask(noted, user, made.plan.first_menus()[0])
     assert noted.note == "text cut to fit"
     assert len(ask.tail[-1]["content"].encode()) <= 200
     assert "Title: short" in ask.tail[-1]["content"]

@@ -2,8 +2,9 @@
 
 One verb. Answers come in any order, one per ask, each carrying its ask. What concerns one ask
 (refused, timed out, too long) is an `Answer` with an error; what concerns the run (the server
-is gone, the constraint is ignored) is raised. An engine that collects asks must go on with what
-it has when no more come: the loop holds only so many items. What an engine cannot do it refuses aloud.
+is gone, the constraint is ignored) is raised. What an engine cannot do it refuses aloud. An
+engine that collects asks must go on with what it has when no more come: the loop holds only so
+many items.
 """
 
 from __future__ import annotations
@@ -153,6 +154,9 @@ def open_engine(
             values: dict[str, Any] = {key: kinds[key](value) for key, value in options.items()}
         except ValueError as exc:
             raise BadConfig(f"engine option: {exc}") from exc
+        for key, value in values.items():
+            if not 0 <= value < 1e6 or (key == "mass" and not 0 < value <= 1):  # noqa: PLR2004
+                raise BadConfig(f"engine option {key}={value} is out of range")
         return FakeEngine(concurrency=concurrency, **values)
     if name == "vllm_http":
         from llmcat.engines.vllm_http import VllmHttp

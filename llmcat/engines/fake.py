@@ -75,7 +75,8 @@ class FakeEngine:
 
     def _one(self, ask: Ask) -> Answer:
         logits = self._logits(ask)
-        log_total = math.log(math.fsum(math.exp(x) for x in logits))
+        top = max(logits)
+        log_total = top + math.log(math.fsum(math.exp(x - top) for x in logits))
         masked = ask.constraint == "outlines"
         shift = 0.0 if masked else math.log(self.mass)
         tokens = sum(len(m["content"]) for m in ask.messages) // 4

@@ -30,10 +30,12 @@ from tenacity import (
     stop_after_delay,
     wait_random_exponential,
 )
+from yarl import URL
 
 from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
 from llmcat.engines import Capabilities, Served, in_flight
 from llmcat.errors import (
+    BadConfig,
     ConstraintIgnored,
     EngineBusy,
     EngineDown,
@@ -56,6 +58,8 @@ NEVER = -9000.0
 """vLLM writes -9999 for a masked token's log-probability."""
 _TOLERANCE = 0.35
 """How far (in nats) two readings of one distribution may differ: bf16 heads step by 0.125."""
+ROUNDING = 1e-3
+"""How far above 0 rounding may lift a log-probability."""
 _PREFIXES = 512
 _CHAT = "/v1/chat/completions"
 _NO_THINKING = {"enable_thinking": False}
@@ -98,6 +102,14 @@ class VllmHttp:
         self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
+        try:
+            url = URL(self.base_url)
+            usable = url.scheme in {"http", "https"} and bool(url.host) and bool(url.port)
+        except ValueError:
+            usable = False
+        if not usable or not (self.api_key.isascii() and self.api_key.isprintable()):
+            what = "LLMCAT_API_KEY" if usable else f"the address {self.base_url!r}"
+            raise BadConfig(f"{what} cannot be used", hint="e.g. --base-url http://localhost:8000")
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -106,13 +118,18 @@ class VllmHttp:
 
         Raises `EngineDown`, `EngineRefused`, `EngineUnsupported` or `ConstraintIgnored`.
         """
-        card = await self._find_model()
-        version = await self._version()
-        alphabet = await self._find_codes()
-        mass = await self.canary(alphabet)
-        context = int(card.get("max_model_len") or 0)
-        if not context:
-            context = int((await self._tokenize({"prompt": "a"}))["max_model_len"])
+        try:
+            card = await self._find_model()
+            version = await self._version()
+            alphabet = await self._find_codes()
+            mass = await self.canary(alphabet)
+            context = int(card.get("max_model_len") or 0)
+            if not context:
+                context = int((await self._tokenize({"prompt": "a"}))["max_model_len"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
+            raise EngineUnsupported(
+                f"{self.base_url} does not answer as vLLM does: {type(exc).__name__}: {exc}"
+            ) from exc
         return Served(
             engine=self.name,
             model=self.model,
@@ -126,7 +143,8 @@ class VllmHttp:
     async def health(self) -> bool:
         """Tell whether the server says it is well."""
         try:
-            async with self._client.get("/health", timeout=aiohttp.ClientTimeout(5)) as reply:
+            url, limit = f"{self.base_url}/health", aiohttp.ClientTimeout(5)
+            async with self._client.get(url, timeout=limit) as reply:
                 return reply.status == 200  # noqa: PLR2004
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
@@ -134,6 +152,8 @@ class VllmHttp:
     async def _find_model(self) -> dict[str, Any]:
         cards = (await self._json("GET", "/v1/models")).get("data", [])
         names = [str(card["id"]) for card in cards]
+        if not names:
+            raise EngineUnsupported(f"{self.base_url} serves no model")
         if not self.model and len(names) == 1:
             self.model = names[0]
         if self.model not in names:
@@ -149,7 +169,7 @@ class VllmHttp:
     async def _version(self) -> str:
         try:
             return str((await self._json("GET", "/version")).get("version", "unknown"))
-        except EngineRefused:
+        except (EngineRefused, EngineBusy):  # nothing depends on it
             return "unknown"
 
     async def _find_codes(self) -> tuple[str, ...]:
@@ -200,7 +220,7 @@ class VllmHttp:
             if len(found) >= wanted:
                 break
         self._token_of = dict(list(found.items())[:wanted])
-        if len(self._token_of) < 5:  # noqa: PLR2004  the canary needs four and one outside
+        if len(self._token_of) < 7:  # noqa: PLR2004  the canary needs six and one outside
             raise EngineUnsupported(
                 f"only {len(self._token_of)} codes are a single token in this model",
                 hint="llmcat reads answers as one token",
@@ -212,13 +232,14 @@ class VllmHttp:
 
         Two nonsense labels are asked for twice, with different codes each time: a server
         that ignores a constraint gives the same answer to both, so one of them is outside.
+        Where the alphabet has a code that begins another, the second time has such a pair.
         Under the grammar a code outside it must have no probability and the rest must sum to
         one; without it, the same odds must come back unmasked.
         """
         item = Item(row=0, id="canary", fields={"title": "zorvik"})
         nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("zorvik", "plimbo"))
         masses: list[float] = []
-        for codes in (tuple(alphabet[:3]), tuple(alphabet[2:5])):
+        for codes in _canary_codes(alphabet):
             menu = Menu(nodes=nodes, codes=codes)
             lines = "\n".join(f"{c}. {n.name}" for c, n in zip(codes, nodes, strict=False))
             text = f"Categories:\n{lines}\n{menu.exit}. None of these\n\nTitle: zorvik\n\nCode:"
@@ -397,8 +418,16 @@ class VllmHttp:
             text = reply["choices"][0]["message"].get("content")
             raise ConstraintIgnored(
                 f"{self.base_url} answered {text!r}, which is not on the menu",
-                hint="the server ignores the constraint: is it vLLM 0.12 or newer? "
+                hint="the server ignores the constraint: is it vLLM 0.26 or newer? "
                 "does it run with a --reasoning-parser? see `llmcat doctor`",
+            )
+        never = [
+            code for code, id_ in zip(menu.codes, ids, strict=True) if found.get(id_, 0) < NEVER
+        ]
+        if never:
+            raise ConstraintIgnored(
+                f"{self.base_url} forbids {', '.join(never[:5])}, which the menu offers",
+                hint="its grammar is not the one that was sent; --constraint tokens does without",
             )
         missing = [code for code, id_ in zip(menu.codes, ids, strict=True) if id_ not in found]
         if missing:
@@ -406,15 +435,7 @@ class VllmHttp:
                 f"{self.base_url} gave no log-probability for {', '.join(missing[:5])}",
                 hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
             )
-        used = reply.get("usage") or {}
-        return (
-            tuple(found[id_] for id_ in ids),
-            Usage(
-                prompt=used.get("prompt_tokens") or 0,
-                cached=(used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-                generated=used.get("completion_tokens") or 0,
-            ),
-        )
+        return tuple(found[id_] for id_ in ids), _usage(reply)
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         return await self._json("POST", "/tokenize", {"model": self.model, **body})
@@ -429,7 +450,8 @@ class VllmHttp:
         if body is not None and not isinstance(body, bytes):
             body = orjson.dumps(body)
         try:
-            async with self._client.request(method, path, data=body) as reply:
+            url = self.base_url + path
+            async with self._client.request(method, url, data=body) as reply:
                 raw = await reply.read()
                 if reply.status != 200:  # noqa: PLR2004
                     raise self._refusal(reply, raw, path)
@@ -469,7 +491,6 @@ class VllmHttp:
             if self.api_key:
                 headers["Authorization"] = f"Bearer {self.api_key}"
             self._session = aiohttp.ClientSession(
-                self.base_url,
                 headers=headers,
                 connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
@@ -483,16 +504,38 @@ class VllmHttp:
             self._session = None
 
 
+def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return two menus' codes without a code in common, the second with a prefix if there is one."""
+    rest = alphabet[3:]
+    pairs = [(a, b) for a in rest for b in rest if a != b and b.startswith(a)]
+    pair = pairs[0] if pairs else tuple(rest[:2])
+    third = next(code for code in rest if code not in pair)
+    return [tuple(alphabet[:3]), (*pair, third)]
+
+
 def _distribution(reply: dict[str, Any]) -> dict[int, float]:
     """Return token id to log-probability where the answer begins; the generated token first."""
     try:
         first = reply["choices"][0]["logprobs"]["content"][0]
-        return {_token(e): float(e["logprob"]) for e in (first, *first["top_logprobs"])}
+        found = {_token(e): float(e["logprob"]) for e in (first, *first["top_logprobs"])}
+        if not all(-math.inf < value <= ROUNDING for value in found.values()):
+            raise ValueError("not a log-probability")
+        return found
     except (KeyError, IndexError, TypeError, ValueError) as exc:
         raise EngineBusy(
             "the reply carries no log-probabilities",
             hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
         ) from exc
+
+
+def _usage(reply: dict[str, Any]) -> Usage:
+    """Return the tokens used; what the server does not say counts as none."""
+    used = reply.get("usage")
+    if not isinstance(used, dict):
+        return Usage()
+    details = used.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return Usage(used.get("prompt_tokens") or 0, cached or 0, used.get("completion_tokens") or 0)
 
 
 def _token(entry: dict[str, Any]) -> int:
