@@ -11,7 +11,6 @@ Works in a notebook: the loop runs in a thread of its own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +69,7 @@ class Classifier:
         self._engine = engine
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._memory = PlainMemory()
 
     @property
@@ -154,7 +154,10 @@ class Classifier:
     def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="llmcat", daemon=True).start()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="llmcat", daemon=True
+            )
+            self._thread.start()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -164,13 +167,15 @@ class Classifier:
 
     def close(self) -> None:
         """Close the engine and the loop's thread. The classifier can be used again after it."""
-        loop, session = self._loop, self._session
-        self._loop = self._session = None
-        if loop is None:
+        loop, thread, session = self._loop, self._thread, self._session
+        self._loop = self._thread = self._session = None
+        if loop is None or thread is None:
             return
         if session is not None:
             asyncio.run_coroutine_threadsafe(session.engine.close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager to close the engine at the end."""
@@ -179,11 +184,6 @@ class Classifier:
     def __exit__(self, *exc: object) -> None:
         """Close the engine."""
         self.close()
-
-    def __del__(self) -> None:
-        """Close what was forgotten."""
-        with contextlib.suppress(Exception):
-            self.close()
 
 
 def _values(items: Items, columns: Columns) -> tuple[list[Any], Columns]:

@@ -101,6 +101,7 @@ async def classify(
     source = _Patient(items, wake) if slow else _Source(items)
     loop = _Loop(source, wake, task, memory, tally, window, stop or asyncio.Event())
     pump = asyncio.create_task(loop.pump(engine))
+    waker = asyncio.create_task(loop.wake_on_stop())
     try:
         while (got := await loop.out.get()) is not None:
             if isinstance(got, BaseException):
@@ -109,7 +110,8 @@ async def classify(
             yield got
     finally:
         pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
+        waker.cancel()
+        await asyncio.gather(pump, waker, return_exceptions=True)
 
 
 class _Source:
@@ -206,6 +208,11 @@ class _Loop:
             self.out.put_nowait(self.source.broken)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             self.out.put_nowait(exc)
+
+    async def wake_on_stop(self) -> None:
+        """Let the feed see that it is to stop, also while it waits."""
+        await self.stop.wait()
+        self.wake.set()
 
     async def feed(self) -> AsyncIterator[Ask]:
         """Yield asks: what goes on before what begins, and no more than the window holds."""

@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import math
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -183,7 +182,8 @@ def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for reading, `-` for standard input, gzip by content. Raises `InputError`."""
     with ExitStack() as stack:
         if path == "-":
-            raw = cast("io.BufferedReader", sys.stdin.buffer)
+            # An own reader: a thread may be left waiting in it when the program ends.
+            raw = stack.enter_context(open(0, "rb", closefd=False))
         else:
             try:
                 raw = stack.enter_context(Path(path).open("rb"))

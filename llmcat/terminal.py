@@ -214,15 +214,15 @@ def show(path: str, items: str | None, *, limit: int, decision: str | None) -> i
         for line in lines_of(raw):
             item = next(titles, None) if titles else None
             title = next(iter(item.fields.values()), "") if item else ""
+            total += 1
             try:
                 row = orjson.loads(line)
                 fits = decision is None or row["decision"] == decision
-                total += 1
                 if fits and len(shown) < limit:
                     _table([(row, title)])  # finds out whether it is a prediction
                     shown.append((row, title))
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
-                raise InputError(f"{path}: line {total + 1} is not a prediction") from exc
+                raise InputError(f"{path}: line {total} is not a prediction") from exc
     Console().print(_table(shown))
     print(f"{len(shown)} of {total} rows")
     return 0

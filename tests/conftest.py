@@ -166,6 +166,10 @@ class Proxy:
         async def end() -> None:
             await self.runner.cleanup()
             await self.client.close()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
         self._run(end())
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -153,7 +153,7 @@ def test_a_descent_multiplies_down_the_path() -> None:
 
 def test_the_exit_means_different_things() -> None:
     """At the top it answers none, at an inner node that node."""
-    end, asks = drive(tree(), lambda n: 0.0, 1.0)
+    end, asks = drive(tree(), lambda _: 0.0, 1.0)
     assert (end.label, asks) == (NONE, 1)
     end, asks = drive(tree(), lambda n: 2.0 * (n.name in {"B", "Bb"}), 1.0)
     assert (end.label, asks) == ("B > Bb", 3)
@@ -168,7 +168,7 @@ def test_a_tournament_finds_the_best_of_any_number(count: int, asks: int) -> Non
     for best in (0, count // 2, count - 1):
         end, used = drive(plan, lambda n, b=best: 5.0 * (n.id == f"l{b}") + 0.001, 0.0)  # type: ignore[misc]
         assert (end.label, end.kind, used) == (f"l{best}", "top", asks)
-    end, used = drive(plan, lambda n: 0.0, 1.0)
+    end, used = drive(plan, lambda _: 0.0, 1.0)
     assert end.label == NONE
 
 

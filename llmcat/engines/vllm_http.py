@@ -54,6 +54,10 @@ __all__ = ["VllmHttp"]
 Reading = tuple[tuple[float, ...], Usage]
 """The menu's log-probabilities in menu order, and the tokens used."""
 
+SERVE_IT = (
+    "the server does not keep to the constraint; start it as `llmcat serve model --print` shows: "
+    "vLLM 0.26 or newer, --structured-outputs-config with backend outlines, no --reasoning-parser"
+)
 NEVER = -9000.0
 """vLLM writes -9999 for a masked token's log-probability."""
 _TOLERANCE = 0.35
@@ -256,8 +260,7 @@ class VllmHttp:
                 if constraint == "outlines" and seen > NEVER:
                     raise ConstraintIgnored(
                         f"{self.base_url} does not apply the grammar to the first token",
-                        hint="start it as `llmcat serve model --print` shows: vLLM 0.26 or newer, "
-                        "--structured-outputs-config with backend outlines, no --reasoning-parser",
+                        hint=SERVE_IT,
                     )
             masses.append(sum(map(math.exp, logs["tokens"])))
             total = sum(map(math.exp, logs["outlines"]))
@@ -418,8 +421,7 @@ class VllmHttp:
             text = reply["choices"][0]["message"].get("content")
             raise ConstraintIgnored(
                 f"{self.base_url} answered {text!r}, which is not on the menu",
-                hint="the server ignores the constraint: is it vLLM 0.26 or newer? "
-                "does it run with a --reasoning-parser? see `llmcat doctor`",
+                hint=SERVE_IT,
             )
         never = [
             code for code, id_ in zip(menu.codes, ids, strict=True) if found.get(id_, 0) < NEVER
@@ -505,7 +507,7 @@ class VllmHttp:
 
 
 def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return two menus' codes without a code in common, the second with a prefix if there is one."""
+    """Return the codes of two menus that share none; in the second, one begins another."""
     rest = alphabet[3:]
     pairs = [(a, b) for a in rest for b in rest if a != b and b.startswith(a)]
     pair = pairs[0] if pairs else tuple(rest[:2])
@@ -518,14 +520,14 @@ def _distribution(reply: dict[str, Any]) -> dict[int, float]:
     try:
         first = reply["choices"][0]["logprobs"]["content"][0]
         found = {_token(e): float(e["logprob"]) for e in (first, *first["top_logprobs"])}
-        if not all(-math.inf < value <= ROUNDING for value in found.values()):
-            raise ValueError("not a log-probability")
-        return found
     except (KeyError, IndexError, TypeError, ValueError) as exc:
         raise EngineBusy(
             "the reply carries no log-probabilities",
             hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
         ) from exc
+    if not all(-math.inf < value <= ROUNDING for value in found.values()):
+        raise EngineBusy("the reply's log-probabilities are none")
+    return found
 
 
 def _usage(reply: dict[str, Any]) -> Usage:
