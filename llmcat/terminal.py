@@ -165,7 +165,7 @@ def closing(summary: Summary) -> list[str]:
     parts.append(f"{used.prompt:,} + {used.generated:,} tokens")
     if summary.cost is not None:
         parts.append(f"cost {summary.cost:,.4f}")
-    lines = [f"{summary.rows:,} rows: " + ", ".join(parts)]
+    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts)]
     cleaned = ", ".join(f"{step} {n:,}" for step, n in summary.cleaned.items() if n)
     if cleaned:
         lines.append(f"cleaned: {cleaned}")
@@ -178,7 +178,7 @@ def closing(summary: Summary) -> list[str]:
     if tally.mass is not None:
         low = ": the model wants to say something else; try another prompt or model"
         lines.append(
-            f"label mass {tally.mass:.3g} (mean of {tally.mass_count:,} asks)"
+            f"label mass {tally.mass:.3g}, the mean of {tally.mass_count:,} sampled"
             + (low if tally.mass < LOW_MASS else "")
         )
     lines += [f"error: {n:,} x {reason}" for reason, n in summary.errors.most_common(5)]

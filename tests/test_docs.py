@@ -1,0 +1,154 @@
+"""The documentation is true: its commands run, its code runs, its help texts are the real ones.
+
+`python tests/test_docs.py` writes docs/cli.md anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from llmcat.cli import COMMANDS, GROUPS
+from llmcat.config import RunConfig
+from llmcat.taxonomy import Taxonomy
+
+README = (ROOT / "README.md").read_text("utf-8")
+PAGE = ROOT / "docs" / "cli.md"
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [body for found, body in fenced if re.fullmatch(language, found)]
+
+
+def help_of(command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "llmcat.cli", *([command] if command else []), "--help"],
+        capture_output=True, text=True, check=True, env=environment,
+    ).stdout  # fmt: skip
+
+
+def page() -> str:
+    """docs/cli.md as it should be."""
+    parts = [
+        "# Commands and settings\n",
+        "Every setting is a flag, an environment variable and a key of `llmcat.toml` in the",
+        "current folder; flags win over the environment, the environment over the file. The key of",
+        "a model server stands in `LLMCAT_API_KEY` only. `LLMCAT_TRACEBACK=1` shows where an error",
+        "comes from.\n",
+        "| flag | environment | key | default | |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (name for group in GROUPS.values() for name in group):
+        field = RunConfig.model_fields[name]
+        default = "" if field.default in ("", False) else f"`{field.default}`"
+        parts.append(
+            f"| `--{name.replace('_', '-')}` | `LLMCAT_{name.upper()}` | `{name}` | {default} "
+            f"| {str(field.description).replace('|', '/')} |"
+        )
+    for command in ("", *COMMANDS):
+        parts += [f"\n## `llmcat {command}`".rstrip("` ") + "`\n", "```text"]
+        parts += [help_of(command).rstrip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def test_the_help_texts_in_the_docs() -> None:
+    """docs/cli.md says what `--help` says. Python 3.13 prints short flags in another place."""
+
+    def words(text: str) -> set[str]:
+        return {word.strip(",") for word in text.split()}
+
+    assert words(PAGE.read_text("utf-8")) == words(page())
+
+
+def test_every_setting_is_a_flag_and_documented() -> None:
+    """No setting is forgotten in the groups of flags; only the secret has none."""
+    assert {n for group in GROUPS.values() for n in group} == set(RunConfig.model_fields) - {
+        "api_key"
+    }
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """Every llmcat command line in README and docs parses: its command and flags are known."""
+    seen = 0
+    for path in DOCS:
+        for block in blocks(path.read_text("utf-8"), "(?:sh|console)"):
+            for line in block.splitlines():
+                for found in re.findall(r"(?:^|\| |\$ )(llmcat [^|#>]*)", line):
+                    words = shlex.split(found)
+                    known = help_of(words[1])
+                    flags = [w for w in words[2:] if w.startswith("--") and w != "--"]
+                    assert all(flag in known for flag in flags), found
+                    seen += 1
+    assert seen >= 6
+
+
+def test_the_first_command_of_the_readme_prints_what_it_says(tmp_path: Path) -> None:
+    """Speed aside."""
+    block = blocks(README, "console")[0]
+    command, expected = block.split("\n", 1)
+    command = command.removeprefix("$ ").replace("llmcat", f"{sys.executable} -m llmcat.cli")
+    ran = subprocess.run(["bash", "-c", f"{command} 2>&1 >out; cat out"], capture_output=True,
+                         text=True, check=True, cwd=tmp_path)  # fmt: skip
+
+    def lines(text: str) -> list[str]:
+        return sorted(re.sub(r"[\d,]+ items/s", "N items/s", text).splitlines())
+
+    assert lines(ran.stdout) == lines(expected)
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    """And its comments tell the truth."""
+    (code,) = blocks(README, "python")
+    values: dict[str, object] = {}
+    exec(code, values)  # noqa: S102
+    clf = values["clf"]
+    try:
+        assert repr(clf.predict(["red running shoes"])) == "array(['shoes'], dtype='<U5')"  # type: ignore[attr-defined]
+    finally:
+        clf.close()  # type: ignore[attr-defined]
+
+
+def test_the_yaml_and_the_prompt_of_the_docs_load(tmp_path: Path) -> None:
+    """What the docs show can be copied."""
+    (yaml,) = blocks((ROOT / "docs" / "taxonomy.md").read_text("utf-8"), "yaml")
+    assert [n.id for n in Taxonomy.parse(yaml, suffix=".yaml").leaves] == [
+        "shoes", "Underwear", "Books"]  # fmt: skip
+    (jinja,) = blocks((ROOT / "docs" / "prompts.md").read_text("utf-8"), "jinja")
+    (tmp_path / "mine.jinja").write_text(jinja)
+    ran = subprocess.run(
+        [sys.executable, "-m", "llmcat.cli", "classify", "--labels", "cats,dogs",
+         "--engine", "fake", "--prompt", "./mine.jinja"],
+        input="cats", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert '"label":"cats"' in ran.stdout
+
+
+def test_the_tree_of_the_readme_names_every_module() -> None:
+    """So the next person sees the architecture."""
+    tree = next(b for b in blocks(README, "") if b.startswith("llmcat/"))
+    modules = {p.name for p in (ROOT / "llmcat").glob("*.py")} - {"__init__.py"}
+    assert modules == set(re.findall(r"\b\w+\.py\b", tree))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """Every relative link is a file or folder of the repository."""
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text("utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
+    print(f"wrote {PAGE}")  # noqa: T201
