@@ -165,7 +165,7 @@ def _add_settings(
                 options["choices"] = [c for c in choices if c]
             else:
                 options["metavar"] = name.upper().split("_")[-1]
-            if field.default not in ("", (), False):
+            if field.default is not False and field.default != "":
                 options["help"] += f" (default: {field.default})"
             group.add_argument(*flags, **options)
 

@@ -262,7 +262,7 @@ def _why(line: bytes, exc: orjson.JSONDecodeError) -> str:
 def _txt(raw: BinaryIO) -> Iterator[Row]:
     for line in lines_of(raw):
         try:
-            text = line.decode()
+            text = line.decode().rstrip("\r\n")
         except UnicodeDecodeError as exc:
             yield None, f"not UTF-8 at byte {exc.start}"
             continue

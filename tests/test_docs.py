@@ -50,7 +50,7 @@ def page() -> str:
     ]
     for name in (name for group in GROUPS.values() for name in group):
         field = RunConfig.model_fields[name]
-        default = "" if field.default in ("", False) else f"`{field.default}`"
+        default = "" if field.default is False or field.default == "" else f"`{field.default}`"
         parts.append(
             f"| `--{name.replace('_', '-')}` | `LLMCAT_{name.upper()}` | `{name}` | {default} "
             f"| {str(field.description).replace('|', '/')} |"
