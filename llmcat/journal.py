@@ -82,6 +82,8 @@ class Journal:
                         f"{file} exists and is not the output of a run",
                         hint="choose another --out, or remove the file",
                     )
+        elif previous["status"] != "done" and not self.path.stat().st_size:
+            previous = None  # it ended before its first row: there is nothing to go on with
         elif restart:
             self._file.truncate(0)
             if self.path != self.out:

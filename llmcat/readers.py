@@ -28,7 +28,7 @@ from llmcat.errors import BadConfig, InputError
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 __all__ = ["Columns", "ItemReader", "count_rows", "to_items"]
 
@@ -69,7 +69,7 @@ class ItemReader:
     limit: int = 20_000
     counts: Counter[str] = field(default_factory=Counter)
 
-    def read(self, path: str | Path, *, fmt: Format | None = None) -> Iterator[Item]:
+    def read(self, path: str | Path, *, fmt: Format | None = None) -> Generator[Item, None, None]:
         """Yield the items of a file, or of standard input for `-`.
 
         Raises `InputError` if the file cannot be opened, has no rows or breaks off, and

@@ -10,6 +10,7 @@ import hashlib
 import platform
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -115,6 +116,10 @@ async def classify_file(
     read = (config.file, config.taxonomy, config.examples, config.prompt)
     check_writable(config.out, [name for name in read if name != "-"])
     sha, lines = fingerprint(config.file)
+    if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
+        reader = ItemReader(columns=columns_of(config))
+        with closing(reader.read(config.file, fmt=config.input_format or None)) as items:
+            next(items)
     stop = stop or asyncio.Event()
     session = await unless(stop, Session.open(config))
     try:

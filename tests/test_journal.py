@@ -132,7 +132,7 @@ def test_a_finished_run_is_left_alone(items: Path, tmp_path: Path, llmcat: Cli) 
         (("--constraint", "tokens"), "constraint"),
         (("--about", "things"), "about"),
         (("--limit", "10"), "limit"),
-        (("--text", "id"), "columns"),
+        (("--text", "title"), "columns"),
         (("--menu-size", "5"), "menu_size"),
     ],
 )
@@ -154,6 +154,23 @@ def test_another_setting_is_refused_by_name(
     ran = llmcat(*base)
     assert ran.code == 2
     assert "input: " in ran.err
+
+
+def test_a_run_without_a_row_binds_nobody(tmp_path: Path, llmcat: Cli) -> None:
+    """After a first try with a wrong column, the right one just works."""
+    (tmp_path / "i.csv").write_text("sku,product\n1,red shoes\n")
+    flags = ("classify", "--file", "i.csv", *FAKE)
+    ran = llmcat(*flags)
+    assert (ran.code, "its columns: sku, product" in ran.err) == (2, True)
+    assert not (tmp_path / "i.predictions.jsonl").exists()
+    ran = llmcat(*flags, "--text", "product", "--id", "sku")
+    assert ran.code == 0
+    out = tmp_path / "i.predictions.jsonl"
+    assert read_rows(out)[0]["id"] == "1"
+    out.write_text("")
+    record = Path(f"{out}.run.json")
+    record.write_text(record.read_text().replace('"done"', '"failed"'))
+    assert llmcat(*flags, "--text", "product").code == 0
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, llmcat: Cli) -> None:
