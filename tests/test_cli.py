@@ -379,7 +379,7 @@ def test_doctor_on_a_good_server(llmcat: Cli, server: str) -> None:
     ran = llmcat("doctor", "--base-url", server)
     assert ran.code == 1
     for found in ("vllm_http", "is well", "both honoured", "128 codes are one token each",
-                  "4,096 tokens", "label mass", "came from the cache"):  # fmt: skip
+                  "4,096 tokens", "label mass", "for new items, blocks of 32 tokens"):  # fmt: skip
         assert found in ran.out
     assert ran.out.count("warn") == 1
     assert "is it an instruct model?" in ran.out

@@ -86,7 +86,7 @@ def test_csv_with_ids_and_parents() -> None:
         (".yaml", "x: 1", ["expected a list of labels"]),
         (".yaml", "- a\n- none\n", ["line 2: 'none' is reserved"]),
         (".yaml", "- {id: 1, name: A}\n- {id: 2, name: A}\n", ["line 2: 'A' stands twice"]),
-        (".json", '["a",\n "b",\n]', ["line 3: not JSON"]),
+        (".json", '["a",\n "b"\n "c"]', ["line 3: not JSON"]),
         (".jsonl", '{"name": "a"}\nnope\n{"name": "b"}\n', ["line 2: not JSON"]),
         (".csv", "id,name,parent\n1,A,9\n2,B,\n", ["line 2: '1' has unknown parent '9'"]),
         (".csv", "id,name,parent\n1,A,2\n2,B,1\n", ["cycle"]),

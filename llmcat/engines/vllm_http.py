@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import OrderedDict
 from contextlib import aclosing
@@ -64,6 +65,7 @@ _TOLERANCE = 0.35
 """How far (in nats) two readings of one distribution may differ: bf16 heads step by 0.125."""
 ROUNDING = 1e-3
 """How far above 0 rounding may lift a log-probability."""
+_BLOCK_SIZE = re.compile(r'cache_config_info\{[^}]*\bblock_size="(\d+)"')
 _PREFIXES = 512
 _CHAT = "/v1/chat/completions"
 _NO_THINKING = {"enable_thinking": False}
@@ -152,6 +154,15 @@ class VllmHttp:
                 return reply.status == 200  # noqa: PLR2004
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
+
+    async def block_size(self) -> int | None:
+        """Return how many tokens a block of the prefix cache holds, None if nothing says so."""
+        try:
+            async with self._client.get(f"{self.base_url}/metrics") as reply:
+                found = _BLOCK_SIZE.search(await reply.text())
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        return int(found[1]) if found else None
 
     async def _find_model(self) -> dict[str, Any]:
         cards = (await self._json("GET", "/v1/models")).get("data", [])
