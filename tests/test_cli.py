@@ -322,19 +322,27 @@ def test_preview_shows_and_writes_nothing(llmcat: Cli, server: str, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("prompt", ["few-shot.zh", "definitions.en"])
-def test_other_prompts_and_a_context_too_small(
-    llmcat: Cli, server: str, prompt: str, tmp_path: Path
-) -> None:
-    """A menu that does not fit is refused before anything is asked, with what to do."""
-    few = ("--examples", EXAMPLES / "pool.jsonl", "--shots", "4") if "few" in prompt else ()
-    ran = llmcat("classify", *SHOP, "--base-url", server, "--prompt", prompt, *few, "--limit", "4")
-    if ran.code:  # the tiny model's tokenizer spends a token per byte of Chinese and more
-        assert ran.code == 2
-        assert "no room for the item" in ran.err
-        assert "--max-model-len" in ran.err
-    else:
-        assert len(read_rows(tmp_path / "items.predictions.jsonl")) == 4
+def test_few_shot_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> None:
+    """Fixed examples travel with the prefix, nearest ones with the item."""
+    few = ("--prompt", "few-shot", "--examples", EXAMPLES / "pool.jsonl", "--shots", "4")
+    for select in ("fixed", "nearest"):
+        ran = llmcat("classify", *SHOP, "--base-url", server, *few, "--select", select,
+                     "--limit", "6", "--out", f"{select}.jsonl")  # fmt: skip
+        assert ran.code == 0, ran.err
+    one, two = (read_rows(tmp_path / f"{select}.jsonl") for select in ("fixed", "nearest"))
+    assert [r["confidence"] for r in one] != [r["confidence"] for r in two]
+
+
+def test_a_context_too_small_for_the_menu(llmcat: Cli, server: str, tmp_path: Path) -> None:
+    """Refused before anything is asked, with what to do; nothing is left behind.
+
+    The tiny model's tokenizer spends about a token per byte of Chinese.
+    """
+    ran = llmcat("classify", *SHOP, "--base-url", server, "--prompt", "definitions.zh")
+    assert ran.code == 2
+    assert "no room for the item" in ran.err
+    assert "--max-model-len" in ran.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_labels_than_a_menu_holds(llmcat: Cli, server: str, tmp_path: Path) -> None:
