@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
-from llmcat.errors import BadItem, LlmcatError
+from llmcat.errors import BadItem, InputError, LlmcatError
 from llmcat.records import Answer, Ask, Item, Menu, Message, Scores, Usage, Verdict
 from llmcat.shortlist import walk
 
@@ -165,6 +165,8 @@ class _Patient(_Source):
                 put(None)
             except LlmcatError as exc:
                 put(exc)
+            except Exception as exc:  # noqa: BLE001  nobody else would ever hear of it
+                put(InputError(f"reading the items failed: {type(exc).__name__}: {exc}"))
 
         threading.Thread(target=read, name="llmcat-reader", daemon=True).start()
 

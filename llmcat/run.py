@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
-    from llmcat.records import Item
+    from llmcat.records import Item, Verdict
     from llmcat.taxonomy import Taxonomy
 
 __all__ = ["Summary", "classify_file", "classify_stream", "default_out"]
 
 T = TypeVar("T")
 BATCH = 64
+KINDS = 100
 FLUSH_SECONDS = 0.2
 
 
@@ -70,6 +71,12 @@ class Summary:
     interrupted: bool = False
     already_done: bool = False
     resumable: bool = True
+
+    def count_error(self, verdict: Verdict) -> None:
+        """Count an error by its reason; of ever new reasons only the first hundred."""
+        reason = verdict.reason or ""
+        if verdict.decision == "error" and (reason in self.errors or len(self.errors) < KINDS):
+            self.errors[reason] += 1
 
     @property
     def rows(self) -> int:
@@ -187,8 +194,7 @@ async def _fill(
         async for verdict in verdicts:
             row = row_of(verdict, session.taxonomy)
             summary.decisions[verdict.decision] += 1
-            if verdict.decision == "error":
-                summary.errors[verdict.reason or ""] += 1
+            summary.count_error(verdict)
             rows.append(row)
             if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
                 _flush(journal, rows, summary, watch)
@@ -204,12 +210,13 @@ async def _fill(
 def _flush(
     journal: Journal, rows: list[dict[str, Any]], summary: Summary, watch: Watch | None
 ) -> None:
-    if rows:
-        journal.append(rows)
-        summary.written += len(rows)
+    batch = rows[:]
+    rows.clear()  # first: rows that could not be written must not be written twice
+    if batch:
+        journal.append(batch)
+        summary.written += len(batch)
         if watch:
-            watch.step(len(rows))
-        rows.clear()
+            watch.step(len(batch))
 
 
 async def classify_stream(
@@ -231,8 +238,7 @@ async def classify_stream(
             slow=is_stream(config.file),
         ):
             summary.decisions[verdict.decision] += 1
-            if verdict.decision == "error":
-                summary.errors[verdict.reason or ""] += 1
+            summary.count_error(verdict)
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()

@@ -390,7 +390,9 @@ class VllmHttp:
 
     def _shared(self, prefix: Prefix) -> _Shared:
         shared = self._prefixes.get(prefix.key)
-        if shared is None:
+        if shared is not None:
+            self._prefixes.move_to_end(prefix.key)
+        else:
             shared = _Shared(body=b",".join(map(orjson.dumps, prefix.messages)))
             self._prefixes[prefix.key] = shared
             if len(self._prefixes) > _PREFIXES:
