@@ -316,5 +316,6 @@ def _about(config: RunConfig, session: Session) -> dict[str, Any]:
         "settings": config.model_dump(mode="json"),
         "prompt_text": session.task.prompt.text,
         "plan": session.task.plan.kind,
+        "menus": [menu.digest for menu in session.task.plan.first_menus()],
         "room_bytes": session.task.room,
     }

@@ -283,6 +283,8 @@ def test_the_examples_on_the_real_server(llmcat: Cli, server: str, tmp_path: Pat
     assert record["status"] == "done"
     assert record["identity"]["model"] == "tiny"
     assert record["about"]["prompt_text"].startswith("---\nname: zero-shot.en")
+    assert record["about"]["plan"] == "menu"
+    assert len(record["about"]["menus"]) == 1
     usage = record["sessions"][0]["asks"]["usage"]
     assert usage["generated"] == len(rows)
     assert usage["cached"] / usage["prompt"] > 0.8
