@@ -9,6 +9,7 @@ nothing else. The server is stopped at the end, also when interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -37,7 +38,8 @@ def main() -> int:
         print("stack: vLLM, chat template, menu, Outlines constraint, log-probabilities, resume.")
         print("For real labels: make demo MODEL=Qwen/Qwen3-4B-Instruct-2507 (or a folder).\n")
         model = random_model()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     OUT.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -104,13 +106,12 @@ def classify(url: str) -> int:
 
 def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server and everything it started."""
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave it running
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):  # the whole group is gone
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
     print("server stopped")
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from llmcat import config as configuration
-from llmcat.classify import Tally, classify
+from llmcat.classify import classify
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported
 from llmcat.memory import PlainMemory
 from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
-from llmcat.session import Session, columns_of
+from llmcat.session import Session, columns_of, with_gold
 from llmcat.taxonomy import Taxonomy
 from llmcat.writers import COLUMNS, row_of
 
@@ -70,7 +70,7 @@ class Classifier:
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._memory = PlainMemory()
+        self._lock = threading.Lock()
 
     @property
     def classes_(self) -> np.ndarray[Any, Any]:
@@ -135,7 +135,8 @@ class Classifier:
 
     def _verdicts(self, items: Items) -> list[Verdict]:
         values, columns = _values(items, columns_of(self._settings))
-        return self._run(self._ask_all(values, columns)) if values else []
+        with self._lock:  # one engine, one conversation at a time
+            return self._run(self._ask_all(values, columns)) if values else []
 
     async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:
         if self._session is None:
@@ -143,11 +144,11 @@ class Classifier:
                 self._settings, engine=self._engine, taxonomy=self.taxonomy
             )
             self._session = session
-        found = to_items(values, columns=columns)
+        found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
         return [
             v
             async for v in classify(
-                found, self._session.task, self._session.engine, memory=self._memory, tally=Tally()
+                found, self._session.task, self._session.engine, memory=PlainMemory()
             )
         ]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Memory", "Tally", "classify"]
 
 HOPELESS = 50
-"""When so many asks failed and none succeeded, it is not the items."""
+"""When so many asks in a row could not be served, or none ever succeeded, it is not the items."""
 
 
 class Memory(Protocol):
@@ -50,6 +50,7 @@ class Tally:
     asked: int = 0
     failed: int = 0
     duplicates: int = 0
+    cut: int = 0
     usage: Usage = Usage()
     mass_sum: float = 0.0
     mass_count: int = 0
@@ -199,14 +200,16 @@ class _Loop:
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
+        self.ailing = 0  # asks in a row that the server could not serve
         self.follow: deque[Ask] = deque()  # second and later asks of an item
         self.out: asyncio.Queue[Verdict | BaseException | None] = asyncio.Queue()
 
     async def pump(self, engine: Engine) -> None:
         """Run asks through the engine until none is left."""
         try:
-            async for answer in engine.answer(self.feed()):
-                self.take(answer)
+            async with contextlib.aclosing(engine.answer(self.feed())) as answers:
+                async for answer in answers:
+                    self.take(answer)
             self.out.put_nowait(self.source.broken)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             self.out.put_nowait(exc)
@@ -247,6 +250,7 @@ class _Loop:
         except BadItem as exc:
             self.finish(slot, Verdict(item, "error", reason=str(exc)))
             return None
+        self.tally.cut += slot.item is not item
         content = slot.content = item.content
         leader = self.leaders.get(content)
         if leader is not None:
@@ -272,11 +276,14 @@ class _Loop:
         self.tally.add(answer)
         slot = self.asked.pop(answer.ask.item.row)
         if answer.error is not None:
-            if self.tally.failed == self.tally.asked >= HOPELESS:
+            # Items that are refused come in any number; a server that cannot serve does not.
+            self.ailing = self.ailing + 1 if answer.error.retryable else 0
+            if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
                 raise answer.error
             reason = str(answer.error)
             self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
             return
+        self.ailing = 0
         scores = decode.read(answer)
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass

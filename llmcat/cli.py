@@ -46,7 +46,7 @@ first steps:
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "items": ("file", "out", "input_format", "text", "id", "label", "limit", "restart"),
+    "items": ("file", "out", "input_format", "text", "id", "label", "limit"),
     "categories": ("labels", "taxonomy", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed"),
     "engine": (
@@ -201,6 +201,7 @@ def _classify(argv: list[str]) -> int:
     _add_settings(parser)
     parser.add_argument("--preview", action="store_true", help="ask only the first few items "
                         "(--limit, default 20); show prompt, tokens, time and cost")  # fmt: skip
+    parser.add_argument("--restart", action="store_true", help="start over instead of going on")
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
     config = _settings(args)
@@ -212,7 +213,7 @@ def _classify(argv: list[str]) -> int:
         return BAD_INPUT
     if args.preview:
         return terminal.run_preview(config)
-    return terminal.run_classify(config, command=argv, quiet=args.quiet)
+    return terminal.run_classify(config, command=argv, restart=args.restart, quiet=args.quiet)
 
 
 # -- the small commands ---------------------------------------------------------------------
@@ -222,12 +223,15 @@ def _show(argv: list[str]) -> int:
     parser = _parser("show")
     parser.add_argument("predictions", help="a predictions file (.jsonl)")
     parser.add_argument("--items", metavar="FILE", help="the items, to show their titles")
+    parser.add_argument("--text", metavar="COLUMN", default="", help="the items' title column")
     parser.add_argument("--limit", type=int, default=20, help="how many rows (default: 20)")
     parser.add_argument("--decision", metavar="D", help="only rows with this decision")
     args = parser.parse_args(argv)
     from llmcat import terminal
 
-    return terminal.show(args.predictions, args.items, limit=args.limit, decision=args.decision)
+    return terminal.show(
+        args.predictions, args.items, text=args.text, limit=args.limit, decision=args.decision
+    )
 
 
 def _prompts(argv: list[str]) -> int:
@@ -280,7 +284,7 @@ def _init(argv: list[str]) -> int:
 
 def _doctor(argv: list[str]) -> int:
     parser = _parser("doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done.")
-    _add_settings(parser, leave_out=frozenset({"out", "limit", "restart"}))
+    _add_settings(parser, leave_out=frozenset({"out", "limit"}))
     args = parser.parse_args(argv)
     from llmcat import terminal
 

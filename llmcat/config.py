@@ -78,7 +78,6 @@ class RunConfig(BaseSettings):
     price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
 
     limit: int = Field(0, ge=0, description="only the first so many items; 0 for all")
-    restart: bool = Field(False, description="start over instead of going on")
 
     @classmethod
     def settings_customise_sources(

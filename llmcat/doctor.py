@@ -52,16 +52,17 @@ async def examine(config: RunConfig) -> list[Finding]:
     findings.append(Finding("ok", "engine", f"{engine.name} {config.base_url}".strip()))
     if isinstance(engine, VllmHttp):
         try:
-            well = await engine.health()
+            ailment = await engine.ailment()
         finally:
             await engine.close()
-        if not well:
+        if ailment:
             findings.append(
                 Finding(
                     "fail",
                     "server",
-                    f"nobody answers {engine.base_url}/health",
-                    "start one: llmcat serve model --model NAME; or correct --base-url",
+                    ailment,
+                    "start one: llmcat serve model --model NAME; or correct --base-url, "
+                    "LLMCAT_API_KEY",
                 )
             )
             return findings

@@ -83,12 +83,14 @@ class BadConfig(InputError):
 class EngineError(LlmcatError):
     """The engine could not answer.
 
-    `retryable`: the same request may work later. `fatal`: no request of this run will work.
+    `retryable`: the same request may work later. `patient`: it is worth the whole waiting time.
+    `fatal`: no request of this run will work.
     """
 
     exit_code = 3
     retryable = False
     fatal = False
+    patient = False
     retry_after: float = 0.0
 
 
@@ -103,10 +105,13 @@ class EngineBusy(EngineError):
 
     retryable = True
 
-    def __init__(self, message: str, *, hint: str = "", retry_after: float = 0.0) -> None:
-        """Keep the time the server asked us to wait, in seconds."""
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after: float = 0.0, patient: bool = False
+    ) -> None:
+        """Keep the time the server asked us to wait, in seconds, and whether it will recover."""
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+        self.patient = patient
 
 
 class EngineDown(EngineError):
@@ -114,6 +119,7 @@ class EngineDown(EngineError):
 
     retryable = True
     fatal = True
+    patient = True
 
 
 class EngineRefused(EngineError):

@@ -101,7 +101,7 @@ class Journal:
         if self.record["status"] == "done":
             size = self.out.stat().st_size if self.out.exists() else 0
             self.finished = size == self.record.get("bytes")
-            if not self.finished and self.path != self.out:
+            if not self.finished:
                 raise JournalError(
                     f"{self.out} was changed or removed after its run was done",
                     hint="--restart asks everything again",
@@ -120,9 +120,9 @@ class Journal:
         """Let go of the file. An empty journal beside a finished output is removed."""
         if self._file is None:
             return
-        with contextlib.suppress(OSError), self._file as file:
-            file.flush()
-            os.fsync(file.fileno())
+        self._sync()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._file = None
         if self.path != self.out and self.path.exists() and not self.path.stat().st_size:
             self.path.unlink()
@@ -145,14 +145,23 @@ class Journal:
     def end_session(self, session: Mapping[str, Any], *, status: str) -> None:
         """Note what this session did; when the run is done, make the output file."""
         self.record["sessions"].append(dict(session))
-        self.close()
-        if status == "done":
-            if self.path != self.out:
-                writers.export(self.path, self.out)
-            self.record["bytes"] = self.out.stat().st_size
-        self.save(status)
-        if status == "done" and self.path != self.out:
-            self.path.unlink()
+        self._sync()
+        try:
+            if status == "done":
+                if self.path != self.out:
+                    writers.export(self.path, self.out)
+                self.record["bytes"] = self.out.stat().st_size
+            self.save(status)
+            if status == "done" and self.path != self.out:
+                self.path.unlink()
+        finally:
+            self.close()
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # append has said so already
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def save(self, status: str) -> None:
         """Write the run's record, whole or not at all."""
@@ -160,7 +169,10 @@ class Journal:
         path = self._record_path
         draft = path.with_name(f"{path.name}.part")
         try:
-            draft.write_bytes(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
+            with draft.open("wb") as raw:
+                raw.write(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
+                raw.flush()
+                os.fsync(raw.fileno())
             draft.replace(path)
         except OSError as exc:
             raise JournalError(f"{path}: {exc.strerror}") from exc
@@ -237,23 +249,25 @@ def _locked(file: BinaryIO) -> bool:
 def _cut_torn_tail(file: BinaryIO, path: Path) -> int:
     """Cut what follows the last whole row; return the number of rows.
 
-    Row numbers are the journal's own check: the n-th line holds row n - 1.
+    Row numbers are the journal's own check: the n-th line holds row n - 1. What is no row is a
+    torn tail only if no row follows it.
     """
     file.seek(0)
-    count, end = 0, 0
-    for line in file:
-        if not line.endswith(b"\n"):
-            break
+    count, end, bad = 0, 0, 0
+    for number, line in enumerate(file, 1):
         try:
-            row = orjson.loads(line)["row"]
+            row = orjson.loads(line)["row"] if line.endswith(b"\n") else None
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            break
-        if row != count:
+            row = None
+        if row is None:
+            bad = bad or number
+        elif bad or row != count:
+            what = f"line {bad} is no row" if bad else f"line {number} holds row {row}"
             raise JournalError(
-                f"{path}: line {count + 1} holds row {row}",
-                hint="it was changed by hand; --restart starts over",
+                f"{path}: {what}", hint="it was changed by hand; --restart starts over"
             )
-        count, end = count + 1, end + len(line)
+        else:
+            count, end = count + 1, end + len(line)
     file.truncate(end)
     file.seek(end)
     return count

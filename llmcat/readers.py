@@ -103,6 +103,13 @@ class ItemReader:
         if raw is None:
             self.counts["malformed"] += 1
             return Item(row=row, id=f"row-{row}", fields={}, error=error)
+        try:
+            return self._good_item(row, raw)
+        except (RecursionError, ValueError, TypeError) as exc:  # nested a thousand deep, say
+            self.counts["malformed"] += 1
+            return Item(row=row, id=f"row-{row}", fields={}, error=f"not readable: {exc}")
+
+    def _good_item(self, row: int, raw: Mapping[str, Any]) -> Item:
         before = self.counts["cut"]
         names = self.columns.text or _text_columns(raw)
         fields = {
@@ -112,9 +119,10 @@ class ItemReader:
         }
         note = CUT if self.counts["cut"] > before else None
         gold = _as_text(raw.get(self.columns.label)).strip() or None
-        id_ = _as_id(raw.get(self.columns.id)) or digest(*fields, *fields.values())
+        given = _as_id(raw.get(self.columns.id))
+        id_ = given or digest(*fields, *fields.values())
         if fields:
-            return Item(row=row, id=id_, fields=fields, gold=gold, note=note)
+            return Item(row=row, id=id_, fields=fields, gold=gold, note=note, id_given=bool(given))
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
         return Item(row=row, id=id_, fields={}, gold=gold, error=error)
@@ -148,7 +156,7 @@ class ItemReader:
 
 def _text_columns(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a row's first main column that holds something, then the additional ones."""
-    first = next((name for name in _FIRST if raw.get(name) not in (None, "")), _FIRST[0])
+    first = next((name for name in _FIRST if _as_text(raw.get(name)).strip()), _FIRST[0])
     return (first, *TEXT_COLUMNS[len(_FIRST) :])
 
 

@@ -52,9 +52,9 @@ class Item:
     """One thing to classify.
 
     `row` counts from 0 within a run and is the item's identity there. `id` is the user's, as
-    given. `fields` maps column to cleaned text in the order the prompt shows them. `note` says
-    what was done to the text that the reader of the result should know (it was cut). An item
-    with `error` is never asked; its row says why.
+    given, or made from the content. `fields` maps column to cleaned text in the order the prompt
+    shows them. `note` says what was done to the text that the reader of the result should know
+    (it was cut). An item with `error` is never asked; its row says why.
     """
 
     row: int
@@ -63,6 +63,7 @@ class Item:
     gold: str | None = None
     note: str | None = None
     error: str | None = None
+    id_given: bool = False
 
     @property
     def content(self) -> str:

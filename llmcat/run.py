@@ -11,7 +11,7 @@ import platform
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -23,11 +23,11 @@ from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable
 from llmcat.memory import DiskMemory
 from llmcat.readers import ItemReader
-from llmcat.session import Session, columns_of
+from llmcat.session import Session, columns_of, with_gold
 from llmcat.writers import row_of, rows_in, scores_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -113,27 +113,29 @@ def default_out(file: str) -> str:
 
 
 async def classify_file(
-    config: RunConfig, *, watch: Watch | None = None, stop: asyncio.Event | None = None
+    config: RunConfig,
+    *,
+    restart: bool = False,
+    watch: Watch | None = None,
+    stop: asyncio.Event | None = None,
 ) -> Summary:
     """Classify a file into a predictions file; go on where an earlier session stopped.
 
-    `stop`, once set, finishes what is in flight. Raises any `LlmcatError`; what was answered
-    before stays in the file.
+    `restart` starts over instead. `stop`, once set, finishes what is in flight. Raises any
+    `LlmcatError`; what was answered before stays in the file.
     """
     read = (config.file, config.taxonomy, config.examples, config.prompt)
     check_writable(config.out, [name for name in read if name != "-"])
-    sha, lines = fingerprint(config.file)
+    stop = stop or asyncio.Event()
+    sha, lines = await unless(stop, asyncio.to_thread(fingerprint, config.file))
     if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
         reader = ItemReader(columns=columns_of(config))
         with closing(reader.read(config.file, fmt=config.input_format or None)) as items:
             next(items)
-    stop = stop or asyncio.Event()
     session = await unless(stop, Session.open(config))
     try:
         identity = session.identity() | {"input": sha}
-        journal = Journal.open(
-            config.out, identity, _about(config, session), restart=config.restart
-        )
+        journal = Journal.open(config.out, identity, _about(config, session), restart=restart)
         summary = Summary(
             out=config.out,
             price_per_hour=config.price_per_hour,
@@ -179,6 +181,11 @@ async def _fill(
                 memory.put(item.content, scores)
             if summary.resumed == journal.done:
                 break
+            if summary.resumed % BATCH == 0:
+                await asyncio.sleep(0)  # lets a signal through
+                if stop.is_set():
+                    summary.interrupted = True
+                    return
     verdicts = classify(
         items,
         session.task,
@@ -253,19 +260,13 @@ def items_of(
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
     reader = ItemReader(columns=columns_of(config), counts=summary.cleaned)
-    resolve: Callable[[str], str | None] = taxonomy.resolve
     items = reader.read(config.file, fmt=config.input_format or None)
     for item in islice(items, config.limit or None):
-        if not memory.new_id(item.id) and item.error is None:
+        if item.id_given and not memory.new_id(item.id):
             summary.double_ids += 1
             summary.double_id = summary.double_id or item.id
-        if item.gold is None:
-            yield item
-        elif (gold := resolve(item.gold)) is not None:
-            yield replace(item, gold=gold)
-        else:
-            summary.foreign_gold += 1
-            yield item
+        summary.foreign_gold += bool(item.gold) and taxonomy.resolve(item.gold or "") is None
+        yield with_gold(item, taxonomy)
 
 
 def is_stream(file: str) -> bool:

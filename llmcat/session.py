@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcat import prompts
@@ -17,7 +17,7 @@ from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
-    from llmcat.records import Message
+    from llmcat.records import Item, Message
 
 __all__ = ["NO_ENGINE", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
 
@@ -85,6 +85,7 @@ class Session:
             "input_format": config.input_format,
             "engine_option": config.engine_option,
             "limit": str(config.limit),
+            "room": str(task.room),
         }
 
 
@@ -141,6 +142,12 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
         raise BadConfig(item.error)
     item, user = task.fit(item)
     return task.ask(item, user, plan.first_menus()[0]).messages
+
+
+def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
+    """Return the item with its known label as a node id, where the taxonomy has it."""
+    label = taxonomy.resolve(item.gold) if item.gold else None
+    return replace(item, gold=label) if label else item
 
 
 def columns_of(config: RunConfig) -> Columns:

@@ -12,7 +12,7 @@ from llmcat.cleaning import cut_to
 from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.prompts import Specimen, label_in
 from llmcat.readers import CUT
-from llmcat.records import Ask, Item, Menu, Message, Prefix, digest
+from llmcat.records import Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:
     from llmcat.examples import Pool
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Task"]
 
-LEAST_ROOM = 48
+LEAST_ROOM = 64
 """Tokens an item must have left, or the menu is too large for the context."""
 
 
@@ -29,7 +29,7 @@ LEAST_ROOM = 48
 class Task:
     """Everything about a run that does not change from item to item.
 
-    `room` is the most UTF-8 bytes of an item's message (a token is at least one byte).
+    `room` is the most UTF-8 bytes of an item's own text (a token is at least one byte).
     `mass_sample`: one ask in this many is constrained by tokens, which shows the label mass.
     """
 
@@ -74,13 +74,18 @@ class Task:
             user = self.prompt.user(fields)
             # No character takes more than four bytes: most items need no counting.
             if len(user["content"]) * 4 > self.room:
-                over = len(user["content"].encode()) - self.room
+                # The room is beyond the template's own words, which `fitted` has counted.
+                frame = len(self.prompt.user(Specimen(""))["content"].encode())
+                over = len(user["content"].encode()) - frame - self.room
                 if over > 0:
                     size = sum(len(text.encode()) for text in fields.values())
-                    user = self.prompt.user(cut_to(fields, max(0, size - over)))
+                    fields = cut_to(fields, max(0, size - over))
+                    user = self.prompt.user(fields)
                     item = replace(item, note=CUT)
         except BadPrompt as exc:
             raise BadItem(str(exc)) from exc
+        if not fields:
+            raise BadItem("no room for the item's text: its field names take it all")
         return item, user
 
     def ask(self, item: Item, user: Message, menu: Menu) -> Ask:
@@ -94,7 +99,7 @@ class Task:
 
     def widest(self) -> list[Message]:
         """Return the longest conversation this task can have, with an empty item."""
-        system = max(map(self._prefix, self._menus()), key=lambda p: len(str(p.messages)))
+        system = max(map(self._prefix, self._menus()), key=lambda p: len(str(p.messages).encode()))
         shown: list[Message] = []
         if self.pool is not None and self.pool.select == "nearest":
             longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
@@ -117,13 +122,21 @@ class Task:
         return replace(self, room=room)
 
     def _menus(self) -> list[Menu]:
-        """The menus that can be known beforehand."""
-        plan = self.plan
-        menus = plan.first_menus()
-        if plan.kind == "descend":
-            inner = (n for n in plan.taxonomy.nodes.values() if plan.taxonomy.children(n))
-            menus += [plan.menu(plan.taxonomy.children(n)[: plan.size], n) for n in inner]
-        return menus
+        """The largest menus that a walk can come to: of siblings, or of a tournament's winners."""
+        plan, taxonomy = self.plan, self.plan.taxonomy
+        if plan.kind != "descend":
+            return [plan.menu(self._longest(taxonomy.leaves))]
+        inner = [None, *(n for n in taxonomy.nodes.values() if taxonomy.children(n))]
+        return [plan.menu(self._longest(taxonomy.children(n)), n) for n in inner]
+
+    def _longest(self, nodes: tuple[Node, ...]) -> list[Node]:
+        """Return the nodes that take the most text on a menu, as many as it holds."""
+
+        def size(node: Node) -> int:
+            text = (self._names[node.id], node.description, *node.synonyms)
+            return len(" ".join(text).encode())
+
+        return sorted(nodes, key=size, reverse=True)[: self.plan.size]
 
     def _prefix(self, menu: Menu) -> Prefix:
         """Return what every item with this menu shares; kept, since most menus come again."""

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from llmcat import run
 from llmcat.errors import InputError
-from llmcat.readers import ItemReader, lines_of, open_bytes
+from llmcat.readers import Columns, ItemReader, lines_of, open_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -84,7 +84,7 @@ class Bar:
         self._progress.advance(self._task, rows)
 
 
-def run_classify(config: RunConfig, *, command: Sequence[str], quiet: bool) -> int:
+def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, quiet: bool) -> int:
     """Classify, show how it goes, say how it went; return the exit code."""
     out = config.out or run.default_out(config.file)
     config = config.model_copy(update={"out": out})
@@ -93,7 +93,9 @@ def run_classify(config: RunConfig, *, command: Sequence[str], quiet: bool) -> i
         _interruptible(lambda stop: _stream(config, summary, stop))
     else:
         with Bar(quiet=quiet) as bar:
-            summary = _interruptible(lambda stop: run.classify_file(config, watch=bar, stop=stop))
+            summary = _interruptible(
+                lambda stop: run.classify_file(config, restart=restart, watch=bar, stop=stop)
+            )
     if not quiet:
         for line in closing(summary):
             print(line, file=sys.stderr)
@@ -109,7 +111,9 @@ def run_classify(config: RunConfig, *, command: Sequence[str], quiet: bool) -> i
     return 1 if summary.decisions["error"] else 0
 
 
-def _interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+def _interruptible(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, graceful: bool = True
+) -> T:
     """Run a coroutine. The first Ctrl-C lets what is in flight finish, the second does not."""
 
     async def main() -> T:
@@ -118,7 +122,7 @@ def _interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T
         task = asyncio.ensure_future(work(stop))
 
         def on_signal() -> None:
-            if stop.is_set():
+            if stop.is_set() or not graceful:
                 task.cancel()
             else:
                 stop.set()
@@ -166,7 +170,8 @@ def closing(summary: Summary) -> list[str]:
     if summary.cost is not None:
         parts.append(f"cost {summary.cost:,.4f}")
     lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts)]
-    cleaned = ", ".join(f"{step} {n:,}" for step, n in summary.cleaned.items() if n)
+    steps = {**summary.cleaned, "cut to the context": tally.cut}
+    cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
     if cleaned:
         lines.append(f"cleaned: {cleaned}")
     if tally.duplicates:
@@ -203,11 +208,12 @@ def _table(shown: Iterable[tuple[dict[str, Any], str]]) -> Table:
     return table
 
 
-def show(path: str, items: str | None, *, limit: int, decision: str | None) -> int:
+def show(path: str, items: str | None, *, text: str, limit: int, decision: str | None) -> int:
     """Print rows of a predictions file as a table, beside their titles if the items are given."""
     if not path.removesuffix(".gz").endswith(".jsonl"):
         raise InputError(f"{path}: only .jsonl predictions can be shown")
-    titles = ItemReader().read(items) if items else None
+    columns = Columns(text=tuple(filter(None, [text])))
+    titles = ItemReader(columns=columns).read(items) if items else None
     shown: list[tuple[dict[str, Any], str]] = []
     total = 0
     with open_bytes(path) as raw:
@@ -233,7 +239,7 @@ def run_preview(config: RunConfig) -> int:
     count = config.limit or 20
     from llmcat.preview import preview
 
-    found = _interruptible(lambda stop: preview(config, count=count))  # noqa: ARG005
+    found = _interruptible(lambda stop: preview(config, count=count), graceful=False)  # noqa: ARG005
     for message in found.messages:
         print(f"--- {message['role']} ---\n{message['content']}")
     print()
@@ -261,7 +267,7 @@ def run_doctor(config: RunConfig) -> int:
     """Print the findings; return 0, 1 with warnings, 3 with failures."""
     from llmcat import doctor
 
-    findings = _interruptible(lambda stop: doctor.examine(config))  # noqa: ARG005
+    findings = _interruptible(lambda stop: doctor.examine(config), graceful=False)  # noqa: ARG005
     marks = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:

@@ -9,7 +9,6 @@ no build of vLLM, and this says what to do instead.
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -36,7 +35,7 @@ def main() -> int:
             "it: pip install -e . && llmcat classify --base-url http://SERVER:8000 ..."
         )
         return 1
-    extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
+    extra = "gpu" if has_gpu() else "cpu"
     if extra == "cpu":
         try:
             ctypes.CDLL("libnuma.so.1")
@@ -52,8 +51,21 @@ def main() -> int:
         return 1
     if extra == "cpu":
         strange = [p for p in UNUSED if "+cpu" not in version(p)]
-        pip("uninstall", "--quiet", "--yes", *strange)
+        if strange:
+            pip("uninstall", "--quiet", "--yes", *strange)
     return 0
+
+
+def has_gpu() -> bool:
+    """Ask the driver, as `llmcat serve model` does: the tool alone says nothing."""
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "--list-gpus"],  # noqa: S607
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "GPU " in listing
 
 
 def version(package: str) -> str:

@@ -45,6 +45,7 @@ def test_classify_takes_what_people_have() -> None:
     rows = clf.classify(["red shoes", {"id": "00123", "title": "bags", "label": "bags"}])
     assert [r["label"] for r in rows] == ["shoes", "bags"]
     assert (rows[1]["id"], rows[1]["gold"]) == ("00123", "bags")
+    assert clf.classify([{"title": None, "name": "bags", "label": "BAGS"}])[0]["gold"] == "bags"
     assert clf.classify(pd.Series(TITLES))[2]["label"] == "toys"
     frame = pd.DataFrame({"id": [1, 2], "title": ["red shoes", None]}, index=[7, 9])
     out = clf.classify(frame)

@@ -154,6 +154,13 @@ def test_when_nothing_works_it_is_not_the_items() -> None:
         run([item(i, f"fail {i}") for i in range(HOPELESS + 20)], Unruly())
 
 
+def test_a_server_that_stops_serving_stops_the_run() -> None:
+    """After good answers too: what was answered is kept, the rest is not written as errors."""
+    items = [item(i, f"{'fail' if i >= 100 else 'shoes'} {i}") for i in range(400)]
+    with pytest.raises(EngineBusy):
+        run(items, Unruly())
+
+
 def test_a_crash_of_the_engine_reaches_the_caller() -> None:
     """With its own error, not a hang."""
 

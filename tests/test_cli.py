@@ -281,7 +281,7 @@ def test_the_examples_on_the_real_server(llmcat: Cli, server: str, tmp_path: Pat
         assert row["confidence"] >= max(known) - 1e-6
     record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
     assert record["status"] == "done"
-    assert record["identity"]["model"] == "tiny"
+    assert record["identity"]["model"].startswith("tiny ")
     assert record["about"]["prompt_text"].startswith("---\nname: zero-shot.en")
     assert record["about"]["plan"] == "menu"
     assert len(record["about"]["menus"]) == 1

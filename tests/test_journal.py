@@ -205,9 +205,28 @@ def test_a_journal_changed_by_hand_is_refused(tmp_path: Path) -> None:
     """Rows out of their order are not a torn tail."""
     out = tmp_path / "o.jsonl"
     Journal.open(str(out), {}, {}, restart=False).end_session({}, status="interrupted")
-    out.write_text('{"row": 1}\n')
-    with pytest.raises(JournalError, match="line 1 holds row 1"):
-        Journal.open(str(out), {}, {}, restart=False)
+    for text, what in (('{"row": 1}\n', "line 1 holds row 1"),
+                       ('{"row": 0}\nnonsense\n{"row": 2}\n', "line 2 is no row")):  # fmt: skip
+        out.write_text(text)
+        with pytest.raises(JournalError, match=what):
+            Journal.open(str(out), {}, {}, restart=False)
+        assert out.read_text() == text
+
+
+def test_a_finished_output_that_was_changed_is_not_cut(tmp_path: Path, llmcat: Cli) -> None:
+    """Nothing is asked again, and nothing thrown away, without being told to."""
+    (tmp_path / "i.txt").write_text("red shoes\nblue bags\n")
+    for suffix in (".jsonl", ".csv"):
+        flags = ("classify", "--file", "i.txt", "--out", f"o{suffix}", *FAKE)
+        assert llmcat(*flags).code == 0
+        out = tmp_path / f"o{suffix}"
+        out.write_text("edited\n" + out.read_text())
+        changed = out.read_text()
+        ran = llmcat(*flags)
+        assert (ran.code, "was changed" in ran.err) == (2, True)
+        assert out.read_text() == changed
+        assert llmcat(*flags, "--restart").code == 0
+        assert "edited" not in out.read_text()
 
 
 def test_no_room_left_is_one_line(items: Path, tmp_path: Path) -> None:

@@ -183,9 +183,22 @@ def test_text_over_the_room_is_cut_and_noted() -> None:
     noted, user = made.fit(item(title="short", description="长" * 500))
     ask = made.ask(noted, user, made.plan.first_menus()[0])
     assert noted.note == "text cut to fit"
-    assert len(ask.tail[-1]["content"].encode()) <= 200
+    frame = len(made.prompt.user({"title": ""})["content"].encode())
+    assert 190 <= len(ask.tail[-1]["content"].encode()) - frame <= 200
     assert "Title: short" in ask.tail[-1]["content"]
     assert "长" in ask.tail[-1]["content"]
+
+
+def test_the_widest_conversation_is_the_widest() -> None:
+    """No menu of a tournament or a descent takes more than was counted."""
+    names = [f"l{i} {'long name ' * (10 if i % 10 == 0 else 0)}" for i in range(400)]
+    plan = Plan(Taxonomy.from_labels(names), CANDIDATES[:128])
+    made = Task(plan, prompts.load("zero-shot"))
+    widest = len(made.widest()[0]["content"])
+    longest = sorted(plan.taxonomy.leaves, key=lambda n: -len(n.label))[:127]
+    assert widest == len(
+        made.ask(*made.fit(item(title="x")), plan.menu(longest)).messages[0]["content"]
+    )
 
 
 def test_a_context_too_small_for_the_menu_is_refused() -> None:

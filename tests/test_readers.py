@@ -65,6 +65,7 @@ def test_a_missing_id_comes_from_the_content(write: Write) -> None:
         (b'{"title": null}', "no text in title"),
         (b'{"id": "1"}', "no text in title"),
         (b'{"title": "  \\u0000 "}', "no text in title"),
+        (b'{"title": "x", "attributes": ' + b"[" * 900 + b"]" * 900 + b"}", "not readable"),
     ],
 )
 def test_a_bad_line_is_a_row_with_a_reason(write: Write, line: bytes, reason: str) -> None:

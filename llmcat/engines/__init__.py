@@ -52,7 +52,8 @@ class Served:
     def identity(self) -> dict[str, str]:
         """What must be the same for a run to go on."""
         codes = f"{len(self.alphabet)} {digest(*self.alphabet)}"
-        return {"engine": self.engine, "model": self.model, "codes": codes}
+        model = " ".join(filter(None, (self.model, self.facts.get("root"))))
+        return {"engine": self.engine, "model": model, "codes": codes}
 
     def record(self) -> dict[str, object]:
         """Everything, for the run's record; the alphabet as one string."""
@@ -68,7 +69,7 @@ class Engine(Protocol):
     async def open(self) -> Served:
         """Connect and prove, with a canary, that constraint and log-probabilities work."""
 
-    def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+    def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks, each exactly once, in any order."""
 
     async def count_tokens(self, messages: list[Message]) -> int:

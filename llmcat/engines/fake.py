@@ -21,7 +21,7 @@ from llmcat.engines import Capabilities, Served, in_flight
 from llmcat.records import NONE, Answer, Ask, Message, Node, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 __all__ = ["FakeEngine"]
 
@@ -63,7 +63,7 @@ class FakeEngine:
             facts={"warning": "no model: the labels come from word overlap or a given truth"},
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
         """Answer each ask after `latency`, `concurrency` of them at a time."""
         async with aclosing(in_flight(asks, self._later, self.concurrency)) as answers:
             async for answer in answers:

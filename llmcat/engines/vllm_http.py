@@ -48,7 +48,7 @@ from llmcat.errors import (
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, Usage, digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 __all__ = ["VllmHttp"]
 
@@ -122,7 +122,7 @@ class VllmHttp:
     async def open(self) -> Served:
         """Find the model and its codes, then prove the constraint with a canary.
 
-        Raises `EngineDown`, `EngineRefused`, `EngineUnsupported` or `ConstraintIgnored`.
+        Raises any `EngineError`.
         """
         try:
             card = await self._find_model()
@@ -146,14 +146,17 @@ class VllmHttp:
             facts={"root": str(card.get("root", ""))},
         )
 
-    async def health(self) -> bool:
-        """Tell whether the server says it is well."""
+    async def ailment(self) -> str:
+        """Return what is wrong with the server, empty if it says it is well.
+
+        A gateway that knows no /health has nothing to say about it.
+        """
         try:
             url, limit = f"{self.base_url}/health", aiohttp.ClientTimeout(5)
             async with self._client.get(url, timeout=limit) as reply:
-                return reply.status == 200  # noqa: PLR2004
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+                return "" if reply.status in {200, 404} else f"{url} says HTTP {reply.status}"
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            return f"nobody answers {url}: {exc or type(exc).__name__}"
 
     async def block_size(self) -> int | None:
         """Return how many tokens a block of the prefix cache holds, None if nothing says so."""
@@ -267,7 +270,9 @@ class VllmHttp:
                 body["logprob_token_ids"].append(outside)
                 reply = await self._json("POST", _CHAT, body)
                 logs[constraint], _ = self._read(reply, menu)
-                seen = _distribution(reply).get(outside, -math.inf)
+                seen = _distribution(reply).get(outside)
+                if seen is None:
+                    raise EngineUnsupported(f"{self.base_url} leaves out tokens it was asked about")
                 if constraint == "outlines" and seen > NEVER:
                     raise ConstraintIgnored(
                         f"{self.base_url} does not apply the grammar to the first token",
@@ -293,7 +298,7 @@ class VllmHttp:
 
     # -- answering --------------------------------------------------------------------------
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks, `concurrency` of them in flight.
 
         Closing this generator cancels what is in flight.
@@ -348,11 +353,12 @@ class VllmHttp:
         late = stop_after_delay(self.retry_seconds)
 
         def wait(state: RetryCallState) -> float:
-            return max(jitter(state), failure.retry_after)
+            left = self.retry_seconds - (state.seconds_since_start or 0.0)
+            return min(max(jitter(state), failure.retry_after), max(left, 0.0))
 
         def stop(state: RetryCallState) -> bool:
             used_up = state.attempt_number >= self.attempts
-            return late(state) or (used_up and not isinstance(failure, EngineDown))
+            return late(state) or (used_up and not failure.patient)
 
         try:
             async for attempt in AsyncRetrying(
@@ -367,7 +373,7 @@ class VllmHttp:
                         failure = exc
                         raise
         except EngineError as exc:
-            if exc.retryable and not exc.fatal and not await self.health():
+            if exc.retryable and not exc.fatal and await self.ailment():
                 raise EngineDown(
                     f"{self.base_url} is not well: {exc}", hint="look at the server's log"
                 ) from exc
@@ -496,7 +502,8 @@ class VllmHttp:
         if "compil" in why.lower() and "regex" in why.lower():
             return EngineRefused(what, hint="the grammar does not compile: use --constraint tokens")
         if status in {408, 425, 429} or status >= 500:  # noqa: PLR2004
-            return EngineBusy(what, retry_after=_seconds(reply.headers.get("Retry-After")))
+            after = _seconds(reply.headers.get("Retry-After"))
+            return EngineBusy(what, retry_after=after, patient=status in {425, 429, 503})
         return EngineRefused(what)
 
     @property
