@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:  # noqa: RET503  exec does not return
         "--profile", choices=profiles(), help="default: gpu where there is one, cpu elsewhere"
     )
     parser.add_argument("--print", action="store_true", help="print the command, start nothing")
-    argv, _, extra = _split(argv)
+    argv, extra = _split(argv)
     args = parser.parse_args(argv)
     profile = args.profile or ("gpu" if _gpus() else "cpu")
     environment, command = command_for(
@@ -92,12 +92,10 @@ def command_for(
     return environment, [*command, *(extra or [])]
 
 
-def _split(argv: list[str]) -> tuple[list[str], str, list[str]]:
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     """Split at `--`: ours before it, vLLM's after it."""
-    if "--" not in argv:
-        return argv, "", []
-    at = argv.index("--")
-    return argv[:at], "--", argv[at + 1 :]
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
 
 
 def _gpus() -> int:
