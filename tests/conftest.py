@@ -170,6 +170,7 @@ class Proxy:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.sleep(0.2)  # transports close in the loop's next rounds
 
         self._run(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
