@@ -524,6 +524,7 @@ class VllmHttp:
         if self._session is not None:
             await self._session.close()
             self._session = None
+            await asyncio.sleep(0)  # transports close in the loop's next round (aiohttp's docs)
 
 
 def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
