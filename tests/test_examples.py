@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES, ROOT
@@ -14,6 +16,7 @@ from llmcat.readers import ItemReader
 TAXONOMY = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 ITEMS = list(ItemReader().read(EXAMPLES / "items.jsonl"))
 POOL = list(ItemReader().read(EXAMPLES / "pool.jsonl"))
+DATA = Path(os.environ.get("LLMCAT_DATA", ROOT.parent / "shared" / "data"))
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -61,7 +64,7 @@ def test_the_intents() -> None:
 @pytest.mark.parametrize("name", ["taxonomy_shopify/paths_en.txt", "shop32/categories.txt"])
 def test_real_taxonomies_read(name: str) -> None:
     """Where the measuring data is at hand, its taxonomies load without a problem."""
-    path = ROOT.parent / "shared" / "data" / name
+    path = DATA / name
     if not path.exists():
-        pytest.skip("the public sets are not here")
+        pytest.skip("the public sets are not here; LLMCAT_DATA names their folder")
     assert len(Taxonomy.load(path).leaves) > 30
