@@ -22,7 +22,7 @@ from llmcat.records import Answer, Ask, Item, Menu, Message, Scores, Usage, Verd
 from llmcat.shortlist import walk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 
     from llmcat.engines import Engine
     from llmcat.task import Task
@@ -89,7 +89,7 @@ async def classify(
     window: int = 1024,
     stop: asyncio.Event | None = None,
     slow: bool = False,
-) -> AsyncIterator[Verdict]:
+) -> AsyncGenerator[Verdict, None]:
     """Yield one verdict per item, in the items' order.
 
     `stop`, once set, lets what is in flight finish and takes no new items. `slow` items may

@@ -53,8 +53,12 @@ def read(answer: Answer) -> Scores:
 
 def verdict(item: Item, scores: Scores) -> Verdict:
     """Decide without a gate: the best label, or `none`."""
-    decision = "none" if scores.label == NONE else "labelled"
-    return Verdict(item=item, decision=decision, scores=scores, reason=item.note)  # type: ignore[arg-type]
+    return Verdict(
+        item=item,
+        decision="none" if scores.label == NONE else "labelled",
+        scores=scores,
+        reason=item.note,
+    )
 
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:

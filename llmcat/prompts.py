@@ -54,7 +54,6 @@ Language = Literal["en", "zh"]
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _KNOWN = {"menu", "exit", "parent", "about", "item"}
 _BLOCKS = ("system", "item")
-DEFAULT = "zero-shot.en"
 
 
 class FrontMatter(BaseModel):

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,6 +23,7 @@ from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable
 from llmcat.memory import DiskMemory
 from llmcat.readers import ItemReader
+from llmcat.records import NONE
 from llmcat.session import Session, columns_of, with_gold
 from llmcat.writers import row_of, rows_in, scores_in
 
@@ -72,8 +73,9 @@ class Summary:
     already_done: bool = False
     resumable: bool = True
 
-    def count_error(self, verdict: Verdict) -> None:
-        """Count an error by its reason; of ever new reasons only the first hundred."""
+    def count(self, verdict: Verdict) -> None:
+        """Count a decision, and an error by its reason: of ever new ones the first hundred."""
+        self.decisions[verdict.decision] += 1
         reason = verdict.reason or ""
         if verdict.decision == "error" and (reason in self.errors or len(self.errors) < KINDS):
             self.errors[reason] += 1
@@ -197,18 +199,16 @@ async def _fill(
     )
     rows: list[dict[str, Any]] = []
     flushed = time.monotonic()
-    try:
-        async for verdict in verdicts:
-            row = row_of(verdict, session.taxonomy)
-            summary.decisions[verdict.decision] += 1
-            summary.count_error(verdict)
-            rows.append(row)
-            if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
-                _flush(journal, rows, summary, watch)
-                flushed = time.monotonic()
-    finally:
-        _flush(journal, rows, summary, watch)
-        await verdicts.aclose()  # type: ignore[attr-defined]
+    async with aclosing(verdicts):
+        try:
+            async for verdict in verdicts:
+                summary.count(verdict)
+                rows.append(row_of(verdict, session.taxonomy))
+                if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
+                    _flush(journal, rows, summary, watch)
+                    flushed = time.monotonic()
+        finally:
+            _flush(journal, rows, summary, watch)
     # A stop after the last item interrupts nothing. What a pipe still holds cannot be known.
     left = is_stream(session.config.file) or next(items, None) is not None
     summary.interrupted = stop.is_set() and left
@@ -244,8 +244,7 @@ async def classify_stream(
             stop=stop,
             slow=is_stream(config.file),
         ):
-            summary.decisions[verdict.decision] += 1
-            summary.count_error(verdict)
+            summary.count(verdict)
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()
@@ -265,8 +264,11 @@ def items_of(
         if item.id_given and not memory.new_id(item.id):
             summary.double_ids += 1
             summary.double_id = summary.double_id or item.id
-        summary.foreign_gold += bool(item.gold) and taxonomy.resolve(item.gold or "") is None
-        yield with_gold(item, taxonomy)
+        placed = with_gold(item, taxonomy)
+        summary.foreign_gold += (
+            placed.gold not in {None, NONE} and placed.gold not in taxonomy.nodes
+        )
+        yield placed
 
 
 def is_stream(file: str) -> bool:
