@@ -13,7 +13,7 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
@@ -75,6 +75,7 @@ class _Slot:
     content: str = ""
     user: Message = field(default_factory=dict)
     walk: Generator[Menu, Scores, Scores] | None = None
+    rationale: str | None = None
     verdict: Verdict | None = None
     twins: list[_Slot] = field(default_factory=list)
 
@@ -284,6 +285,12 @@ class _Loop:
             self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
             return
         self.ailing = 0
+        if answer.ask.read == "reason":
+            slot.rationale = decode.rationale(answer.text)
+            self.asked[slot.item.row] = slot
+            self.follow.append(self.task.after(answer))
+            self.wake.set()
+            return
         scores = decode.read(answer)
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass
@@ -292,7 +299,7 @@ class _Loop:
             self.follow.append(self.ask(slot, slot.walk.send(scores)))  # type: ignore[union-attr]
             self.wake.set()
         except StopIteration as end:
-            result: Scores = end.value
+            result: Scores = replace(end.value, rationale=slot.rationale)
             self.memory.put(slot.content, result)
             self.settle(slot, lambda item: decode.verdict(item, result))
 

@@ -46,7 +46,7 @@ first steps:
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "items": ("file", "out", "input_format", "text", "id", "label", "limit"),
+    "items": ("file", "out", "input_format", "out_format", "text", "id", "label", "limit"),
     "categories": ("labels", "taxonomy", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed"),
     "engine": (
@@ -161,6 +161,8 @@ def _add_settings(
             elif name == "engine_option":
                 options |= {"action": "append", "metavar": "NAME=VALUE"}
                 options["help"] = "NAME=VALUE for the engine; may be repeated"
+            elif name == "file":
+                options |= {"nargs": "+", "metavar": "FILE"}
             elif choices:
                 options["choices"] = [c for c in choices if c]
             else:
@@ -176,8 +178,9 @@ def _settings(args: argparse.Namespace) -> Any:
 
     known = config.RunConfig.model_fields
     flags = {k: v for k, v in vars(args).items() if k in known and v is not None}
-    if isinstance(flags.get("engine_option"), list):
-        flags["engine_option"] = ",".join(flags["engine_option"])
+    for name, between in (("engine_option", ","), ("file", "\n")):
+        if isinstance(flags.get(name), list):
+            flags[name] = between.join(flags[name])
     return config.load(**flags)
 
 
@@ -187,6 +190,7 @@ CLASSIFY_EPILOG = """\
 examples:
   llmcat classify --file items.csv --labels shoes,bags,toys --base-url http://localhost:8000
   llmcat classify -f items.jsonl -o out.csv --taxonomy taxonomy.yaml --prompt definitions
+  llmcat classify --file shards/*.parquet -o labelled/ --out-format parquet --labels a,b,c
   cat titles.txt | llmcat classify --labels shoes,bags,toys > predictions.jsonl
 
 Every flag is also an environment variable (LLMCAT_BASE_URL) and a key of llmcat.toml.
@@ -222,7 +226,9 @@ def _classify(argv: list[str]) -> int:
 def _show(argv: list[str]) -> int:
     parser = _parser("show")
     parser.add_argument("predictions", help="a predictions file (.jsonl)")
-    parser.add_argument("--items", metavar="FILE", help="the items, to show their titles")
+    parser.add_argument(
+        "--items", metavar="FILE", default="", help="the items, to show their titles"
+    )
     parser.add_argument("--text", metavar="COLUMN", default="", help="the items' title column")
     parser.add_argument("--limit", type=int, default=20, help="how many rows (default: 20)")
     parser.add_argument("--decision", metavar="D", help="only rows with this decision")
@@ -230,7 +236,11 @@ def _show(argv: list[str]) -> int:
     from llmcat import terminal
 
     return terminal.show(
-        args.predictions, args.items, text=args.text, limit=args.limit, decision=args.decision
+        args.predictions,
+        args.items,
+        text=args.text,
+        limit=args.limit,
+        decision=args.decision,
     )
 
 

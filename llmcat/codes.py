@@ -1,4 +1,4 @@
-"""The alphabet of one-token codes, and the constraint over them.
+"""The alphabet of one-token codes, and the constraints on answers.
 
 A menu of n labels always uses the first n + 1 codes of the alphabet found for the model (the
 last one for the exit), so a model sees at most `MOST_LABELS` different constraints, whatever
@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CANDIDATES", "MOST_LABELS", "pattern"]
+    from llmcat.records import Read
+
+__all__ = ["CANDIDATES", "MOST_LABELS", "REASON_TOKENS", "grammar", "most_tokens", "pattern"]
 
 MOST_LABELS = 127
 """vLLM takes at most 128 `logprob_token_ids`: 127 labels and the exit."""
+
+REASON_TOKENS = 128
+"""The most tokens of a rationale; it is cut there."""
 
 # Pairs a model might want to say as a word or a country.
 _WORDS = frozenset(
@@ -51,3 +56,33 @@ def pattern(codes: Sequence[str]) -> str:
     from outlines.types.dsl import Choice, to_regex
 
     return str(to_regex(Choice(sorted(codes, key=len, reverse=True))))
+
+
+def grammar(codes: Sequence[str], read: Read) -> str:
+    """Return the regular expression that an answer must match in a read mode.
+
+    A name ends with its line: in Outlines' automaton a token that passes the end of a shorter name
+    by one byte (`,` after `Home`, where `Home, Garden` is a name too) is forbidden otherwise.
+    """
+    if read == "reason":
+        return _rationale()
+    return pattern(codes) + "\n" if read == "text" else pattern(codes)
+
+
+def most_tokens(codes: Sequence[str], read: Read) -> int:
+    """Return how many tokens an answer may need: no token is shorter than a byte."""
+    if read == "reason":
+        return REASON_TOKENS
+    return 2 + max(len(code.encode()) for code in codes) if read == "text" else 1
+
+
+@lru_cache(maxsize=1)
+def _rationale() -> str:
+    """Return the regular expression of a rationale, from a pydantic model through Outlines."""
+    from outlines.types.dsl import JsonSchema, to_regex
+    from pydantic import BaseModel
+
+    class Rationale(BaseModel):
+        rationale: str
+
+    return str(to_regex(JsonSchema(Rationale)))

@@ -35,10 +35,21 @@ class RunConfig(BaseSettings):
         env_prefix="LLMCAT_", extra="forbid", frozen=True, toml_file=CONFIG_FILE
     )
 
-    file: str = Field("-", description="items: .jsonl, .csv, .tsv, .txt, also .gz; - for stdin")
-    out: str = Field("", description="predictions file: .jsonl, .csv, .tsv; - for stdout")
-    input_format: Literal["", "jsonl", "csv", "tsv", "txt"] = Field(
+    file: str = Field(
+        "-",
+        description="items: files, folders or patterns; .jsonl, .csv, .tsv, .txt, .parquet, also "
+        ".gz, .zst; - for stdin",
+    )
+    out: str = Field(
+        "",
+        description="predictions: .jsonl, .csv, .tsv, .parquet, also .gz, .zst; a folder (name it "
+        "with a / at the end) for one file per input; - for stdout",
+    )
+    input_format: Literal["", "jsonl", "csv", "tsv", "txt", "parquet"] = Field(
         "", description="format of the items where the name does not tell"
+    )
+    out_format: Literal["jsonl", "csv", "tsv", "parquet"] = Field(
+        "jsonl", description="format of the files in a predictions folder"
     )
     text: str = Field("", description="text columns, comma-separated; the first is the title")
     id: str = Field("id", description="column with the item's id")
@@ -57,8 +68,10 @@ class RunConfig(BaseSettings):
     shots: int = Field(8, ge=1, le=64, description="how many examples are shown")
     seed: int = Field(0, description="seed for the choice of examples")
 
-    engine: Literal["", "vllm_http", "fake"] = Field(
-        "", description="vllm_http (the default with --base-url) or fake"
+    engine: Literal["", "vllm_http", "vllm_local", "transformers_local", "demo", "fake"] = Field(
+        "",
+        description="vllm_http (the default with --base-url), vllm_local and transformers_local "
+        "(--model in this process), demo (the small demo model) or fake",
     )
     engine_option: str = Field("", description="NAME=VALUE,... for the engine")
     base_url: str = Field("", description="address of the model server", pattern=r"^[^@\s]*$")

@@ -7,7 +7,9 @@ is the label mass. This module does not know prompts, engines or files.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 from llmcat.errors import ConstraintIgnored
@@ -16,8 +18,9 @@ from llmcat.records import NONE, Answer, Item, Scores, Verdict
 if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["alternatives", "read", "verdict"]
+__all__ = ["alternatives", "rationale", "read", "verdict"]
 
+_BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
 """After a mask the menu's probabilities sum to 1; below this, no mask was there."""
 
@@ -26,9 +29,15 @@ def read(answer: Answer) -> Scores:
     """Turn log-probabilities (natural, shape `(len(menu.codes),)`, exit last) into scores.
 
     Ties go to the code that stands first on the menu. Raises `ConstraintIgnored` when the
-    probabilities of a masked answer do not sum to one.
+    probabilities of a masked answer do not sum to one, or when a text is not on the menu.
     """
     menu = answer.ask.menu
+    if answer.ask.read == "text":
+        if answer.text not in menu.codes:
+            raise ConstraintIgnored(f"{answer.text!r} is not on the menu")
+        at = menu.codes.index(answer.text)
+        label = menu.nodes[at].id if at < len(menu.nodes) else NONE
+        return Scores(label=label, p={}, p_none=None, kind="label_only")
     if len(answer.logprobs) != len(menu.codes):
         raise ValueError("one log-probability per code of the menu is needed")
     top = max(answer.logprobs)
@@ -51,13 +60,21 @@ def read(answer: Answer) -> Scores:
     )
 
 
+def rationale(text: str) -> str:
+    """Return what a rationale says; one that was cut at its length says what came until then."""
+    try:
+        return str(json.loads(text)["rationale"])
+    except (ValueError, KeyError, TypeError):
+        return _BEFORE.sub("", text)
+
+
 def verdict(item: Item, scores: Scores) -> Verdict:
     """Decide without a gate: the best label, or `none`."""
     return Verdict(
         item=item,
         decision="none" if scores.label == NONE else "labelled",
         scores=scores,
-        reason=item.note,
+        reason="; ".join(filter(None, (item.note, scores.rationale))) or None,
     )
 
 

@@ -18,7 +18,7 @@ from llmcat.classify import Tally, classify
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.memory import PlainMemory
-from llmcat.readers import ItemReader
+from llmcat.readers import ItemReader, expand
 from llmcat.session import Session, columns_of, engine_of, taxonomy_of
 from llmcat.taxonomy import Taxonomy
 
@@ -118,7 +118,8 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         file = config.file if config.file != "-" else str(examples / "items.jsonl")
         which = "your items" if config.file != "-" else "the shipped examples"
         reader = ItemReader(columns=columns_of(config))
-        items = [i for i in islice(reader.read(file), ASKED) if i.error is None]
+        rows = reader.read(*expand(file), fmt=config.input_format or None)
+        items = [i for i in islice(rows, ASKED) if i.error is None]
         if not items:
             findings.append(Finding("fail", "items", f"none of {which} can be asked"))
             return findings

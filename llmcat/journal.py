@@ -1,7 +1,9 @@
 """The predictions file as journal: append-only, in order, resumable after anything.
 
-    <out>                 the rows; for CSV and compressed outputs <out>.journal.jsonl until the end
+    <out>                 the rows; for other formats <out>.journal.jsonl until the end
     <out>.run.json        everything that is constant in the run, and what each session did
+
+For a folder these two are `journal.jsonl` and `run.json` in it.
 
 On resume the torn tail is cut, the rows are counted and the run goes on after them, but only
 if it is the same run: any difference in what shapes the answers is refused by name.
@@ -20,6 +22,7 @@ import orjson
 
 from llmcat import writers
 from llmcat.errors import JournalError, RunMismatch
+from llmcat.readers import bare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,6 +55,8 @@ class Journal:
         `RunMismatch` if the file belongs to another run, `JournalError` if it cannot be used.
         """
         target = Path(out)
+        if is_folder(out):
+            target.mkdir(exist_ok=True)
         journal = cls(target, identity, {}, journal_path(target))
         # The lock comes first and is held on a file that is never replaced while it is held.
         journal._lock()
@@ -77,7 +82,7 @@ class Journal:
         previous = _load(self._record_path)
         if previous is None:
             for file in (self.out, self.path):
-                if file.exists() and file.stat().st_size:
+                if file.is_file() and file.stat().st_size:
                     raise JournalError(
                         f"{file} exists and is not the output of a run",
                         hint="choose another --out, or remove the file",
@@ -85,9 +90,10 @@ class Journal:
         elif previous["status"] != "done" and not self.path.stat().st_size:
             previous = None  # it ended before its first row: there is nothing to go on with
         elif restart:
-            self._file.truncate(0)
             if self.path != self.out:
-                self.out.unlink(missing_ok=True)
+                for made in self._made(previous):
+                    made.unlink(missing_ok=True)
+            self._file.truncate(0)
             previous = None
         else:
             _compare(str(self.out), previous["identity"], self.identity)
@@ -99,7 +105,7 @@ class Journal:
             "about": dict(about),
         }
         if self.record["status"] == "done":
-            size = self.out.stat().st_size if self.out.exists() else 0
+            size = _size(self._made(self.record))
             self.finished = size == self.record.get("bytes")
             if not self.finished:
                 raise JournalError(
@@ -112,8 +118,16 @@ class Journal:
         self.done = _cut_torn_tail(self._file, self.path)
         self.save("running")
 
+    def _made(self, record: Mapping[str, Any]) -> list[Path]:
+        """Return the files that a run made, by its record."""
+        if not self.out.is_dir():
+            return [self.out]
+        return [self.out / part for part in record.get("parts", ())]
+
     @property
     def _record_path(self) -> Path:
+        if self.out.is_dir():
+            return self.out / "run.json"
         return self.out.with_name(f"{self.out.name}.run.json")
 
     def close(self) -> None:
@@ -142,15 +156,19 @@ class Journal:
                 hint="make room, then run the same command again: it goes on",
             ) from exc
 
-    def end_session(self, session: Mapping[str, Any], *, status: str) -> None:
-        """Note what this session did; when the run is done, make the output file."""
+    def end_session(
+        self, session: Mapping[str, Any], *, status: str, parts: Mapping[Path, int] | None = None
+    ) -> None:
+        """Note what this session did; when the run is done, make the output, whole or in parts."""
         self.record["sessions"].append(dict(session))
         self._sync()
         try:
             if status == "done":
                 if self.path != self.out:
-                    writers.export(self.path, self.out)
-                self.record["bytes"] = self.out.stat().st_size
+                    writers.export(self.path, self.out, parts)
+                if parts is not None:
+                    self.record["parts"] = [str(part.relative_to(self.out)) for part in parts]
+                self.record["bytes"] = _size(self._made(self.record))
             self.save(status)
             if status == "done" and self.path != self.out:
                 self.path.unlink()
@@ -178,8 +196,21 @@ class Journal:
             raise JournalError(f"{path}: {exc.strerror}") from exc
 
 
+def is_folder(out: str) -> bool:
+    """Tell whether predictions go into a folder, a file per input file."""
+    named = Path(bare(out)).suffix in writers.FORMATS
+    return out.endswith(("/", os.sep)) or (Path(out).is_dir() and not named)
+
+
+def _size(files: Iterable[Path]) -> int:
+    """Return the bytes of files together; what is not there has none."""
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def journal_path(out: Path) -> Path:
     """Return where the rows are written while the run goes on."""
+    if out.is_dir():
+        return out / "journal.jsonl"
     return out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.journal.jsonl")
 
 
@@ -188,8 +219,18 @@ def check_writable(out: str, inputs: Iterable[str]) -> None:
 
     Nor may it be one of the files that the run reads.
     """
-    writers.check_format(out)
     target = Path(out)
+    if is_folder(out):
+        if not target.exists() and not target.parent.is_dir():
+            raise JournalError(f"{target.parent}: no such folder")
+        if target.exists() and not (target / "run.json").exists() and any(target.iterdir()):
+            raise JournalError(
+                f"{out} is not empty and not the output of a run", hint="choose another --out"
+            )
+        if not os.access(target if target.exists() else target.parent, os.W_OK):
+            raise JournalError(f"{out}: cannot be written")
+        return
+    writers.check_format(out)
     for name in inputs:
         if name and target.exists() and Path(name).exists() and target.samefile(name):
             raise JournalError(f"{out} is an input of this run", hint="choose another --out")

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from llmcat.errors import JournalError
-from llmcat.records import NONE, Scores
+from llmcat.records import Scores
 
 __all__ = ["DiskMemory", "PlainMemory"]
 
@@ -54,16 +54,18 @@ class DiskMemory:
         found = self._do("SELECT scores FROM answers WHERE key = ?", (_key(content),)).fetchone()
         if found is None:
             return None
-        label, p, p_none, kind, mass = orjson.loads(found[0])
-        return Scores(label, p, p_none, kind=kind, mass=mass)
+        label, p, p_none, kind, mass, rationale = orjson.loads(found[0])
+        return Scores(label, p, p_none, kind, mass, rationale)
 
     def put(self, content: str, scores: Scores) -> None:
         """Remember the scores of a text."""
         best = sorted(scores.p, key=lambda i: -scores.p[i])[:KEPT]
-        if scores.label != NONE and scores.label not in best:
+        if scores.label in scores.p and scores.label not in best:
             best.append(scores.label)
         p = {id_: scores.p[id_] for id_ in best}
-        value = orjson.dumps([scores.label, p, scores.p_none, scores.kind, scores.mass])
+        value = orjson.dumps(
+            [scores.label, p, scores.p_none, scores.kind, scores.mass, scores.rationale]
+        )
         self._do("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(content), value))
 
     def new_id(self, id_: str) -> bool:

@@ -10,7 +10,7 @@ from llmcat import run
 from llmcat.classify import classify
 from llmcat.errors import EngineError, InputError
 from llmcat.memory import DiskMemory
-from llmcat.readers import count_rows
+from llmcat.readers import count_rows, expand
 from llmcat.session import Session
 from llmcat.writers import row_of
 
@@ -45,7 +45,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
     rows = (
         count
         if run.is_stream(config.file)
-        else count_rows(config.file, fmt=config.input_format or None)
+        else count_rows(*expand(config.file), fmt=config.input_format or None)
     )
     config = config.model_copy(update={"limit": count})
     session = await Session.open(config)

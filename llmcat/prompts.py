@@ -6,7 +6,7 @@ A prompt file looks like this:
     name: zero-shot.en
     version: 1
     description: ...
-    read: code
+    read: code           # or `text`, the label's name; `reason`, reasons before the code
     language: en
     needs: []            # `examples`, `definitions`
     ---
@@ -18,7 +18,9 @@ with the same menu, and the server's prefix cache serves it. Examples become ear
 user turn is the `item` block, the assistant turn is the code alone. The item comes last.
 
 Block `system` sees `menu` (entries with `code`, `node`, `label`, `description`, `synonyms`),
-`exit` (its code), `parent` (the inner node whose children are on offer, or none) and `about`.
+`exit` (its code), `parent` (the inner node whose children are on offer, or none) and `about`. In
+read mode `text` the codes are the labels' names. In read mode `reason` block `item` asks for
+reasons as JSON, `{"rationale": "..."}`, and a third block, `code`, then asks for the code.
 Block `item` sees `item`, a mapping of field name to text. Item text is a value, never a template.
 
 This module does not know files of items, engines or how answers are read.
@@ -40,20 +42,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmcat import resources
 from llmcat.errors import BadPrompt
-from llmcat.records import Menu, Message, Node, digest
+from llmcat.records import Menu, Message, Node, Read, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jinja2 import Template
 
-__all__ = ["Entry", "Prompt", "available", "load"]
+__all__ = ["NONE_IN", "Entry", "Prompt", "available", "load", "spelled"]
 
 Language = Literal["en", "zh"]
+
+NONE_IN: dict[Language, str] = {"en": "None of these", "zh": "以上都不是"}
+"""The exit's name where answers are names (read mode `text`)."""
 
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _KNOWN = {"menu", "exit", "parent", "about", "item"}
 _BLOCKS = ("system", "item")
+_LAST = "code"
 
 
 class FrontMatter(BaseModel):
@@ -64,7 +70,7 @@ class FrontMatter(BaseModel):
     name: str
     version: int
     description: str
-    read: Literal["code"] = "code"
+    read: Read = "code"
     language: Language = "en"
     needs: tuple[Literal["examples", "definitions"], ...] = ()
 
@@ -122,6 +128,10 @@ class Prompt:
         """Render the part that shows one item."""
         return {"role": "user", "content": self._render("item", {"item": fields})}
 
+    def last(self) -> Message:
+        """Render what asks for the code after the reasons (read mode `reason`)."""
+        return {"role": "user", "content": self._render(_LAST, {})}
+
     def _render(self, block: str, values: dict[str, Any]) -> str:
         template = self._template
         try:
@@ -149,6 +159,15 @@ def label_in(node: Node, language: Language, nodes: Mapping[str, Node]) -> str:
         node = nodes[node.parent]
         parts.append(node.names.get(language, node.name))
     return " > ".join(reversed(parts))
+
+
+def spelled(prompt: Prompt, nodes: Mapping[str, Node]) -> dict[str, str] | None:
+    """Return the names that answers are given in (read mode `text`), the exit's under `""`."""
+    if prompt.front.read != "text":
+        return None
+    language = prompt.front.language
+    live = [node for node in nodes.values() if not node.deprecated]
+    return {"": NONE_IN[language], **{n.id: label_in(n, language, nodes) for n in live}}
 
 
 # -- files ----------------------------------------------------------------------------------
@@ -221,7 +240,7 @@ def parse(text: str, source: str) -> Prompt:
             hint=f"a prompt may use {', '.join(sorted(_KNOWN))}",
         )
     prompt = Prompt(front=front, text=text, body=match[2], source=source)
-    for block in _BLOCKS:
+    for block in (*_BLOCKS, *((_LAST,) if front.read == "reason" else ())):
         if block not in prompt._template.blocks:  # noqa: SLF001
             raise BadPrompt(f"{source}: no block {block!r}")
     _try(prompt)
@@ -239,5 +258,7 @@ def _try(prompt: Prompt) -> None:
         missing = [what for what in ("one", "two", "C") if what not in content]
         if missing:
             raise BadPrompt(f"{prompt.source}: block 'system' does not show the whole menu")
+    if prompt.front.read == "reason" and not prompt.last()["content"]:
+        raise BadPrompt(f"{prompt.source}: block {_LAST!r} is empty")
     if "specimen" not in prompt.user(Specimen("specimen"))["content"]:
         raise BadPrompt(f"{prompt.source}: block 'item' does not show the item")

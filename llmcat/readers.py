@@ -1,4 +1,4 @@
-"""Files to items: JSONL, CSV, TSV, plain lines, `-`, each also gzip. Streaming, in order.
+"""Files to items: JSONL, CSV, TSV, plain lines, Parquet, `-`; gzip, zstd. Streaming, in order.
 
 Every row of the input becomes exactly one item. A row that cannot be used becomes an item
 with an `error`; only what makes the whole input unusable is an exception. This module does
@@ -8,10 +8,12 @@ not know taxonomies, prompts or engines.
 from __future__ import annotations
 
 import csv
+import glob
 import gzip
 import io
 import json
 import math
+import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -22,17 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import orjson
+from backports import zstd
 
+from llmcat import parquet
 from llmcat.cleaning import clean
 from llmcat.errors import BadConfig, InputError
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["Columns", "ItemReader", "count_rows", "to_items"]
+__all__ = ["Columns", "ItemReader", "bare", "count_rows", "expand", "to_items"]
 
-Format = Literal["jsonl", "csv", "tsv", "txt"]
+Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
 Row = tuple[Mapping[str, Any] | None, str | None]
 """A raw row, or what is wrong with it."""
 
@@ -47,6 +51,7 @@ _SUFFIX: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".txt": "txt",
+    ".parquet": "parquet",
 }
 
 
@@ -63,40 +68,63 @@ class Columns:
 
 @dataclass(slots=True)
 class ItemReader:
-    """Raw rows to clean items. `counts` says how many fields each cleaning step changed."""
+    """Raw rows to clean items.
+
+    `counts` says how many fields each cleaning step changed, `parts` how many items each file gave.
+    """
 
     columns: Columns = Columns()
     limit: int = 20_000
     counts: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, int] = field(default_factory=dict)
 
-    def read(self, path: str | Path, *, fmt: Format | None = None) -> Generator[Item, None, None]:
-        """Yield the items of a file, or of standard input for `-`.
+    def read(self, *paths: str | Path, fmt: Format | None = None) -> Generator[Item, None, None]:
+        """Yield the items of files, one after the other, or of standard input for `-`.
 
-        Raises `InputError` if the file cannot be opened, has no rows or breaks off, and
-        `BadConfig` if it lacks a column that was asked for by name.
+        Rows are numbered through. Of many files some may be empty. Raises `InputError` if a file
+        cannot be opened or breaks off or there are no rows, and `BadConfig` if a file lacks a
+        column that was asked for by name.
         """
-        with open_bytes(path) as raw:
-            fmt = fmt or format_of(path, raw)
-            yield from self.items(
-                _ROWS[fmt](raw), source="standard input" if path == "-" else str(path)
-            )
+        row = 0
+        for path in paths:
+            source = "standard input" if path == "-" else str(path)
+            self.parts[str(path)] = 0
+            with open_bytes(path) as raw:
+                found = _ROWS[fmt or format_of(path, raw)](raw)
+                for item in self.items(found, source=source, row=row, empty=len(paths) > 1):
+                    self.parts[str(path)] += 1
+                    row += 1
+                    yield item
+        if not row:
+            raise InputError("no rows in any of the files")
 
-    def items(self, rows: Iterable[Row], *, source: str) -> Iterator[Item]:
-        """Yield one item per raw row."""
+    def check(self, *paths: str | Path, fmt: Format | None = None) -> None:
+        """Look at the first rows of each file. Raises what `read` would raise about columns."""
+        for path in paths:
+            with open_bytes(path) as raw:
+                found = _ROWS[fmt or format_of(path, raw)](raw)
+                next(self.items(found, source=str(path), empty=len(paths) > 1), None)
+
+    def items(
+        self, rows: Iterable[Row], *, source: str, row: int = 0, empty: bool = False
+    ) -> Iterator[Item]:
+        """Yield one item per raw row, numbered from `row`. `empty`: there may be none."""
         rows = iter(rows)
         first = next(rows, None)
+        if first is None and empty:
+            return
         if first is None:
             raise InputError(f"{source}: no rows", hint="one item per line, or a CSV with a header")
         # A pipe may hold back its second row until the first is answered: look at one row only,
         # and at more where it does not tell.
         ahead = [first]
         while not self._columns_found(ahead) and len(ahead) < LOOK_AHEAD:
-            row = next(rows, None)
-            if row is None:
+            another = next(rows, None)
+            if another is None:
                 break
-            ahead.append(row)
+            ahead.append(another)
         self._check_columns(ahead, source)
-        for number, (raw, error) in enumerate(chain(ahead, rows)):
+        for number, (raw, error) in enumerate(chain(ahead, rows), row):
             yield self._item(number, raw, error)
 
     def _item(self, row: int, raw: Mapping[str, Any] | None, error: str | None) -> Item:
@@ -187,7 +215,10 @@ def _raw(value: Any, columns: Columns) -> Row:
 
 @contextmanager
 def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, `-` for standard input, gzip by content. Raises `InputError`."""
+    """Open a file for reading, `-` for standard input; gzip and zstd are told by content.
+
+    Raises `InputError`.
+    """
     with ExitStack() as stack:
         if path == "-":
             # An own reader: a thread may be left waiting in it when the program ends.
@@ -197,35 +228,83 @@ def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
                 raw = stack.enter_context(Path(path).open("rb"))
             except OSError as exc:
                 raise InputError(f"{path}: {exc.strerror}") from exc
-        start = raw.peek(2)[:2]
-        if start in {b"\xff\xfe", b"\xfe\xff"}:
+        start = raw.peek(4)[:4]
+        if start[:2] in {b"\xff\xfe", b"\xfe\xff"}:
             raise InputError(f"{path}: UTF-16, not UTF-8", hint="save it as UTF-8")
-        if start != b"\x1f\x8b":
+        if start[:2] == b"\x1f\x8b":
+            unpacked: Any = gzip.GzipFile(fileobj=raw)
+        elif start == b"\x28\xb5\x2f\xfd":
+            unpacked = zstd.ZstdFile(raw)
+        else:
             yield raw
             return
-        unpacked = stack.enter_context(gzip.GzipFile(fileobj=raw))
+        unpacked = stack.enter_context(unpacked)
         yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", unpacked)))
+
+
+def expand(files: str, *, out: str = "") -> list[str]:
+    """Return the files that a setting names: one to a line, each a file, a folder or a pattern.
+
+    A folder stands for the files in it that can be read, a pattern (`*`, `?`, `[...]`, `**`) for
+    those it fits, both in alphabetical order, but never for what is written to `out`. Raises
+    `InputError` where there are none.
+    """
+    found: dict[str, None] = {}
+    for name in filter(None, files.split("\n")) if files.strip() else [files]:
+        if Path(name).is_dir():
+            inside = sorted(p for p in Path(name).iterdir() if p.suffix and p.is_file())
+            inside = [p for p in inside if ".predictions." not in p.name]
+            fits = [str(p) for p in inside if Path(bare(p.name)).suffix in _SUFFIX]
+            fits = [p for p in fits if not _written(p, out)]
+        elif glob.has_magic(name) and not Path(name).exists():
+            every = glob.glob(name, recursive=True)  # noqa: PTH207  absolute patterns too
+            fits = sorted(p for p in every if Path(p).is_file() and not _written(p, out))
+        else:
+            fits = [name]
+        if not fits:
+            raise InputError(f"{name}: no files there", hint=f"that end in {', '.join(_SUFFIX)}")
+        found.update(dict.fromkeys(fits))
+    return list(found)
+
+
+def _written(path: str, out: str) -> bool:
+    """Tell whether a file belongs to an output: is it, lies in it, or stands beside it."""
+    if not out or out == "-":
+        return False
+    mine, made = os.path.abspath(path), os.path.abspath(out)  # noqa: PTH100  `..` is to go
+    return mine == made or mine.startswith((made + os.sep, made + "."))
+
+
+def bare(name: str) -> str:
+    """Return a file's name in small letters without `.gz` or `.zst`."""
+    return name.lower().removesuffix(".gz").removesuffix(".zst")
 
 
 def format_of(path: str | Path, raw: BinaryIO) -> Format:
     """Tell the format by the suffix; for `-`, by whether the first line begins a JSON object."""
-    name = str(path).lower().removesuffix(".gz")
-    suffix = Path(name).suffix
+    suffix = Path(bare(str(path))).suffix
     if suffix in _SUFFIX:
         return _SUFFIX[suffix]
     if path != "-":
         raise InputError(
             f"{path}: unknown format {suffix!r}",
-            hint=f"use {', '.join(_SUFFIX)} (also .gz), or say --input-format",
+            hint=f"use {', '.join(_SUFFIX)} (also .gz, .zst), or say --input-format",
         )
     start = cast("io.BufferedReader", raw).peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     return "jsonl" if start.startswith(b"{") else "txt"
 
 
-def count_rows(path: str | Path, *, fmt: Format | None = None) -> int:
-    """Count the rows of a file without keeping them."""
-    with open_bytes(path) as raw:
-        return sum(1 for _ in _ROWS[fmt or format_of(path, raw)](raw))
+def count_rows(*paths: str | Path, fmt: Format | None = None) -> int:
+    """Count the rows of files without keeping them."""
+    total = 0
+    for path in paths:
+        with open_bytes(path) as raw:
+            found = fmt or format_of(path, raw)
+            if found == "parquet":
+                total += parquet.count(raw)
+            else:
+                total += sum(1 for _ in _ROWS[found](raw))
+    return total
 
 
 # -- rows -----------------------------------------------------------------------------------
@@ -236,7 +315,7 @@ def lines_of(raw: BinaryIO) -> Iterator[bytes]:
     try:
         for number, line in enumerate(raw):
             yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-    except (EOFError, OSError, zlib.error) as exc:
+    except (EOFError, OSError, zlib.error, zstd.ZstdError) as exc:
         raise InputError(f"the input breaks off: {exc}") from exc
 
 
@@ -316,7 +395,20 @@ def _tsv(raw: BinaryIO) -> Iterator[Row]:
     return _csv(raw, delimiter="\t")
 
 
-_ROWS = {"jsonl": _jsonl, "txt": _txt, "csv": _csv, "tsv": _tsv}
+def _parquet(raw: BinaryIO) -> Iterator[Row]:
+    if not raw.seekable():
+        raise InputError("Parquet cannot be read from a pipe", hint="give the file: --file FILE")
+    for row in parquet.rows_of(raw):
+        yield row, None
+
+
+_ROWS: dict[Format, Callable[[BinaryIO], Iterator[Row]]] = {
+    "jsonl": _jsonl,
+    "txt": _txt,
+    "csv": _csv,
+    "tsv": _tsv,
+    "parquet": _parquet,
+}
 
 
 def _is_text(cell: str) -> bool:
@@ -326,6 +418,8 @@ def _is_text(cell: str) -> bool:
 
 def _as_text(value: Any) -> str:
     """Show a JSON value as a person would write it: `{"brand": "X"}` as `brand: X`."""
+    if isinstance(value, bytes):  # Parquet written without saying that it is text
+        value = value.decode()
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):

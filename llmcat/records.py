@@ -23,6 +23,7 @@ __all__ = [
     "Message",
     "Node",
     "Prefix",
+    "Read",
     "Scores",
     "Usage",
     "Verdict",
@@ -34,6 +35,9 @@ NONE = "none"
 
 Decision = Literal["labelled", "accept", "review", "none", "error"]
 Kind = Literal["full", "top", "label_only"]
+Read = Literal["code", "text", "reason"]
+"""How an answer is read: `code`, one token that stands for a label; `text`, the label's name,
+spelled out; `reason`, a rationale as JSON, after which the code is asked for."""
 Message = dict[str, str]
 """A chat message: `{"role": ..., "content": ...}`."""
 
@@ -95,6 +99,7 @@ class Node:
 class Menu:
     """What one ask offers: `codes[i]` stands for `nodes[i]`, the last code for the exit.
 
+    In read mode `text` the codes are the labels' names as the prompt shows them.
     `parent` is the inner node whose children are on offer, or None at the top.
     """
 
@@ -129,7 +134,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: shared messages, this item's messages, the menu and its constraint.
+    """One request: shared messages, this item's messages, the menu, its constraint, how to read.
 
     `constraint` is how the engine is told to stay on the menu: `outlines` (a grammar, which
     renormalises the log-probabilities over the menu) or `tokens` (a list of allowed tokens,
@@ -141,6 +146,7 @@ class Ask:
     prefix: Prefix
     tail: tuple[Message, ...]
     constraint: Literal["outlines", "tokens"] = "outlines"
+    read: Read = "code"
 
     @property
     def messages(self) -> list[Message]:
@@ -169,12 +175,13 @@ class Usage:
 class Answer:
     """What came back: natural-log probabilities in menu order (the exit last), or an error.
 
-    `masked` tells whether they were taken after the grammar's mask. `seconds` is the time
-    from sending to reading.
+    Where text is generated there are none, and `text` is what was generated. `masked` tells
+    whether they were taken after the grammar's mask. `seconds` is the time from sending to reading.
     """
 
     ask: Ask
     logprobs: tuple[float, ...] = ()
+    text: str = ""
     masked: bool = True
     usage: Usage = Usage()
     seconds: float = 0.0
@@ -187,20 +194,23 @@ class Scores:
 
     `p` maps node id to probability, `p_none` is the exit's. `kind` is `full` when these sum
     to 1, `top` when some labels were not looked at (a descent, a tournament), `label_only`
-    when an engine gives no probabilities. `label` is the chosen node id or `none`. `mass` is
-    the probability the model gave to the menu's codes before any constraint, or None where
-    it was not sampled.
+    when there are no probabilities: then `p` is empty and `p_none` None. `label` is the chosen
+    node id or `none`. `mass` is the probability the model gave to the menu's codes before any
+    constraint, or None where it was not sampled. `rationale` is what the model said before.
     """
 
     label: str
     p: Mapping[str, float]
-    p_none: float
+    p_none: float | None
     kind: Kind = "full"
     mass: float | None = None
+    rationale: str | None = None
 
     @property
-    def confidence(self) -> float:
-        """The probability of the chosen label."""
+    def confidence(self) -> float | None:
+        """The probability of the chosen label, None where there are no probabilities."""
+        if self.kind == "label_only":
+            return None
         return self.p_none if self.label == NONE else self.p[self.label]
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import platform
 import time
 from collections import Counter
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import llmcat
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError
-from llmcat.journal import Journal, check_writable
+from llmcat.journal import Journal, check_writable, is_folder
 from llmcat.memory import DiskMemory
-from llmcat.readers import ItemReader
-from llmcat.records import NONE
+from llmcat.readers import ItemReader, bare, count_rows, expand
+from llmcat.records import NONE, digest
 from llmcat.session import Session, columns_of, with_gold
-from llmcat.writers import row_of, rows_in, scores_in
+from llmcat.writers import check_format, row_of, rows_in, scores_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -72,6 +73,7 @@ class Summary:
     interrupted: bool = False
     already_done: bool = False
     resumable: bool = True
+    parts: dict[str, int] = field(default_factory=dict)
 
     def count(self, verdict: Verdict) -> None:
         """Count a decision, and an error by its reason: of ever new ones the first hundred."""
@@ -103,15 +105,36 @@ class Summary:
             "duplicate_ids": self.double_ids,
             "cost": self.cost,
             "asks": tally,
+            "files": self.parts,
         }
 
 
 def default_out(file: str) -> str:
-    """Return where the predictions of a file go when nothing is said: beside you, by its name."""
+    """Return where predictions go when nothing is said: beside you, by the input's name."""
     if file == "-":
         return "-"
-    name = Path(file).name.removesuffix(".gz")
-    return f"{Path(name).stem}.predictions.jsonl"
+    files = expand(file, out="predictions.jsonl")
+    if len(files) > 1:
+        return "predictions.jsonl"
+    name = Path(files[0]).name
+    return f"{Path(name[: len(bare(name))]).stem}.predictions.jsonl"
+
+
+def parts_of(config: RunConfig, rows: Mapping[str, int]) -> dict[Path, int] | None:
+    """Return the files of a predictions folder, as the input's lie in theirs, and their rows."""
+    if not is_folder(config.out):
+        return None
+    place = {name: Path(os.path.abspath(name)) for name in expand(config.file)}  # noqa: PTH100
+    above = Path(os.path.commonpath([path.parent for path in place.values()]))
+    parts: dict[Path, int] = {}
+    for name, path in place.items():
+        inside, count = path.relative_to(above), rows.get(name, 0)
+        stem = Path(inside.name[: len(bare(inside.name))]).stem
+        part = Path(config.out) / inside.parent / f"{stem}.predictions.{config.out_format}"
+        if part in parts:
+            raise InputError(f"{name}: another input would have the output {part} too")
+        parts[part] = count
+    return parts
 
 
 async def classify_file(
@@ -126,17 +149,22 @@ async def classify_file(
     `restart` starts over instead. `stop`, once set, finishes what is in flight. Raises any
     `LlmcatError`; what was answered before stays in the file.
     """
-    read = (config.file, config.taxonomy, config.examples, config.prompt)
+    files = expand(config.file, out=config.out)
+    config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
+    read = (*files, config.taxonomy, config.examples, config.prompt)
     check_writable(config.out, [name for name in read if name != "-"])
+    parts_of(config, {})
+    if is_folder(config.out):
+        check_format(f"x.{config.out_format}")
     stop = stop or asyncio.Event()
-    sha, lines = await unless(stop, asyncio.to_thread(fingerprint, config.file))
+    sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
     if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
-        reader = ItemReader(columns=columns_of(config))
-        with closing(reader.read(config.file, fmt=config.input_format or None)) as items:
-            next(items)
+        ItemReader(columns=columns_of(config)).check(*files, fmt=config.input_format or None)
     session = await unless(stop, Session.open(config))
     try:
         identity = session.identity() | {"input": sha}
+        if is_folder(config.out):
+            identity["out_format"] = config.out_format
         journal = Journal.open(config.out, identity, _about(config, session), restart=restart)
         summary = Summary(
             out=config.out,
@@ -159,7 +187,8 @@ async def classify_file(
         finally:
             summary.seconds = time.monotonic() - started
             memory.close()
-            journal.end_session(summary.record(), status=status)
+            parts = parts_of(config, summary.parts) if status == "done" else None
+            journal.end_session(summary.record(), status=status, parts=parts)
         return summary
     finally:
         await session.engine.close()
@@ -258,8 +287,8 @@ def items_of(
     config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory, summary: Summary
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
-    reader = ItemReader(columns=columns_of(config), counts=summary.cleaned)
-    items = reader.read(config.file, fmt=config.input_format or None)
+    reader = ItemReader(columns=columns_of(config), counts=summary.cleaned, parts=summary.parts)
+    items = reader.read(*expand(config.file), fmt=config.input_format or None)
     for item in islice(items, config.limit or None):
         if item.id_given and not memory.new_id(item.id):
             summary.double_ids += 1
@@ -273,7 +302,10 @@ def items_of(
 
 def is_stream(file: str) -> bool:
     """Tell whether the items can be read only once: standard input, a pipe, a device."""
-    return file == "-" or Path(file).is_fifo() or Path(file).is_char_device()
+    return any(
+        name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
+        for name in file.split("\n")
+    )
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
@@ -290,23 +322,31 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def fingerprint(file: str) -> tuple[str, int | None]:
+def fingerprint(files: Sequence[str]) -> tuple[str, int | None]:
     """Return a hash of the input and its number of lines (None where that says nothing)."""
-    if is_stream(file):
+    if any(map(is_stream, files)):
         return f"a stream at {datetime.now(UTC).isoformat()}", None
-    sha, lines, last = hashlib.sha256(), 0, b""
-    try:
-        with Path(file).open("rb") as raw:
-            while chunk := raw.read(1 << 20):
-                sha.update(chunk)
-                lines += chunk.count(b"\n")
-                last = chunk[-1:]
-    except OSError as exc:
-        raise InputError(f"{file}: {exc.strerror}") from exc
-    lines += last not in {b"", b"\n"}
-    if file.endswith((".csv", ".tsv")):
-        lines -= 1
-    return sha.hexdigest(), None if file.endswith(".gz") else max(lines, 0)
+    hashes: list[str] = []
+    total: int | None = 0
+    for file in files:
+        sha, lines, last = hashlib.sha256(), 0, b""
+        try:
+            with Path(file).open("rb") as raw:
+                while chunk := raw.read(1 << 20):
+                    sha.update(chunk)
+                    lines += chunk.count(b"\n")
+                    last = chunk[-1:]
+        except OSError as exc:
+            raise InputError(f"{file}: {exc.strerror}") from exc
+        hashes.append(sha.hexdigest())
+        lines += last not in {b"", b"\n"}
+        if file.endswith((".csv", ".tsv")):
+            lines -= 1
+        if file.endswith(".parquet"):
+            lines = count_rows(file)
+        packed = file.endswith((".gz", ".zst"))
+        total = None if packed or total is None else total + max(lines, 0)
+    return hashes[0] if len(hashes) == 1 else digest(*hashes), total
 
 
 def _about(config: RunConfig, session: Session) -> dict[str, Any]:

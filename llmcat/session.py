@@ -24,7 +24,7 @@ __all__ = ["NO_ENGINE", "Session", "columns_of", "engine_of", "rendered", "taxon
 NO_ENGINE = """\
   --base-url http://localhost:8000          a vLLM server that runs already
   llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
-  --engine fake                             no model: matches words, to try the plumbing"""
+  --engine demo                             the small demo model, to see llmcat at work"""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,17 @@ class Session:
         engine = engine or engine_of(config)
         if config.constraint not in engine.capabilities.constraints:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
+        if prompt.front.read not in engine.capabilities.reads:
+            raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
         try:
             served = await engine.open()
             task = Task(
-                plan=Plan(taxonomy, served.alphabet, config.menu_size),
+                plan=Plan(
+                    taxonomy,
+                    served.alphabet,
+                    config.menu_size,
+                    prompts.spelled(prompt, taxonomy.nodes),
+                ),
                 prompt=prompt,
                 pool=pool,
                 about=config.about or taxonomy.about,
@@ -130,10 +137,12 @@ def engine_of(config: RunConfig) -> Engine:
 def rendered(config: RunConfig, title: str) -> list[Message]:
     """Return the conversation for one item, as any model with plain codes would see it."""
     taxonomy = taxonomy_of(config)
-    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size)
+    prompt = prompts.load(config.prompt)
+    spelled = prompts.spelled(prompt, taxonomy.nodes)
+    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size, spelled)
     task = Task(
         plan=plan,
-        prompt=prompts.load(config.prompt),
+        prompt=prompt,
         pool=_pool_of(config, taxonomy),
         about=config.about or taxonomy.about,
     )

@@ -7,16 +7,17 @@ back. With beam width one, log P(path) = sum of log P(child | node).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from llmcat.codes import MOST_LABELS
-from llmcat.errors import EngineUnsupported
+from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.records import NONE, Menu, Node, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from llmcat.taxonomy import Taxonomy
 
@@ -27,15 +28,31 @@ Walk = "Generator[Menu, Scores, Scores]"
 
 @dataclass(frozen=True)
 class Plan:
-    """How a taxonomy is offered with an alphabet of codes, `size` labels at most per menu."""
+    """How a taxonomy is offered with an alphabet of codes, `size` labels at most per menu.
+
+    `spelled`, when given, maps node id to a name that stands for the node instead of a code
+    (read mode `text`), and `""` to the exit's.
+    """
 
     taxonomy: Taxonomy
     alphabet: tuple[str, ...]
     size: int = MOST_LABELS
+    spelled: Mapping[str, str] | None = None
     _menus: dict[tuple[str, ...], Menu] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a plan that the alphabet cannot spell."""
+        """Refuse a plan that the alphabet cannot spell, or names that are not distinct."""
+        if self.spelled is not None:
+            seen: dict[str, str] = {}
+            for id_, name in self.spelled.items():
+                if name in seen:
+                    raise BadConfig(
+                        f"{seen[name] or 'the exit'!r} and {id_!r} are both called {name!r}: an "
+                        "answer by name would not tell them apart",
+                        hint="rename one, or use a prompt that reads codes",
+                    )
+                seen[name] = id_
+            return
         if self.size + 1 > len(self.alphabet) and len(self.taxonomy.leaves) >= len(self.alphabet):
             object.__setattr__(self, "size", len(self.alphabet) - 1)
         if self.size < 2:  # noqa: PLR2004
@@ -44,12 +61,17 @@ class Plan:
                 hint="a menu of two labels and the exit needs three",
             )
 
-    @property
+    @cached_property
     def kind(self) -> Literal["menu", "descend", "tournament"]:
         """One menu if all leaves fit, else a descent for a tree, a tournament for a flat list."""
         if len(self.taxonomy.leaves) <= self.size:
             return "menu"
         return "descend" if self.taxonomy.depth > 1 else "tournament"
+
+    @cached_property
+    def whole(self) -> Menu:
+        """The menu of all leaves, where one menu holds them."""
+        return self.menu(self.taxonomy.leaves)
 
     def menu(self, nodes: Sequence[Node], parent: Node | None = None) -> Menu:
         """Return the menu of these nodes; the same nodes give the same object."""
@@ -58,6 +80,8 @@ class Plan:
             if len(self._menus) >= 4096:  # noqa: PLR2004  finals of tournaments rarely repeat
                 self._menus.clear()
             codes = self.alphabet[: len(nodes) + 1]
+            if self.spelled is not None:
+                codes = (*(self.spelled[n.id] for n in nodes), self.spelled[""])
             self._menus[key] = Menu(nodes=tuple(nodes), codes=codes, parent=parent)
         return self._menus[key]
 
@@ -70,7 +94,7 @@ class Plan:
 def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
     """Yield menus, receive their scores, return the scores of the whole walk."""
     if plan.kind == "menu":
-        return (yield plan.menu(plan.taxonomy.leaves))
+        return (yield plan.whole)
     if plan.kind == "tournament":
         return (yield from _choose(plan, plan.taxonomy.leaves, None))
     return (yield from _descend(plan))
@@ -84,12 +108,19 @@ def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
     found: dict[str, float] = {}
     while True:
         scores = yield from _choose(plan, taxonomy.children(here), here)
+        if scores.kind == "label_only":
+            if scores.label == NONE:
+                return replace(scores, label=here.id if here else NONE)
+            here = taxonomy.nodes[scores.label]
+            if not taxonomy.children(here):
+                return scores
+            continue
         mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
         if here is None:
-            none = scores.p_none
+            none = scores.p_none or 0.0
         else:
             found.pop(here.id)  # its share goes to its children, and to itself by the exit
-            found[here.id] = reached * scores.p_none
+            found[here.id] = reached * (scores.p_none or 0.0)
         found |= {id_: reached * p for id_, p in scores.p.items()}
         if scores.label == NONE:
             return Scores(here.id if here else NONE, found, none, kind="top", mass=mass)
@@ -116,14 +147,22 @@ def _choose(
         none = 1.0
         for chunk in chunks:
             scores = yield plan.menu(chunk, parent)
+            if scores.kind == "label_only":
+                winners |= {scores.label} - {NONE}
+                continue
             mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
+            none_here = scores.p_none or 0.0
             ranked = sorted(scores.p.items(), key=lambda pair: -pair[1])[:most]
-            winners |= {id_ for id_, p in ranked if p > scores.p_none}
-            none = min(none, scores.p_none)
+            winners |= {id_ for id_, p in ranked if p > none_here}
+            none = min(none, none_here)
         nodes = [n for n in nodes if n.id in winners]
+        if not nodes and scores.kind == "label_only":
+            return scores
         if not nodes:
             return Scores(NONE, {}, none, kind="top", mass=mass)
     scores = yield plan.menu(nodes, parent)
+    if scores.kind == "label_only":
+        return scores
     mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
     return Scores(
         scores.label,

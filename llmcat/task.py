@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmcat.cleaning import cut_to
+from llmcat.codes import REASON_TOKENS, most_tokens
 from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.prompts import Specimen, label_in
 from llmcat.readers import CUT
-from llmcat.records import Ask, Item, Menu, Message, Node, Prefix, digest
+from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:
     from llmcat.examples import Pool
@@ -93,9 +94,24 @@ class Task:
         tail: tuple[Message, ...] = (user,)
         if self.pool is not None and self.pool.select == "nearest":
             tail = (*self._turns(self.pool.nearest(item, menu)), user)
+        read = self.prompt.front.read
         sampled = self.mass_sample and item.row % self.mass_sample == 0
         constraint = "tokens" if sampled else self.constraint
-        return Ask(item, menu, self._prefix(menu), tail, constraint)
+        if read != "code":  # a list of tokens can spell neither names nor reasons
+            constraint = "outlines"
+        return Ask(item, menu, self._prefix(menu), tail, constraint, read)
+
+    def after(self, reasons: Answer) -> Ask:
+        """Return the question for the code, the reasons before it."""
+        ask, item = reasons.ask, reasons.ask.item
+        said: Message = {"role": "assistant", "content": reasons.text}
+        sampled = self.mass_sample and item.row % self.mass_sample == 0
+        return replace(
+            ask,
+            tail=(*ask.tail, said, self.prompt.last()),
+            constraint="tokens" if sampled else self.constraint,
+            read="code",
+        )
 
     def widest(self) -> list[Message]:
         """Return the longest conversation this task can have, with an empty item."""
@@ -111,7 +127,7 @@ class Task:
 
         Raises `BadConfig` when hardly any is.
         """
-        room = context - used - 1  # one token is generated
+        room = context - used - self.reserve
         if room < LEAST_ROOM:
             raise BadConfig(
                 f"the menu and rules take {used} of the model's {context} tokens: "
@@ -120,6 +136,15 @@ class Task:
                 "or use --prompt zero-shot",
             )
         return replace(self, room=room)
+
+    @property
+    def reserve(self) -> int:
+        """The most tokens that come after the item."""
+        read = self.prompt.front.read
+        if read == "reason":  # and the turns around what asks for the code
+            return REASON_TOKENS + len(self.prompt.last()["content"].encode()) + 64
+        spelled = self.plan.spelled or self._names
+        return most_tokens(list(spelled.values()), read)
 
     def _menus(self) -> list[Menu]:
         """The largest menus that a walk can come to: of siblings, or of a tournament's winners."""

@@ -109,17 +109,17 @@ class Taxonomy:
 
     # -- asking -----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def roots(self) -> tuple[Node, ...]:
         """The nodes at the top, deprecated ones left out."""
         return tuple(n for n in self.nodes.values() if n.parent is None and not n.deprecated)
 
-    @property
+    @cached_property
     def leaves(self) -> tuple[Node, ...]:
         """The nodes an item can be labelled with, in order; deprecated ones left out."""
         return tuple(self._live_leaves())
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """The number of levels; 1 for a flat list."""
         return max(len(n.path) for n in self.nodes.values())

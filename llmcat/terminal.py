@@ -30,7 +30,7 @@ from rich.text import Text
 
 from llmcat import run
 from llmcat.errors import InputError
-from llmcat.readers import Columns, ItemReader, lines_of, open_bytes
+from llmcat.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -208,12 +208,12 @@ def _table(shown: Iterable[tuple[dict[str, Any], str]]) -> Table:
     return table
 
 
-def show(path: str, items: str | None, *, text: str, limit: int, decision: str | None) -> int:
+def show(path: str, items: str, *, text: str, limit: int, decision: str | None) -> int:
     """Print rows of a predictions file as a table, beside their titles if the items are given."""
-    if not path.removesuffix(".gz").endswith(".jsonl"):
+    if not bare(path).endswith(".jsonl"):
         raise InputError(f"{path}: only .jsonl predictions can be shown")
     columns = Columns(text=tuple(filter(None, [text])))
-    titles = ItemReader(columns=columns).read(items) if items else None
+    titles = ItemReader(columns=columns).read(*expand(items)) if items else None
     shown: list[tuple[dict[str, Any], str]] = []
     total = 0
     with open_bytes(path) as raw:
@@ -249,7 +249,8 @@ def run_preview(config: RunConfig) -> int:
     cost = "no --price-per-hour" if found.cost is None else f"{found.cost:,.4f}"
     print(f"\nmodel {found.served.model}; the whole file would take about:")
     print(f"  rows    {found.rows:>14,}")
-    print(f"  asks    {found.asks:>14,.0f}  of one generated token each")
+    each = used.generated * scale / found.asks if found.asks else 0
+    print(f"  asks    {found.asks:>14,.0f}  of {each:.3g} generated tokens each")
     print(f"  tokens  {used.prompt * scale:>14,.0f}  of prompt, {used.cached * scale:,.0f} cached")
     print(f"  time    {_time(found.seconds):>14}  at the pace of these {len(shown)} items")
     print(f"  cost    {cost:>14}")

@@ -1,4 +1,4 @@
-"""Verdicts to rows, and rows to JSONL, CSV, TSV (also gzip) and standard output.
+"""Verdicts to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
 `alternatives`, `p_none`, `mass`, `reason`, and `gold` where the input had one.
@@ -10,17 +10,21 @@ import csv
 import gzip
 import io
 import os
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
+from backports import zstd
 
+from llmcat import parquet
 from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
+from llmcat.readers import CUT, bare
 from llmcat.records import NONE, Scores, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from llmcat.taxonomy import Taxonomy
 
@@ -40,7 +44,7 @@ COLUMNS = (
     "reason",
     "gold",
 )
-FORMATS = (".jsonl", ".csv", ".tsv")
+FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
@@ -53,14 +57,18 @@ def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
         if scores.label != NONE:
             row["label"] = scores.label
             row["path"] = taxonomy.nodes[scores.label].label
-        row["confidence"] = round(scores.confidence, 6)
+        row["confidence"] = _rounded(scores.confidence)
         row["kind"] = scores.kind
         row["alternatives"] = alternatives(scores, taxonomy)
-        row["p_none"] = round(scores.p_none, 6)
+        row["p_none"] = _rounded(scores.p_none)
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
     if item.gold is not None:
         row["gold"] = item.gold
     return row
+
+
+def _rounded(p: float | None) -> float | None:
+    return None if p is None else round(p, 6)
 
 
 def scores_in(row: dict[str, Any]) -> Scores | None:
@@ -68,19 +76,23 @@ def scores_in(row: dict[str, Any]) -> Scores | None:
     if row["decision"] == "error":
         return None
     p = {other["label"]: other["p"] for other in row["alternatives"]}
-    if row["label"] is not None:
+    if row["confidence"] is not None and row["label"] is not None:
         p[row["label"]] = row["confidence"]
-    return Scores(row["label"] or NONE, p, row["p_none"], kind=row["kind"], mass=row["mass"])
+    said = (row["reason"] or "").removeprefix(CUT).removeprefix("; ") or None
+    return Scores(row["label"] or NONE, p, row["p_none"], row["kind"], row["mass"], said)
 
 
 def check_format(path: str) -> str:
-    """Return the suffix of a predictions file without `.gz`. Raises `BadConfig`."""
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
-    if suffix not in FORMATS:
+    """Return the suffix of a predictions file without `.gz` or `.zst`. Raises `BadConfig`."""
+    suffix = Path(bare(path)).suffix
+    if suffix not in FORMATS or (suffix == ".parquet" and not path.lower().endswith(suffix)):
         raise BadConfig(
             f"{path}: cannot write {suffix or 'a file without a suffix'}",
-            hint=f"predictions are written as {', '.join(FORMATS)}, also .gz",
+            hint=f"predictions are written as {', '.join(FORMATS)}, but for Parquet also .gz, "
+            ".zst, or into a folder/",
         )
+    if suffix == ".parquet":
+        parquet.check()
     return suffix
 
 
@@ -91,31 +103,52 @@ def rows_in(journal: Path) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def export(journal: Path, out: Path) -> None:
-    """Make the predictions file from the journal, whole or not at all."""
-    suffix = check_format(str(out))
-    draft = out.with_name(f"{out.name}.part")
-    try:
-        with draft.open("wb") as raw:
-            packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if out.suffix == ".gz" else raw
+def export(journal: Path, out: Path, parts: Mapping[Path, int] | None = None) -> None:
+    """Make the predictions file from the journal, or several: `parts` maps each to its rows.
+
+    Each comes whole or not at all.
+    """
+    rows = rows_in(journal)
+    for path, count in (parts or {out: -1}).items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, rows if count < 0 else islice(rows, count))
+        except OSError as exc:
+            raise JournalError(
+                f"{path}: {exc.strerror}", hint=f"the results are safe in {journal}"
+            ) from exc
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    suffix = check_format(str(path))
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("wb") as raw:
+        if suffix == ".parquet":
+            parquet.write(raw, rows)
+        else:
+            packed = _packed(raw, path.suffix)
             if suffix == ".jsonl":
-                for row in rows_in(journal):
+                for row in rows:
                     packed.write(orjson.dumps(row) + b"\n")
             else:
                 text = io.TextIOWrapper(cast("io.BufferedWriter", packed), "utf-8", newline="")
-                delimiter = "\t" if suffix == ".tsv" else ","
-                write_csv(text, rows_in(journal), delimiter=delimiter)
+                write_csv(text, rows, delimiter="\t" if suffix == ".tsv" else ",")
                 text.flush()
                 text.detach()
             if packed is not raw:
                 packed.close()
-            raw.flush()
-            os.fsync(raw.fileno())
-        draft.replace(out)
-    except OSError as exc:
-        raise JournalError(
-            f"{out}: {exc.strerror}", hint=f"the results are safe in {journal}"
-        ) from exc
+        raw.flush()
+        os.fsync(raw.fileno())
+    draft.replace(path)
+
+
+def _packed(raw: BinaryIO, suffix: str) -> Any:
+    """Return what compresses into an open file, or the file itself."""
+    if suffix == ".gz":
+        return gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+    if suffix == ".zst":
+        return zstd.ZstdFile(raw, "wb")
+    return raw
 
 
 def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter: str) -> None:

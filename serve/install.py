@@ -44,6 +44,7 @@ def main() -> int:
             return 1
     print(f"installing llmcat with vLLM ({extra} build); this takes some minutes", flush=True)
     wanted = ("install", "--quiet", "--editable", f"{ROOT}[{extra}]")
+    wanted += ("--editable", str(ROOT / "serve" / "demo"))
     # The plain install first: where that index cannot be reached, pip retries for long.
     if not pip(*wanted) and not (
         extra == "cpu" and pip(*wanted, "--extra-index-url", TORCH_CPU_INDEX)

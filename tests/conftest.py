@@ -24,6 +24,7 @@ from aiohttp import web
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+DEMO_MODEL = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,18 +55,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def tiny_model() -> Path:
-    """The model with random weights, built by the project's own script and kept in .cache."""
-    folder = ROOT / ".cache" / "random-model"
-    if not (folder / "model.safetensors").exists():
-        script = ROOT / "eval" / "demo_model" / "build_random.py"
-        subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real vLLM CPU server, started by `llmcat serve model`.
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real vLLM CPU server with the demo model, by `llmcat serve model`.
 
     LLMCAT_VLLM_URL names a server that runs already instead.
     """
@@ -74,7 +65,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         return
     if util.find_spec("vllm") is None:
         pytest.fail("vLLM is not installed; `make test` installs it", pytrace=False)
-    with serve(tiny_model, tmp_path_factory.mktemp("server") / "log") as url:
+    with serve(DEMO_MODEL, tmp_path_factory.mktemp("server") / "log") as url:
         yield url
 
 
@@ -87,7 +78,7 @@ def serve(model: Path, log: Path, *extra: str) -> Iterator[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*command, "--", "--max-model-len", "4096", *extra],
+            [*command, "--", "--max-model-len", "4096", "--dtype", "float32", *extra],
             stdout=sink, stderr=sink, env=environment, start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

@@ -13,20 +13,26 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "codes", "config", "cleaning", "readers", "taxonomy",
-    "prompts", "examples", "shortlist", "task", "engines", "engines.fake", "engines.vllm_http",
-    "decode", "writers", "memory", "journal", "classify", "session", "run", "preview",
-    "classifier", "doctor", "starter", "terminal", "cli",
+    "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "readers",
+    "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.fake",
+    "engines.vllm_http", "engines.chat", "engines.vllm_local",
+    "engines.transformers_local", "decode", "writers", "memory", "journal", "classify", "session",
+    "run", "preview", "classifier", "doctor", "starter", "terminal", "cli",
 ]  # fmt: skip
 HEAVY = {
-    "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pydantic",
-    "ray", "rich", "scipy", "sklearn", "tenacity", "torch", "transformers", "vllm", "yaml",
+    "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
+    "pydantic", "ray", "rich", "scipy", "sklearn", "tenacity", "torch", "transformers", "vllm",
+    "yaml",
 }  # fmt: skip
 ADAPTERS = {
-    "outlines": {"codes"},
+    "outlines": {"codes", "engines.transformers_local"},
+    "vllm": {"engines.vllm_local"},
+    "torch": {"engines.transformers_local"},
+    "transformers": {"engines.transformers_local"},
     "sklearn": {"examples"},
     "aiohttp": {"engines.vllm_http"},
     "tenacity": {"engines.vllm_http"},
+    "pyarrow": {"parquet"},
     "rich": {"terminal"},
     "jinja2": {"prompts"},
 }
@@ -63,7 +69,7 @@ def test_imports_go_downward(name: str) -> None:
     """A module imports only what stands before it on the data path."""
     mine = {i.removeprefix("llmcat.") for i in imports(modules()[name]) if "llmcat" in i}
     if name == "engines":  # opens its implementations, inside a function
-        mine -= {"engines.fake", "engines.vllm_http"}
+        mine -= {m for m in ORDER if m.startswith("engines.")}
     later = {other for other in ORDER[ORDER.index(name) :] if other in mine and other != name}
     assert not later, f"{name} imports {later}"
 

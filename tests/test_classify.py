@@ -12,6 +12,7 @@ import pytest
 from llmcat import Taxonomy, prompts
 from llmcat.classify import HOPELESS, Tally, classify
 from llmcat.codes import CANDIDATES
+from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
 from llmcat.memory import DiskMemory, PlainMemory
@@ -55,6 +56,25 @@ def test_verdicts_come_in_item_order() -> None:
     decisions = [v.decision for v in verdicts]
     assert decisions[10] == "error"
     assert [d == "error" for d in decisions] == [i.row % 7 == 0 or i.row == 11 for i in items]
+
+
+def test_reasons_stand_in_the_verdict() -> None:
+    """Two asks an item; duplicates, near and far, have the reasons too."""
+    plan = Plan(TAXONOMY, CANDIDATES[:128])
+    task = Task(plan, prompts.load("reason"), mass_sample=2)
+    items = [item(i, f"shoes {i % 10}") for i in range(60)]
+    tally, disk = Tally(), DiskMemory()
+
+    async def collect() -> list[Verdict]:
+        got = classify(items, task, FakeEngine(), memory=disk, tally=tally, window=20)
+        return [v async for v in got]
+
+    verdicts = asyncio.run(collect())
+    disk.close()
+    assert tally.asked == 20
+    assert tally.mass_count == 5
+    assert {v.reason for v in verdicts} == {"its words are those of A"}
+    assert all(v.scores.label == "shoes" and v.scores.kind == "full" for v in verdicts)  # type: ignore[union-attr]
 
 
 def test_an_exact_duplicate_is_asked_once() -> None:
@@ -197,3 +217,44 @@ def test_the_fake_engine_tells_the_truth_as_often_as_asked() -> None:
     assert abs(right / 2000 - 0.8) < 6 * (0.8 * 0.2 / 2000) ** 0.5 + 0.01
     again = run(list(islice(reversed(items), 100)), engine)
     assert [v.scores for v in again] == [v.scores for v in reversed(verdicts[-100:])]
+
+
+def test_batches_can_be_left_while_more_wait() -> None:
+    """Leaving a stream of batches ends its feeder, also when that has just put or waits to."""
+
+    async def feed() -> AsyncIterator[Ask]:
+        n = 0
+        while True:
+            (asked,) = [item(n, "x")]
+            yield Ask(asked, TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
+            n += 1
+            if n % 7 == 0:
+                await asyncio.sleep(0)
+
+    async def leave(after: int) -> None:
+        batches = in_batches(feed(), 4)
+        for _ in range(after):
+            assert 1 <= len(await anext(batches)) <= 4
+            await asyncio.sleep(0)
+        await asyncio.wait_for(batches.aclose(), 5)
+
+    for after in range(1, 12):
+        asyncio.run(leave(after))
+
+
+def test_what_breaks_a_stream_of_asks_breaks_its_batches() -> None:
+    """After the asks that came before it."""
+
+    async def feed() -> AsyncIterator[Ask]:
+        for n in range(6):
+            yield Ask(item(n, "x"), TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
+        raise InputError("broken")
+
+    async def collect() -> int:
+        seen = 0
+        with pytest.raises(InputError, match="broken"):
+            async for batch in in_batches(feed(), 4):
+                seen += len(batch)
+        return seen
+
+    assert asyncio.run(collect()) == 6

@@ -53,7 +53,7 @@ def test_no_engine_says_what_to_paste(llmcat: Cli) -> None:
     """Exit 3 and three lines that work."""
     ran = llmcat("classify", "--labels", "a,b", stdin="x\n")
     assert ran.code == 3
-    for line in ("--base-url http://localhost:8000", "llmcat serve model --model", "--engine fake"):
+    for line in ("--base-url http://localhost:8000", "llmcat serve model --model", "--engine demo"):
         assert line in ran.err
 
 
@@ -336,11 +336,9 @@ def test_few_shot_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -
 
 
 def test_a_context_too_small_for_the_menu(llmcat: Cli, server: str, tmp_path: Path) -> None:
-    """Refused before anything is asked, with what to do; nothing is left behind.
-
-    The tiny model's tokenizer spends about a token per byte of Chinese.
-    """
-    ran = llmcat("classify", *SHOP, "--base-url", server, "--prompt", "definitions.zh")
+    """Refused before anything is asked, with what to do; nothing is left behind."""
+    labels = ",".join(f"kind {i} {'of a very particular thing ' * 8}" for i in range(100))
+    ran = llmcat("classify", "--labels", labels, "--base-url", server, stdin="thing\n")
     assert ran.code == 2
     assert "no room for the item" in ran.err
     assert "--max-model-len" in ran.err

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat import Taxonomy, decode
-from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
-from llmcat.errors import ConstraintIgnored, EngineUnsupported
+from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, pattern
+from llmcat.errors import BadConfig, ConstraintIgnored, EngineUnsupported
 from llmcat.records import NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
 from llmcat.shortlist import Plan, walk
 
@@ -112,6 +112,40 @@ def test_a_masked_answer_that_does_not_sum_to_one_is_no_masked_answer() -> None:
         decode.read(answer(menu_of(2), [-1.0, -2.0, -3.0]))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"rationale": "a \\"red\\" shoe"}', 'a "red" shoe'),
+        ('{"rationale":"cut in the mid', "cut in the mid"),
+        ('{ "rationale" : "', ""),
+        ("{", "{"),
+    ],
+)
+def test_reasons_are_read_also_when_cut(text: str, said: str) -> None:
+    """What came until the cut is what was said."""
+    assert decode.rationale(text) == said
+
+
+def test_every_name_can_be_spelled_token_by_token() -> None:
+    """Also where a name goes on where a shorter one ends, by whatever character."""
+    from outlines_core import Guide, Index, Vocabulary
+
+    names = ["Home", "Home, Garden & Tools", "TV", "TV/Video", "Toy", "Toys & Games", "Bags: big"]
+    pieces = ["Home", ",", " Garden", " &", " Tools", "TV", "/", "Video", "Toy", "Toys", "s",
+              " Games", "Bags", ":", " big", "\n", " and"]  # fmt: skip
+    ids = {piece: [i] for i, piece in enumerate(pieces)}
+    index = Index(grammar(tuple(names), "text"), Vocabulary(len(pieces), ids))
+    for name in names:
+        guide, left = Guide(index), f"{name}\n"
+        while left:
+            fits = [p for p in pieces if left.startswith(p) and ids[p][0] in guide.get_tokens()]
+            assert fits, f"{name!r} cannot go on with {left!r}"
+            best = max(fits, key=len)
+            guide.advance(ids[best][0], return_tokens=False)
+            left = left[len(best) :]
+        assert guide.is_finished()
+
+
 # -- walks ----------------------------------------------------------------------------------
 
 
@@ -178,6 +212,56 @@ def test_a_wide_node_in_a_tree() -> None:
     plan = Plan(Taxonomy.parse(lines, suffix=".txt"), CANDIDATES[:11], size=10)
     end, _ = drive(plan, lambda n: 4.0 * (n.name in {"A", "a17"}), 0.0)
     assert end.label == "A > a17"
+
+
+def spelling(taxonomy: Taxonomy, size: int = MOST_LABELS) -> Plan:
+    names = {n.id: n.label for n in taxonomy.nodes.values()}
+    return Plan(taxonomy, CANDIDATES[:128], size, {"": "None of these", **names})
+
+
+def drive_by_name(plan: Plan, wanted: str) -> tuple[Scores, int]:
+    """Walk, answering with the name that leads to `wanted`, else the exit's."""
+    steps = walk(plan)
+    menu, count = next(steps), 0
+    while True:
+        count += 1
+        fits = [c for c in menu.codes if wanted == c or wanted.startswith(f"{c} > ")]
+        ask = Ask(Item(0, "0", {}), menu, Prefix((), ""), (), read="text")
+        text = fits[0] if fits else menu.exit
+        try:
+            menu = steps.send(decode.read(Answer(ask=ask, text=text)))
+        except StopIteration as end:
+            return end.value, count
+
+
+def test_names_are_read_as_labels_without_probabilities() -> None:
+    """In every shape of taxonomy; a name that is not on the menu is refused."""
+    flat = Taxonomy.from_labels(["a", "b", "c"])
+    end, asks = drive_by_name(spelling(flat), "b")
+    assert (end.label, end.kind, end.p, end.p_none, end.confidence) == (
+        "b", "label_only", {}, None, None)  # fmt: skip
+    assert asks == 1
+    assert drive_by_name(spelling(flat), "x")[0].label == NONE
+    lines = "".join(f"{d} > {d}{m} > {d}{m}{x}\n" for d in "ABC" for m in "ab" for x in "123")
+    deep = spelling(Taxonomy.parse(lines, suffix=".txt"), 6)
+    end, asks = drive_by_name(deep, "B > Bb > Bb3")
+    assert (end.label, asks) == ("B > Bb > Bb3", 3)
+    assert drive_by_name(deep, "B > Bb > x")[0].label == "B > Bb"
+    many = spelling(Taxonomy.from_labels([f"l{i}" for i in range(300)]))
+    end, asks = drive_by_name(many, "l222")
+    assert (end.label, end.kind, asks) == ("l222", "label_only", 4)
+    assert drive_by_name(many, "x")[0].label == NONE
+    ask = Ask(Item(0, "0", {}), menu_of(2), Prefix((), ""), (), read="text")
+    with pytest.raises(ConstraintIgnored):
+        decode.read(Answer(ask=ask, text="zebra"))
+
+
+def test_names_must_tell_labels_apart() -> None:
+    """Two nodes of one name, or a node that is called as the exit is, cannot be spelled."""
+    flat = Taxonomy.from_labels(["a", "b"])
+    for names in ({"": "none", "a": "x", "b": "x"}, {"": "x", "a": "x", "b": "y"}):
+        with pytest.raises(BadConfig, match="both called"):
+            Plan(flat, CANDIDATES[:128], spelled=names)
 
 
 def test_a_small_alphabet_makes_small_menus_or_refuses() -> None:

@@ -1,6 +1,6 @@
 """The documentation is true: its commands run, its code runs, its help texts are the real ones.
 
-`python tests/test_docs.py` writes docs/cli.md anew.
+`python tests/test_docs.py` writes docs/cli.md and the table in docs/engines.md anew.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from conftest import ROOT
 
 from llmcat.cli import COMMANDS, GROUPS
 from llmcat.config import RunConfig
+from llmcat.engines.fake import FakeEngine
+from llmcat.engines.transformers_local import TransformersLocal
+from llmcat.engines.vllm_http import VllmHttp
+from llmcat.engines.vllm_local import VllmLocal
 from llmcat.taxonomy import Taxonomy
 
 README = (ROOT / "README.md").read_text("utf-8")
 PAGE = ROOT / "docs" / "cli.md"
+ENGINE_PAGE = ROOT / "docs" / "engines.md"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
@@ -59,6 +64,43 @@ def page() -> str:
         parts += [f"\n## `llmcat {command}`".rstrip("` ") + "`\n", "```text"]
         parts += [help_of(command).rstrip(), "```"]
     return "\n".join(parts) + "\n"
+
+
+ENGINES = {
+    "vllm_http": (VllmHttp, "a vLLM server", "`--base-url`"),
+    "vllm_local": (VllmLocal, "vLLM in this process, the full rate", "`--model`"),
+    "transformers_local": (TransformersLocal, "CPU, CUDA or MPS, no vLLM", "`--model`"),
+    "demo": (TransformersLocal, "the demo model, to see llmcat at work", "nothing"),
+    "fake": (FakeEngine, "no model: matches words, for the plumbing", "nothing"),
+}
+
+
+def engine_table() -> str:
+    """The table of docs/engines.md, from what the engines declare."""
+    lines = ["| `--engine` | what | needs | read modes | scores | constraints | labels per menu |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, (kind, what, needs) in ENGINES.items():
+        can = kind.capabilities
+        lines.append(
+            f"| `{name}` | {what} | {needs} | {', '.join(can.reads)} | {', '.join(can.scores)} "
+            f"| {', '.join(can.constraints)} | {can.labels} |"
+        )
+    return "\n".join(lines)
+
+
+def with_table(text: str) -> str:
+    """docs/engines.md with its table as it should be."""
+    before, rest = text.split("<!-- table -->")
+    after = rest.split("<!-- end -->")[1]
+    return f"{before}<!-- table -->\n{engine_table()}\n<!-- end -->{after}"
+
+
+def test_the_engine_table_is_what_engines_declare() -> None:
+    """And it has every engine that can be chosen."""
+    text = ENGINE_PAGE.read_text("utf-8")
+    assert text == with_table(text)
+    choices = set(RunConfig.model_fields["engine"].annotation.__args__) - {""}  # type: ignore[union-attr]
+    assert set(ENGINES) == choices
 
 
 def test_the_help_texts_in_the_docs() -> None:
@@ -151,4 +193,5 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
-    print(f"wrote {PAGE}")  # noqa: T201
+    ENGINE_PAGE.write_text(with_table(ENGINE_PAGE.read_text("utf-8")), "utf-8")
+    print(f"wrote {PAGE} and {ENGINE_PAGE}")  # noqa: T201

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import Proxy, Ran, free_port
+from conftest import DEMO_MODEL, Proxy, Ran, free_port
 
 from llmcat import Taxonomy, prompts
 from llmcat.codes import CANDIDATES
 from llmcat.engines import Engine, Served, open_engine
 from llmcat.engines.fake import FakeEngine
+from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
+from llmcat.engines.vllm_local import VllmLocal
 from llmcat.errors import (
     BadConfig,
     ConstraintIgnored,
@@ -59,10 +61,34 @@ def using(engine: Engine, work: Callable[[Engine, Served], Any]) -> Any:
     return asyncio.run(run())
 
 
-@pytest.fixture(params=["fake", "vllm_http"])
+class Kept(VllmLocal):
+    """Loaded once for all tests."""
+
+    served: Served | None = None
+
+    async def open(self) -> Served:
+        self.served = self.served or await super().open()
+        return self.served
+
+    async def close(self) -> None:
+        """Not yet."""
+
+
+@pytest.fixture(scope="module")
+def vllm_local() -> Iterator[Kept]:
+    kept = Kept(str(DEMO_MODEL), max_model_len=4096)
+    yield kept
+    asyncio.run(VllmLocal.close(kept))
+
+
+@pytest.fixture(params=["fake", "vllm_http", "vllm_local", "transformers_local"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     if request.param == "fake":
         return FakeEngine()
+    if request.param == "vllm_local":
+        return request.getfixturevalue("vllm_local")
+    if request.param == "transformers_local":
+        return TransformersLocal(str(DEMO_MODEL))
     return VllmHttp(base_url=request.getfixturevalue("server"), retry_seconds=10)
 
 
@@ -80,7 +106,7 @@ def test_it_says_what_it_serves(engine: Engine) -> None:
     assert served.context > 0
     assert len(set(served.alphabet)) == len(served.alphabet) <= engine.capabilities.labels + 1
     assert served.alphabet[:26] == CANDIDATES[:26]
-    assert 0 < served.mass <= 1
+    assert served.mass is None or 0 < served.mass <= 1
 
 
 @pytest.mark.parametrize("labels", [2, 30, 127])
@@ -144,6 +170,48 @@ def test_the_answer_does_not_depend_on_the_neighbours(engine: Engine) -> None:
         )
 
 
+def test_names_are_spelled_to_the_end(engine: Engine) -> None:
+    """In read mode `text` each answer is a name of its own menu, one of which begins another."""
+    labels = Taxonomy.from_labels(["Shoes", "Shoes, Boots & Co.", "鞋 (C+)", "Shoes/Boots"])
+
+    async def work(engine: Engine, served: Served) -> list[Answer]:
+        spelled = {"": "None of these", **{n.id: n.name for n in labels.leaves}}
+        plan = Plan(labels, served.alphabet, spelled=spelled)
+        task = Task(plan, prompts.load("text"), constraint="tokens")
+        menus = [plan.menu(labels.leaves), plan.menu(labels.leaves[:2]), plan.menu(labels.leaves)]
+        items = [Item(i, str(i), {"title": t}) for i, t in enumerate(("boots", "鞋", "xq"))]
+        asks = [task.ask(*task.fit(i), m) for i, m in zip(items, menus, strict=True)]
+        return [a async for a in engine.answer(feed(asks))]
+
+    answers = using(engine, work)
+    assert sorted(a.ask.item.row for a in answers) == [0, 1, 2]
+    for answer in answers:
+        assert answer.error is None
+        assert answer.text in answer.ask.menu.codes
+        assert answer.logprobs == ()
+        assert answer.usage.generated > 1
+
+
+def test_reasons_come_before_the_code(engine: Engine) -> None:
+    """In read mode `reason` a JSON text is generated; then the code is read as always."""
+
+    async def work(engine: Engine, served: Served) -> list[tuple[Answer, Answer]]:
+        plan = Plan(LABELS, served.alphabet, 127)
+        task = Task(plan, prompts.load("reason"), mass_sample=0)
+        first = [a async for a in engine.answer(feed(asks_for(task, 3, 5)))]
+        then = [a async for a in engine.answer(feed([task.after(a) for a in first]))]
+        by_row = {a.ask.item.row: a for a in then}
+        return [(a, by_row[a.ask.item.row]) for a in first]
+
+    for reasons, code in using(engine, work):
+        assert reasons.error is code.error is None
+        assert reasons.text.startswith("{")
+        assert reasons.usage.generated > 1
+        assert [m["role"] for m in code.ask.messages] == ["system", "user", "assistant", "user"]
+        assert code.ask.messages[2]["content"] == reasons.text
+        assert math.fsum(map(math.exp, code.logprobs)) == pytest.approx(1.0, abs=0.01)
+
+
 def test_it_stops_when_closed_early(engine: Engine) -> None:
     """Leaving the stream cancels what is in flight; the engine can be asked again."""
 
@@ -192,7 +260,7 @@ def test_one_priming_request_per_prefix(proxy: Proxy) -> None:
 
 
 def test_what_is_sent(proxy: Proxy) -> None:
-    """One token, the regex of the menu, exactly its token ids, thinking off, no top_logprobs."""
+    """One token, the regex of the menu, its token ids and one outside, thinking off."""
 
     async def work(engine: Engine, served: Served) -> None:
         proxy.bodies.clear()
@@ -202,7 +270,7 @@ def test_what_is_sent(proxy: Proxy) -> None:
     using(VllmHttp(base_url=f"{proxy.url}/v1/"), work)
     (body,) = proxy.bodies
     assert body["structured_outputs"] == {"regex": "(A|B|C|D)"}
-    assert len(body["logprob_token_ids"]) == 4
+    assert len(set(body["logprob_token_ids"])) == 5
     assert (body["max_tokens"], body["temperature"], body["logprobs"]) == (1, 0, True)
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert "top_logprobs" not in body
@@ -359,7 +427,7 @@ def test_a_constraint_given_up_in_the_middle_stops_the_run(proxy: Proxy) -> None
 
     async def work(engine: Engine, served: Served) -> None:
         proxy.tamper = drop
-        async for _ in engine.answer(feed(asks_for(task_for(served), 50))):
+        async for _ in engine.answer(feed(asks_for(task_for(served), 50, 100))):
             pass
 
     with pytest.raises(ConstraintIgnored):

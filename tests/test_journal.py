@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -12,7 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 from conftest import Ran, read_rows
 
 from llmcat.errors import JournalError, RunMismatch
@@ -256,3 +260,109 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, llmcat: Cli) -> None:
         (tmp_path / "locked").mkdir(mode=0o500)
         ran = llmcat("classify", "--file", "i.txt", "--out", "locked/o.jsonl", *FAKE)
         assert (ran.code, "Permission" in ran.err) == (2, True)
+
+
+def outputs(folder: Path) -> dict[str, list[str]]:
+    """The ids in each file of a predictions folder."""
+    found = {}
+    for path in sorted(folder.rglob("*.predictions.*")):
+        frame = pd.read_parquet(path)
+        found[str(path.relative_to(folder))] = frame["id"].tolist()
+    return found
+
+
+def test_a_folder_gets_one_file_per_input(tmp_path: Path, llmcat: Cli) -> None:
+    """Laid out as the inputs are; killed and resumed as a single file is; left alone when done."""
+    for name, count in (("in/a/x", 3), ("in/b/x", 500), ("in/y", 2)):
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = (json.dumps({"id": f"{name}-{i}", "title": f"bag {i}"}) for i in range(count))
+        path.write_text("\n".join(rows))
+    flags = ("--file", "in/**/*.jsonl", "--out", "out/", "--out-format", "parquet", *FAKE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmcat.cli", "classify", *flags],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    journal = tmp_path / "out" / "journal.jsonl"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 50:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not outputs(tmp_path / "out")
+    assert llmcat("classify", *flags, "--restart", "--limit", "4").code == 0
+    assert outputs(tmp_path / "out")["a/x.predictions.parquet"] == [f"in/a/x-{i}" for i in range(3)]
+    assert llmcat("classify", *flags, "--limit", "4", "--out-format", "csv").code == 2
+    ran = llmcat("classify", *flags, "--restart")
+    assert ran.code == 0, ran.err
+    assert outputs(tmp_path / "out") == {
+        "a/x.predictions.parquet": [f"in/a/x-{i}" for i in range(3)],
+        "b/x.predictions.parquet": [f"in/b/x-{i}" for i in range(500)],
+        "y.predictions.parquet": [f"in/y-{i}" for i in range(2)],
+    }
+    assert not journal.exists()
+    assert "nothing to do" in llmcat("classify", *flags).err
+    (tmp_path / "out" / "y.predictions.parquet").unlink()
+    assert "changed or removed" in llmcat("classify", *flags).err
+    assert llmcat("classify", *flags, "--restart").code == 0
+    assert len(outputs(tmp_path / "out")) == 3
+    (tmp_path / "out").rename(tmp_path / "moved")  # what it made is named from the folder
+    moved = [*flags[:3], "moved/", *flags[4:]]
+    assert "nothing to do" in llmcat("classify", *moved).err
+
+
+def test_a_run_never_reads_what_it_writes(tmp_path: Path, llmcat: Cli) -> None:
+    """A folder or pattern that also fits the output, once and again."""
+    (tmp_path / "a.jsonl").write_text('{"title":"bag"}\n')
+    (tmp_path / "b.csv").write_text("title\nshoe\n")
+    for flags in (("--file", "**/*.jsonl", "--out", "out/"), ("--file", ".")):
+        first, again = (llmcat("classify", *flags, *FAKE) for _ in range(2))
+        assert first.code == 0, first.err
+        assert "nothing to do" in again.err
+
+
+def test_outputs_stay_in_their_folder(tmp_path: Path, llmcat: Cli) -> None:
+    """Wherever the inputs lie; one file named in two ways is found out."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("here/a", "other/z"):
+        (tmp_path / f"{name}.jsonl").write_text('{"title":"bag"}\n')
+    files = ("--file", "here/a.jsonl", "here/../other/z.jsonl")
+    assert llmcat("classify", *files, "--out", "out/", *FAKE).code == 0
+    made = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.predictions.jsonl")}
+    assert made == {"out/here/a.predictions.jsonl", "out/other/z.predictions.jsonl"}
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, llmcat: Cli) -> None:
+    """Nor one whose outputs would fall together."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "a.csv").write_text("title\nbag\n")
+    (tmp_path / "a.jsonl").write_text('{"title":"bag"}\n')
+    ran = llmcat("classify", "--file", "a.csv", "--out", "mine", *FAKE)
+    assert (ran.code, "not empty" in ran.err) == (2, True)
+    ran = llmcat("classify", "--file", "a.csv", "a.jsonl", "--out", "new/", *FAKE)
+    assert (ran.code, "too" in ran.err) == (2, True)
+    ran = llmcat("classify", "--file", "a.csv", "--out", "no/where/", *FAKE)
+    assert (ran.code, "no such folder" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl.zst", ".tsv.zst", ".jsonl.gz"])
+def test_every_format_holds_the_same_rows(
+    items: Path, tmp_path: Path, llmcat: Cli, suffix: str
+) -> None:
+    """The rows of the plain file, with the types that the format has."""
+    for out in ("plain.jsonl", f"packed{suffix}"):
+        assert llmcat("classify", "--file", items, "--out", out, *FAKE, "--limit", "99").code == 1
+    plain = read_rows(tmp_path / "plain.jsonl")
+    path = tmp_path / f"packed{suffix}"
+    if suffix == ".parquet":
+        rows = pq.read_table(path).to_pylist()
+        assert [{"gold": None, **row} for row in plain] == rows
+        return
+    raw = path.read_bytes()
+    text = (gzip if suffix.endswith("gz") else zstd).decompress(raw).decode()
+    if "jsonl" in suffix:
+        assert [json.loads(line) for line in text.splitlines()] == plain
+    else:
+        assert [line.split("\t")[1] for line in text.splitlines()[1:]] == [r["id"] for r in plain]

@@ -24,8 +24,9 @@ SHIPPED = [p.ref for p in prompts.available()]
 
 
 def task(ref: str = "zero-shot.en", pool: Pool | None = None, **extra: object) -> Task:
-    plan = Plan(TAXONOMY, CANDIDATES[:128])
-    return Task(plan=plan, prompt=prompts.load(ref), pool=pool, **extra)  # type: ignore[arg-type]
+    prompt = prompts.load(ref)
+    plan = Plan(TAXONOMY, CANDIDATES[:128], spelled=prompts.spelled(prompt, TAXONOMY.nodes))
+    return Task(plan=plan, prompt=prompt, pool=pool, **extra)  # type: ignore[arg-type]
 
 
 def item(**fields: str) -> Item:
@@ -37,26 +38,27 @@ def test_a_released_prompt_never_changes() -> None:
     assert {p.ref: p.digest for p in prompts.available()} == HASHES
 
 
-def test_the_six_that_ship() -> None:
-    """Zero-shot, few-shot and definition-rich, each in English and Chinese."""
-    names = {f"{kind}.{lang}" for kind in ("zero-shot", "few-shot", "definitions")
+def test_those_that_ship() -> None:
+    """Zero-shot, few-shot, definition-rich, by name, with reasons: in English and Chinese."""
+    names = {f"{kind}.{lang}" for kind in ("zero-shot", "few-shot", "definitions", "text", "reason")
              for lang in ("en", "zh")}  # fmt: skip
     assert {p.front.name for p in prompts.available()} == names
 
 
 @pytest.mark.parametrize("ref", SHIPPED)
 def test_every_prompt_shows_menu_then_item(ref: str) -> None:
-    """Every label with its code stands in the shared part; the item stands last."""
+    """Every label with its code (or number) stands in the shared part; the item stands last."""
     needs = prompts.load(ref).front.needs
     made = task(ref, POOL if "examples" in needs else None)
     menu = made.plan.first_menus()[0]
     ask = made.ask(*made.fit(item(title="red zorvik")), menu)
     system = ask.messages[0]["content"]
-    for code, node in zip(menu.codes, menu.nodes, strict=False):
+    text = prompts.load(ref).front.read == "text"
+    for i, (code, node) in enumerate(zip(menu.codes, menu.nodes, strict=False), 1):
         name = node.names["zh"] if ref.split("@", maxsplit=1)[0].endswith("zh") else node.name
-        assert f"\n{code}. " in system
+        assert f"\n{i}. {code}\n" in system if text else f"\n{code}. " in system
         assert name in system
-    assert f"\n{menu.exit}. " in system
+    assert f"\n31. {menu.exit}\n" in system if text else f"\n{menu.exit}. " in system
     assert "zorvik" not in str(ask.prefix)
     assert "red zorvik" in ask.messages[-1]["content"]
     assert ask.messages[-1]["role"] == "user"

@@ -9,12 +9,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.readers import Columns, ItemReader, count_rows
+from llmcat.readers import Columns, ItemReader, count_rows, expand
 from llmcat.records import Item
 
 Write = Callable[[str, str | bytes], Path]
@@ -188,3 +190,58 @@ def test_csv_and_jsonl_agree(tmp_path_factory: pytest.TempPathFactory, titles: l
     one, two = read(folder / "a.csv"), read(folder / "a.jsonl")
     assert one == two
     assert len(one) == len(titles) == count_rows(folder / "a.csv")
+
+
+def test_zstd_is_told_by_content(write: Write) -> None:
+    """As gzip is; several frames are one file; a cut one breaks off with an error."""
+    pack = zstd.compress
+    packed = pack(b'{"title":"red"}\n') + pack(b'{"title":"blue"}\n')
+    assert [i.fields["title"] for i in read(write("a.jsonl.zst", packed))] == ["red", "blue"]
+    with pytest.raises(InputError, match="breaks off"):
+        read(write("b.jsonl.zst", pack(b'{"title":"red"}\n' * 9999)[:40]))
+
+
+def test_parquet_keeps_strings_and_shows_the_rest(tmp_path: Path) -> None:
+    """Row groups are read one by one; ids keep their zeros, numbers and structs become text."""
+    frame = pd.DataFrame(
+        {
+            "id": [f"{i:05}" for i in range(3000)],
+            "title": ["NA", None, *(f"shoe {i}" for i in range(2998))],
+            "attributes": [{"brand": "X", "size": i} for i in range(3000)],
+            "label": ["shoes"] * 3000,
+        }
+    )
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=700)
+    items = read(tmp_path / "a.parquet")
+    assert count_rows(tmp_path / "a.parquet") == len(items) == 3000
+    assert (items[0].id, items[0].fields["title"], items[0].gold) == ("00000", "NA", "shoes")
+    assert list(items[1].fields) == ["attributes"]
+    assert items[2999].fields == {"title": "shoe 2997", "attributes": "brand: X; size: 2999"}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 nothing of the kind", b"{}\n"])
+def test_what_is_no_parquet_file(write: Write, content: bytes) -> None:
+    """Said in one line, whatever pyarrow thinks of it."""
+    with pytest.raises(InputError):
+        read(write("a.parquet", content))
+
+
+def test_many_files_are_one_run(write: Write, tmp_path: Path) -> None:
+    """Rows are numbered through, formats may differ, some may be empty; all empty is an error."""
+    write("a.csv", "title\nred\nblue\n")
+    write("b.jsonl", "")
+    write("c.txt", "green\n")
+    write("notes.md", "not items")
+    files = expand(str(tmp_path))
+    assert [Path(f).name for f in files] == ["a.csv", "b.jsonl", "c.txt"]
+    assert files == expand(f"{tmp_path}/*.[cjt]*") == expand("\n".join([*files, files[0]]))
+    reader = ItemReader()
+    got = [(i.row, i.fields["title"]) for i in reader.read(*files)]
+    assert got == [(0, "red"), (1, "blue"), (2, "green")]
+    assert list(reader.parts.values()) == [2, 0, 1]
+    assert count_rows(*files) == 3
+    with pytest.raises(InputError, match="no rows in any"):
+        list(ItemReader().read(files[1], files[1]))
+    for nothing in (f"{tmp_path}/*.parquet", f"{tmp_path}/none*"):
+        with pytest.raises(InputError, match="no files"):
+            expand(nothing)

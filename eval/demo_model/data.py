@@ -14,7 +14,7 @@ import random
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Drawn", "Held", "Label", "World", "held_out_leaf", "rows", "worlds"]
+__all__ = ["Drawn", "Held", "Label", "World", "held_out_leaf", "menus", "pairs", "rows", "worlds"]
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent.parent / "examples"
@@ -45,7 +45,7 @@ class Held:
     """Texts that must not be trained on: those measured on, and what nearly repeats them."""
 
     def __init__(self, texts: list[str], *, alike: float = 0.8) -> None:
-        self.alike = alike
+        self.alike = alike  # Jaccard similarity of the words
         self.sets = [words(t) for t in texts]
         self.index: defaultdict[str, list[int]] = defaultdict(list)
         for i, found in enumerate(self.sets):
@@ -60,6 +60,17 @@ class Held:
             for i in self.index.get(word, ()):
                 shared[i] += 1
         return any(n >= self.alike * (len(mine) + len(self.sets[i]) - n) for i, n in shared.items())
+
+    def contains(self, text: str) -> bool:
+        """Tell whether three quarters of a short text's words, three or more, stand in one."""
+        mine = words(text)
+        if len(mine) < 3:
+            return False
+        shared: defaultdict[int, int] = defaultdict(int)
+        for word in mine:
+            for i in self.index.get(word, ()):
+                shared[i] += 1
+        return max(shared.values(), default=0) >= 0.75 * len(mine)
 
 
 def held_out_leaf(label: str) -> bool:
@@ -89,7 +100,7 @@ class World:
     labels: tuple[Label, ...]
     share: float
     apart: tuple[str, ...] = ()
-    tree: Tree | None = None
+    tree: Tree | Lexicon | None = None
 
 
 @dataclass(frozen=True)
@@ -177,14 +188,132 @@ class Tree:
         return Label(self.path[node], self.path_zh.get(node, ()), nouns=tuple(nouns))
 
 
-def worlds(data: Path) -> list[World]:
-    """Read the public sets and leave out whatever is measured on."""
+@dataclass(frozen=True)
+class Shelf:
+    """What stands on one shelf of our own lexicon: names and fragments of titles, in both tongues.
+
+    `above` holds the names of its department and its group. `kept` fragments are not trained on:
+    choices during development are made on them.
+    """
+
+    names: tuple[str, ...]
+    names_zh: tuple[str, ...]
+    texts: tuple[str, ...]
+    texts_zh: tuple[str, ...]
+    kept: tuple[str, ...]
+    above: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Groups of shelves, written for this model; a label is a group or a shelf, by any name."""
+
+    groups: tuple[tuple[Shelf, ...], ...]
+
+    def cut(self, draw: random.Random, most: int) -> list[Label]:
+        """Draw labels, none above another: groups, shelves of few groups, or both."""
+        kind = draw.random()
+        if kind < 0.55:
+            chosen = [(g, True) for g in draw.sample(self.groups, min(most, len(self.groups)))]
+        elif kind < 0.75:
+            near = draw.sample(self.groups, min(len(self.groups), draw.randint(1, 6)))
+            chosen = [((shelf,), False) for group in near for shelf in group]
+        else:
+            chosen = []
+            for group in draw.sample(self.groups, min(most, len(self.groups))):
+                if draw.random() < 0.4:
+                    chosen.append((group, True))
+                else:
+                    some = draw.sample(group, draw.randint(1, min(3, len(group))))
+                    chosen += [((shelf,), False) for shelf in some]
+        draw.shuffle(chosen)
+        departments = {g[0].above[0]: draw.randrange(6) for g in self.groups}
+        return [
+            self.label(draw, shelves, whole=whole, variant=departments[shelves[0].above[0]])
+            for shelves, whole in chosen[:most]
+        ]
+
+    @staticmethod
+    def label(
+        draw: random.Random, shelves: tuple[Shelf, ...], *, whole: bool, variant: int
+    ) -> Label:
+        """Name a group (`whole`) or a shelf; a menu names a department in one way only."""
+        shelf = shelves[0]
+        department, group = shelf.above
+        names, names_zh = group if whole else (shelf.names, shelf.names_zh)
+        en = (department[0][variant % len(department[0])], draw.choice(names))
+        zh = (department[1][variant % len(department[1])], draw.choice(names_zh))
+        nouns = []
+        for one in shelves:
+            texts, texts_zh = [*one.texts, *one.names], [*one.texts_zh, *one.names_zh]
+            for _ in range(max(2, 24 // len(shelves))):
+                text, text_zh = draw.choice(texts), draw.choice(texts_zh)
+                if draw.random() < 0.3:
+                    text += draw.choice((" ", ", ")) + draw.choice(texts)
+                    text_zh += draw.choice((" ", "")) + draw.choice(texts_zh)
+                nouns.append((text, text_zh))
+        return Label(en, zh, nouns=tuple(nouns))
+
+
+@cache
+def lexicon_files() -> list[dict[str, Any]]:
+    """Read our own lexicon: fragments of titles, and whole titles (`more/`, by group and shelf)."""
+    folder, found = HERE / "lexicon", []
+    for path in sorted(folder.glob("*.yaml")):
+        department = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)
+        more = yaml.load((folder / "more" / path.name).read_text("utf-8"), yaml.CSafeLoader)
+        for group in department["groups"]:
+            for shelf in group["shelves"]:
+                shelf["more"] = more[f"{group['names'][0]} > {shelf['names'][0]}"]
+        found.append(department)
+    return found
+
+
+def parted(shelf: dict[str, Any], key: str) -> tuple[list[str], list[str]]:
+    """Return a shelf's texts in one language: to train on, and a tenth kept for development."""
+    texts = [*shelf[key], *shelf["more"][key]]
+    return [t for i, t in enumerate(texts) if i % 10 != 9], texts[9::10]
+
+
+def lexicon(held: Held) -> Lexicon:
+    """Return our own lexicon, without what is measured on."""
+    groups = []
+    for found in lexicon_files():
+        department = (tuple(found["department"]), tuple(found["department_zh"]))
+        for group in found["groups"]:
+            above = (department, (tuple(group["names"]), tuple(group["zh"])))
+            groups.append(
+                tuple(
+                    Shelf(
+                        names=tuple(map(str, shelf["names"])),
+                        names_zh=tuple(map(str, shelf["zh"])),
+                        texts=tuple(t for t in parted(shelf, "en")[0] if not held.contains(t)),
+                        texts_zh=tuple(t for t in parted(shelf, "cn")[0] if not held.contains(t)),
+                        kept=(*parted(shelf, "en")[1], *parted(shelf, "cn")[1]),
+                        above=above,
+                    )
+                    for shelf in group["shelves"]
+                )
+            )
+    return Lexicon(tuple(groups))
+
+
+def measured(data: Path) -> tuple[list[str], set[str]]:
+    """Return every title that is measured on, and the ids of those of shop32.
+
+    shop32's train part too: choices during development were made on it, and on our pool.
+    """
     examples = [r["title"] for r in rows(EXAMPLES / "items.jsonl")]
     examples += [r["title"] for r in rows(EXAMPLES / "pool.jsonl")]
     examples += [t for r in rows(EXAMPLES / "intents.jsonl") for t in r.values()]
-    shop_test = rows(data / "shop32/test.jsonl")
-    held = Held([r["title"] for r in shop_test] + examples)
-    ids = {r["id"] for r in shop_test}
+    shop = rows(data / "shop32/test.jsonl") + rows(data / "shop32/train.jsonl")
+    return [r["title"] for r in shop] + examples, {r["id"] for r in shop}
+
+
+def worlds(data: Path) -> list[World]:
+    """Read the public sets and our lexicon, and leave out whatever is measured on."""
+    texts_held, ids = measured(data)
+    held = Held(texts_held)
     shop = shop_labels(data, held, ids)
     naics: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for r in rows(data / "naics2022_index/items.jsonl.gz"):
@@ -198,12 +327,13 @@ def worlds(data: Path) -> list[World]:
                 texts[r["label"].replace("_", " ")].append(r["title"])
         apart = tuple(texts.pop("oos", ()))
         labels = tuple(Label(tuple(k.split(" > ")), texts=tuple(v)) for k, v in texts.items())
-        intents.append(World(name, labels, 0.05, apart))
+        intents.append(World(name, labels, 0.035, apart))
     return [
-        World("shop32", shop, 0.25),
-        World("naics", tuple(Label(k, texts=tuple(v)) for k, v in naics.items()), 0.2),
-        World("shopify", (), 0.37, tree=shopify(data)),
-        World("bestbuy", (), 0.08, tree=bestbuy(data)),
+        World("shop32", shop, 0.2),
+        World("lexicon", (), 0.38, tree=lexicon(held)),
+        World("naics", tuple(Label(k, texts=tuple(v)) for k, v in naics.items()), 0.14),
+        World("shopify", (), 0.17, tree=shopify(data)),
+        World("bestbuy", (), 0.04, tree=bestbuy(data)),
         *intents,
     ]
 
@@ -273,6 +403,19 @@ def bestbuy(data: Path) -> Tree:
         tree.children[parent].append(r["id"])
         tree.path[r["id"]], tree.parent[r["id"]] = path, parent
     return tree
+
+
+def pairs(data: Path) -> list[tuple[str, str]]:
+    """Return names that translate each other, English and Chinese: Shopify's and the lexicon's."""
+    tree = shopify(data)
+    found = [(p[-1], tree.path_zh[k][-1]) for k, p in tree.path.items() if k in tree.path_zh]
+    for group in lexicon(Held([])).groups:
+        for shelf in group:
+            for names, names_zh in ((shelf.names, shelf.names_zh), shelf.above[1]):
+                found += [(en, zh) for en in names for zh in names_zh]
+            # What stands on one shelf is alike: enough to start a character from.
+            found += [(en, zh) for zh in shelf.texts_zh for en in shelf.names[:1]]
+    return found
 
 
 # -- dressing up ----------------------------------------------------------------------------
@@ -412,8 +555,19 @@ def item(draw: random.Random, label: Label, *, zh: bool) -> dict[str, str]:
         title = dress_zh(draw, noun_zh) if chinese else dress(draw, noun)
     name = draw.choices(("title", "text", "name", "query"), (17, 1, 1, 1))[0]
     fields = {name: title[:160]}
-    if draw.random() < 0.1:
-        fields["description"] = draw.choice(ZH_LINES if chinese else LINES)
+    if draw.random() < 0.3:
+        said = [draw.choice(ZH_LINES if chinese else LINES)]
+        if label.nouns and draw.random() < 0.5:
+            said.insert(draw.randrange(2), draw.choice(label.nouns)[1 if chinese else 0])
+        fields["description"] = ("" if chinese else " ").join(said)
+    if draw.random() < 0.2:
+        if chinese:
+            found = {"颜色": draw.choice(ZH_COLOURS), "材质": draw.choice(ZH_MATERIALS)}
+        else:
+            found = {"colour": draw.choice(COLOURS), "material": draw.choice(MATERIALS)}
+            found["brand"] = brand(draw)
+        keys = draw.sample(sorted(found), draw.randint(1, len(found)))
+        fields["attributes"] = "; ".join(f"{k}: {found[k]}" for k in keys)
     return fields
 
 
@@ -461,7 +615,7 @@ def menus(  # noqa: PLR0912  the choices of one draw, in order
             continue
         names = list(shown)
         off: list[str] = []  # labels that stay off the menu; their items belong to the exit
-        if not (style == "leaf" and world.tree is not None) and draw.random() < 0.75:
+        if not (style == "leaf" and isinstance(world.tree, Tree)) and draw.random() < 0.75:
             off = [names.pop() for _ in range(max(1, len(names) // 8))]
         items, answers = [], []
         for _ in range(per_menu):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Decoder", "Shape", "export"]
 
 NEVER = -1e9
-SLOW = 0.2  # share of rotary pairs, the fast ones, that carry position
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ class Shape:
 
     vocab: int
     hidden: int = 256
-    layers: int = 4
-    heads: int = 4
-    mlp: int = 512
-    theta: float = 1e8
-    positions: int = 4096
+    layers: int = 5
+    heads: int = 1
+    mlp: int = 128
+    theta: float = 1e20
+    positions: int = 8192
 
     @property
     def head(self) -> int:
@@ -54,9 +53,6 @@ class Batch:
 
     `shared` (B, S), `shared_len` (B,), `items` (B, N, M), `read` (B, N, R): positions within an
     item whose next token is asked for, `target` (B, N, R): that token, -100 where none.
-    `line_code` (B, S): where the code of a menu token's own line stands, -1 elsewhere.
-    `line` (B, S): the number of a menu token's line, -1 elsewhere. `gold` (B, N): the line of
-    the right answer. `text` (B, N, M): true where the item's own text stands.
     """
 
     shared: Tensor
@@ -64,10 +60,6 @@ class Batch:
     items: Tensor
     read: Tensor
     target: Tensor
-    line_code: Tensor
-    line: Tensor
-    gold: Tensor
-    text: Tensor
 
 
 class Norm(nn.Module):
@@ -105,34 +97,14 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The whole network; input and output embeddings are tied."""
+    """The whole network; input and output embeddings are tied. `wiring.wire` sets the weights."""
 
-    def __init__(self, shape: Shape, embedding: Tensor) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.embed = nn.Embedding(shape.vocab, shape.hidden)
-        self.embed.weight.data.copy_(embedding)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.hidden)
-        self.norm.weight.data.fill_(1 / 16)  # embeddings are of unit size and serve as the head too
-        for block in self.blocks:
-            for layer in (block.q, block.k, block.gate, block.up):
-                nn.init.normal_(layer.weight, std=shape.hidden**-0.5)
-            for layer in (block.q, block.k, block.v):
-                nn.init.zeros_(layer.bias)
-            # Attention starts as copying: what a token means is found again where it is put.
-            nn.init.orthogonal_(block.v.weight)
-            block.o.weight.data.copy_(block.v.weight.data.T)
-            nn.init.zeros_(block.down.weight)
-        # First the code alone is put to its line's words (head 0), then the words' meaning.
-        self.blocks[0].o.weight.data[:, shape.head :] = 0
-        self.blocks[1].o.weight.data.mul_(2)
-        # What is alike looks alike to the heads that compare items with labels, at any distance.
-        slow = torch.arange(shape.head) % (shape.head // 2) >= shape.head * SLOW
-        scale = torch.where(slow, 1.5, 0.2).repeat(shape.heads)[:, None]
-        for block in list(self.blocks)[2:]:
-            block.q.weight.data.mul_(scale)
-            block.k.weight.data.copy_(block.q.weight.data)
 
     def rotate(self, x: Tensor, position: Tensor) -> Tensor:
         """Rotary embedding, halves rotated against each other: x (..., T, heads, head)."""
@@ -143,12 +115,8 @@ class Decoder(nn.Module):
         a, b = x[..., :half], x[..., half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return logits (B, N, R, vocab) and, per layer, attention for `guide`.
-
-        Attention of the shared part is (B, heads, S, S); of the items (B, heads, N * Q, S + M),
-        where Q is M, in the last layer R.
-        """
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B, N, R, vocab)."""
         shape = self.shape
         b, s = batch.shared.shape
         _, n, m = batch.items.shape
@@ -161,8 +129,6 @@ class Decoder(nn.Module):
         bias_s = torch.zeros(b, 1, s, s).masked_fill(~(causal_s & real[:, None])[:, None], NEVER)
         bias_is = torch.zeros(b, 1, 1, s).masked_fill(~real[:, None, None], NEVER)
         r = batch.read.shape[-1]
-        seen_shared: list[Tensor] = []
-        seen_items: list[Tensor] = []
         for depth, block in enumerate(self.blocks):
             last = depth == shape.layers - 1
             hs, hi = block.input_layernorm(xs), block.input_layernorm(xi)
@@ -190,14 +156,12 @@ class Decoder(nn.Module):
             mixed = weight[..., :s] @ vs + own.reshape(b, h, n * length, w)
             mixed = mixed.view(b, h, n, length, w).permute(0, 2, 3, 1, 4)
             xi = block.mix(xi + block.o(mixed.reshape(b, n, length, -1)))
-            seen_items.append(weight)
             if not last:
                 qs = self.rotate(block.q(hs).view(b, s, h, w), at_s).transpose(1, 2)
                 weight = (qs @ ks.mT * scale + bias_s).float().softmax(-1).to(vs.dtype)
                 mixed = (weight @ vs).transpose(1, 2).reshape(b, s, -1)
                 xs = block.mix(xs + block.o(mixed))
-                seen_shared.append(weight)
-        return self.norm(xi) @ self.embed.weight.T, seen_shared, seen_items
+        return self.norm(xi) @ self.embed.weight.T
 
 
 def export(model: Decoder, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

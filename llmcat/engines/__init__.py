@@ -19,18 +19,27 @@ from llmcat.records import digest
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
-    from llmcat.records import Answer, Ask, Kind, Message
+    from llmcat.records import Answer, Ask, Kind, Message, Read
 
-__all__ = ["Capabilities", "Engine", "Served", "in_flight", "open_engine"]
+__all__ = [
+    "Capabilities",
+    "Engine",
+    "Served",
+    "generated",
+    "in_batches",
+    "in_flight",
+    "open_engine",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can give: kinds of scores, kinds of constraints, labels per menu."""
+    """What an engine can give: kinds of scores, constraints, labels per menu, read modes."""
 
     scores: tuple[Kind, ...]
     constraints: tuple[Literal["outlines", "tokens"], ...]
     labels: int
+    reads: tuple[Read, ...] = ("code", "text", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,42 +96,93 @@ async def in_flight(
     Never waits for a further ask while an answer is there to give. What `one` or the stream
     raises is raised here; closing this generator cancels what is in flight.
     """
+    todo: asyncio.Queue[Ask | None] = asyncio.Queue(maxsize=concurrency)
     done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
-    gate = asyncio.Semaphore(concurrency)
-    flying: set[asyncio.Task[None]] = set()
+    at_work = concurrency
 
-    async def fly(ask: Ask) -> None:
+    async def work() -> None:
+        nonlocal at_work
         try:
-            done.put_nowait(await one(ask))
+            while (ask := await todo.get()) is not None:
+                done.put_nowait(await one(ask))
+            todo.put_nowait(None)  # for the next worker
+            at_work -= 1
+            if not at_work:
+                done.put_nowait(None)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             done.put_nowait(exc)
-        finally:
-            gate.release()
 
-    async def dispatch() -> None:
+    async def feed() -> None:
         try:
             async for ask in asks:
-                await gate.acquire()
-                task = asyncio.create_task(fly(ask))
-                flying.add(task)
-                task.add_done_callback(flying.discard)
-            while flying:
-                await asyncio.wait(flying)
-            done.put_nowait(None)
+                await todo.put(ask)
+            await todo.put(None)
         except BaseException as exc:  # noqa: BLE001
             done.put_nowait(exc)
 
-    feeder = asyncio.create_task(dispatch())
+    tasks = [
+        asyncio.create_task(feed()),
+        *(asyncio.create_task(work()) for _ in range(concurrency)),
+    ]
     try:
         while (got := await done.get()) is not None:
             if isinstance(got, BaseException):
                 raise got
             yield got
     finally:
-        tasks = [feeder, *flying]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_batches(asks: AsyncIterator[Ask], most: int) -> AsyncGenerator[list[Ask], None]:
+    """Yield asks in lists of at most `most`: what has come by the time the last list is done.
+
+    Never waits for a further ask while one is there. What the stream raises is raised here.
+    """
+    waiting: asyncio.Queue[Ask | BaseException | None] = asyncio.Queue(maxsize=most)
+
+    async def pump() -> None:
+        try:
+            async for ask in asks:
+                await waiting.put(ask)
+            await waiting.put(None)
+        except Exception as exc:  # noqa: BLE001  raised again by the consumer
+            await waiting.put(exc)
+
+    feeder = asyncio.create_task(pump())
+    end: BaseException | None = None
+    open_ = True
+    try:
+        while open_:
+            batch: list[Ask] = []
+            got = await waiting.get()
+            while True:
+                if got is None or isinstance(got, BaseException):
+                    end, open_ = got, False
+                    break
+                batch.append(got)
+                await asyncio.sleep(0)  # let the feeder run: it may have more at hand
+                if len(batch) == most or waiting.empty():
+                    break
+                got = waiting.get_nowait()
+            if batch:
+                yield batch
+        if end is not None:
+            raise end
+    finally:
+        feeder.cancel()
+        await asyncio.gather(feeder, return_exceptions=True)
+
+
+def generated(text: str, ask: Ask) -> str | None:
+    """Return a generated text if it is what was asked for: a name on the menu, or reasons.
+
+    A name ends with its line; reasons may be cut at their length.
+    """
+    text = text.strip() if ask.read == "text" else text
+    fits = text in ask.menu.codes if ask.read == "text" else text.startswith("{")
+    return text if fits else None
 
 
 def open_engine(
@@ -138,23 +198,15 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a name, not yet opened. Raises `BadConfig`.
 
-    `options` are the engine's own: for `fake`, noise, sharpness, mass, latency and seed.
+    `options` are the engine's own. For `fake`: noise, sharpness, mass, latency and seed; for
+    `transformers_local`: device, dtype and batch; for `vllm_local`: batch, max_model_len, memory.
     """
     options = options or {}
     if name == "fake":
         from llmcat.engines.fake import FakeEngine
 
         kinds = {"noise": float, "sharpness": float, "mass": float, "latency": float, "seed": int}
-        unknown = sorted(set(options) - set(kinds))
-        if unknown:
-            raise BadConfig(
-                f"engine 'fake' has no option {', '.join(unknown)}",
-                hint=f"its options: {', '.join(kinds)}",
-            )
-        try:
-            values: dict[str, Any] = {key: kinds[key](value) for key, value in options.items()}
-        except ValueError as exc:
-            raise BadConfig(f"engine option: {exc}") from exc
+        values = _parsed(name, options, kinds)
         for key, value in values.items():
             if not 0 <= value < 1e6 or (key == "mass" and not 0 < value <= 1):  # noqa: PLR2004
                 raise BadConfig(f"engine option {key}={value} is out of range")
@@ -162,8 +214,7 @@ def open_engine(
     if name == "vllm_http":
         from llmcat.engines.vllm_http import VllmHttp
 
-        if options:
-            raise BadConfig(f"engine 'vllm_http' has no option {', '.join(options)}")
+        _parsed(name, options, {})
         return VllmHttp(
             base_url=base_url,
             model=model,
@@ -172,4 +223,41 @@ def open_engine(
             timeout=timeout,
             retry_seconds=retry_seconds,
         )
-    raise BadConfig(f"no engine {name!r}", hint="there are vllm_http and fake")
+    if name in {"transformers_local", "demo"}:
+        from llmcat.engines.transformers_local import DEMO_WARNING, TransformersLocal, demo_model
+
+        values = _parsed(name, options, {"device": str, "dtype": str, "batch": int})
+        if values.get("batch", 1) < 1:
+            raise BadConfig("engine option batch is at least 1")
+        if name == "demo":
+            values.setdefault("dtype", "float32")  # as its card says
+            return TransformersLocal(demo_model(), name=name, warning=DEMO_WARNING, **values)
+        if not model:
+            raise BadConfig("engine transformers_local needs --model, a folder or a hub's name")
+        return TransformersLocal(model, **values)
+    if name == "vllm_local":
+        from llmcat.engines.vllm_local import VllmLocal
+
+        kinds = {"batch": int, "max_model_len": int, "memory": float}
+        values = _parsed(name, options, kinds)
+        if not model:
+            raise BadConfig("engine vllm_local needs --model, a folder or a hub's name")
+        return VllmLocal(model, **values)
+    raise BadConfig(
+        f"no engine {name!r}",
+        hint="there are vllm_http, vllm_local, transformers_local, demo and fake",
+    )
+
+
+def _parsed(
+    name: str, options: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+) -> dict[str, Any]:
+    """Read an engine's options by their types. Raises `BadConfig`."""
+    unknown = sorted(set(options) - set(kinds))
+    if unknown:
+        has = f"its options: {', '.join(kinds)}" if kinds else "it has none"
+        raise BadConfig(f"engine {name!r} has no option {', '.join(unknown)}", hint=has)
+    try:
+        return {key: kinds[key](value) for key, value in options.items()}
+    except ValueError as exc:
+        raise BadConfig(f"engine option: {exc}") from exc

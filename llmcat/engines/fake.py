@@ -9,6 +9,7 @@ item's text, the seed and nothing else, so runs repeat and orders do not matter.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import re
@@ -48,7 +49,7 @@ class FakeEngine:
     context: int = 32_768
     name: str = "fake"
     capabilities: Capabilities = Capabilities(
-        scores=("full",), constraints=("outlines", "tokens"), labels=MOST_LABELS
+        scores=("full", "label_only"), constraints=("outlines", "tokens"), labels=MOST_LABELS
     )
 
     async def open(self) -> Served:
@@ -75,11 +76,17 @@ class FakeEngine:
 
     def _one(self, ask: Ask) -> Answer:
         logits = self._logits(ask)
+        tokens = sum(len(m["content"]) for m in ask.messages) // 4
+        if ask.read != "code":
+            text = ask.menu.codes[logits.index(max(logits))]
+            if ask.read == "reason":
+                text = json.dumps({"rationale": f"its words are those of {text}"})
+            used = Usage(prompt=tokens, cached=0, generated=1 + len(text) // 4)
+            return Answer(ask=ask, text=text, usage=used, seconds=self.latency)
         top = max(logits)
         log_total = top + math.log(math.fsum(math.exp(x - top) for x in logits))
         masked = ask.constraint == "outlines"
         shift = 0.0 if masked else math.log(self.mass)
-        tokens = sum(len(m["content"]) for m in ask.messages) // 4
         return Answer(
             ask=ask,
             logprobs=tuple(x - log_total + shift for x in logits),

@@ -1,8 +1,8 @@
 """A vLLM server over HTTP: the hot path.
 
-One POST per ask, one generated token. The body is put together from bytes: the shared
-messages are encoded once per prefix, the constraint once per menu size. There is no SDK, no
-model class and no retry object unless a request fails.
+One POST per ask, one generated token; a name or reasons are spelled under the grammar. The
+body is put together from bytes: the shared messages are encoded once per prefix, the constraint
+once per menu size. There is no SDK, no model class and no retry object unless a request fails.
 
 How the distribution over a menu comes back: `logprob_token_ids` names the menu's code tokens,
 and the first generated position carries the log-probability of each. Under a grammar
@@ -33,8 +33,8 @@ from tenacity import (
 )
 from yarl import URL
 
-from llmcat.codes import CANDIDATES, MOST_LABELS, pattern
-from llmcat.engines import Capabilities, Served, in_flight
+from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
+from llmcat.engines import Capabilities, Served, generated, in_flight
 from llmcat.errors import (
     BadConfig,
     ConstraintIgnored,
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VllmHttp"]
 
-Reading = tuple[tuple[float, ...], Usage]
-"""The menu's log-probabilities in menu order, and the tokens used."""
+Reading = tuple[tuple[float, ...], str, Usage]
+"""The menu's log-probabilities in menu order, or the name that was spelled; the tokens used."""
 
 SERVE_IT = (
     "the server does not keep to the constraint; start it as `llmcat serve model --print` shows: "
@@ -67,6 +67,8 @@ ROUNDING = 1e-3
 """How far above 0 rounding may lift a log-probability."""
 _BLOCK_SIZE = re.compile(r'cache_config_info\{[^}]*\bblock_size="(\d+)"')
 _PREFIXES = 512
+_MOST_BYTES = 1 << 24
+"""No reply is longer."""
 _CHAT = "/v1/chat/completions"
 _NO_THINKING = {"enable_thinking": False}
 
@@ -96,7 +98,7 @@ class VllmHttp:
     retry_seconds: float = 60.0
     name: str = "vllm_http"
     capabilities: Capabilities = Capabilities(
-        scores=("full",), constraints=("outlines", "tokens"), labels=MOST_LABELS
+        scores=("full", "label_only"), constraints=("outlines", "tokens"), labels=MOST_LABELS
     )
     _session: aiohttp.ClientSession | None = field(default=None, repr=False)
     _token_of: dict[str, int] = field(default_factory=dict, repr=False)
@@ -248,11 +250,11 @@ class VllmHttp:
     async def canary(self, alphabet: Sequence[str]) -> float:
         """Prove constraint and log-probabilities on this server; return the label mass.
 
-        Two nonsense labels are asked for twice, with different codes each time: a server
-        that ignores a constraint gives the same answer to both, so one of them is outside.
-        Where the alphabet has a code that begins another, the second time has such a pair.
-        Under the grammar a code outside it must have no probability and the rest must sum to
-        one; without it, the same odds must come back unmasked.
+        Two nonsense labels are asked for twice, with different codes each time. Where the
+        alphabet has a code that begins another, the second time has such a pair. Under the
+        grammar a code outside it must have no probability and the rest must sum to one; without
+        it, the same odds must come back unmasked, and a list of allowed tokens that holds only
+        the outside code must be obeyed.
         """
         item = Item(row=0, id="canary", fields={"title": "zorvik"})
         nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("zorvik", "plimbo"))
@@ -262,22 +264,20 @@ class VllmHttp:
             lines = "\n".join(f"{c}. {n.name}" for c, n in zip(codes, nodes, strict=False))
             text = f"Categories:\n{lines}\n{menu.exit}. None of these\n\nTitle: zorvik\n\nCode:"
             prefix = Prefix(messages=({"role": "user", "content": text},), key=digest(text))
-            outside = next(self._token_of[c] for c in alphabet if c not in codes)
+            outside = self._outside(codes)
             logs: dict[str, tuple[float, ...]] = {}
             for constraint in self.capabilities.constraints:
                 ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
                 body = orjson.loads(self._body(ask))
-                body["logprob_token_ids"].append(outside)
                 reply = await self._json("POST", _CHAT, body)
-                logs[constraint], _ = self._read(reply, menu)
-                seen = _distribution(reply).get(outside)
-                if seen is None:
-                    raise EngineUnsupported(f"{self.base_url} leaves out tokens it was asked about")
-                if constraint == "outlines" and seen > NEVER:
-                    raise ConstraintIgnored(
-                        f"{self.base_url} does not apply the grammar to the first token",
-                        hint=SERVE_IT,
-                    )
+                logs[constraint], _, _ = self._read(reply, ask)
+                if constraint == "tokens":
+                    body["allowed_token_ids"] = [outside]
+                    reply = await self._json("POST", _CHAT, body)
+                    if next(iter(_distribution(reply))) != outside:
+                        raise ConstraintIgnored(
+                            f"{self.base_url} does not keep to the allowed tokens", hint=SERVE_IT
+                        )
             masses.append(sum(map(math.exp, logs["tokens"])))
             total = sum(map(math.exp, logs["outlines"]))
             if not math.isclose(total, 1.0, abs_tol=0.02):
@@ -326,11 +326,11 @@ class VllmHttp:
         body = self._body(ask)
         try:
             try:
-                logprobs, usage = await self._exchange(body, ask.menu)
+                logprobs, text, usage = await self._exchange(body, ask)
             except EngineError as exc:
                 if not exc.retryable:
                     raise
-                logprobs, usage = await self._exchange_again(body, ask.menu, exc)
+                logprobs, text, usage = await self._exchange_again(body, ask, exc)
         except EngineError as exc:
             if exc.fatal:
                 raise
@@ -338,12 +338,13 @@ class VllmHttp:
         return Answer(
             ask=ask,
             logprobs=logprobs,
+            text=text,
             masked=ask.constraint == "outlines",
             usage=usage,
             seconds=time.perf_counter() - started,
         )
 
-    async def _exchange_again(self, body: bytes, menu: Menu, failure: EngineError) -> Reading:
+    async def _exchange_again(self, body: bytes, ask: Ask, failure: EngineError) -> Reading:
         """Retry with growing, jittered pauses; `failure` counts as the first attempt.
 
         A request that fails for itself gets `attempts` tries; a server that is away or busy
@@ -368,7 +369,7 @@ class VllmHttp:
                     if attempt.retry_state.attempt_number == 1:
                         raise failure
                     try:
-                        return await self._exchange(body, menu)
+                        return await self._exchange(body, ask)
                     except EngineError as exc:
                         failure = exc
                         raise
@@ -380,8 +381,8 @@ class VllmHttp:
             raise
         raise AssertionError("tenacity returns or raises")
 
-    async def _exchange(self, body: bytes, menu: Menu) -> Reading:
-        return self._read(await self._json("POST", _CHAT, body), menu)
+    async def _exchange(self, body: bytes, ask: Ask) -> Reading:
+        return self._read(await self._json("POST", _CHAT, body), ask)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -390,9 +391,7 @@ class VllmHttp:
         own = b",".join(map(orjson.dumps, ask.tail))
         shared = self._shared(ask.prefix).body
         comma = b"," if own and shared else b""
-        return b"".join(
-            (b'{"messages":[', shared, comma, own, b"],", self._tail(ask.menu, ask.constraint))
-        )
+        return b"".join((b'{"messages":[', shared, comma, own, b"],", self._tail(ask)))
 
     def _shared(self, prefix: Prefix) -> _Shared:
         shared = self._prefixes.get(prefix.key)
@@ -405,34 +404,59 @@ class VllmHttp:
                 self._prefixes.popitem(last=False)
         return shared
 
-    def _tail(self, menu: Menu, constraint: str) -> bytes:
+    def _tail(self, ask: Ask) -> bytes:
         """Everything after the messages. Menus of one size have the same codes."""
-        key = (constraint, *menu.codes)
+        codes = ask.menu.codes
+        key = (ask.constraint, ask.read, *codes)
         if key not in self._tails:
-            ids = [self._token_of[code] for code in menu.codes]
-            grammar = (
-                {"structured_outputs": {"regex": pattern(menu.codes)}}
-                if constraint == "outlines"
-                else {"allowed_token_ids": ids}
-            )
-            fields = {
+            fields: dict[str, Any] = {
                 "model": self.model,
-                "max_tokens": 1,
                 "temperature": 0,
-                "logprobs": True,
-                "logprob_token_ids": ids,
-                "return_tokens_as_token_ids": True,
                 "chat_template_kwargs": _NO_THINKING,
-                **grammar,
             }
+            if ask.constraint == "outlines":
+                fields["structured_outputs"] = {"regex": grammar(codes, ask.read)}
+            fields["max_tokens"] = most_tokens(codes, ask.read)
+            if ask.read == "code":
+                ids = [self._token_of[code] for code in codes]
+                if ask.constraint == "tokens":
+                    fields["allowed_token_ids"] = ids
+                outside = self._outside(codes)
+                fields |= {
+                    "logprobs": True,
+                    "logprob_token_ids": ids if outside is None else [*ids, outside],
+                    "return_tokens_as_token_ids": True,
+                }
+            if len(self._tails) >= _PREFIXES:
+                self._tails.clear()
             self._tails[key] = orjson.dumps(fields)[1:]
         return self._tails[key]
 
-    def _read(self, reply: dict[str, Any], menu: Menu) -> Reading:
-        """Return the menu's log-probabilities and the tokens used.
+    def _outside(self, codes: Sequence[str]) -> int | None:
+        """Return a code's token that a menu does not offer, None if it offers all.
 
-        Raises `ConstraintIgnored` when the generated token is not one of the menu's.
+        Its log-probability is asked for too: a grammar that is at work forbids it. A model that
+        answers well without any would hide that the grammar is gone.
         """
+        taken = set(codes)
+        return next((id_ for code, id_ in self._token_of.items() if code not in taken), None)
+
+    def _read(self, reply: dict[str, Any], ask: Ask) -> Reading:
+        """Return the menu's log-probabilities or the name, and the tokens used.
+
+        Raises `ConstraintIgnored` when what was generated is not on the menu.
+        """
+        menu = ask.menu
+        if ask.read != "code":
+            try:
+                text = str(reply["choices"][0]["message"]["content"])
+            except (KeyError, IndexError, TypeError) as exc:
+                raise EngineBusy("the reply carries no message") from exc
+            if (kept := generated(text, ask)) is None:
+                raise ConstraintIgnored(
+                    f"{self.base_url} answered {text!r}, which it may not", hint=SERVE_IT
+                )
+            return (), kept, _usage(reply)
         ids = [self._token_of[code] for code in menu.codes]
         found = _distribution(reply)
         chosen = next(iter(found))
@@ -442,6 +466,18 @@ class VllmHttp:
                 f"{self.base_url} answered {text!r}, which is not on the menu",
                 hint=SERVE_IT,
             )
+        outside = self._outside(menu.codes)
+        if outside is not None:
+            seen = found.get(outside)
+            if seen is None:
+                raise EngineUnsupported(
+                    f"{self.base_url} leaves out tokens it was asked about",
+                    hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
+                )
+            if ask.constraint == "outlines" and seen > NEVER:
+                raise ConstraintIgnored(
+                    f"{self.base_url} does not apply the grammar to the first token", hint=SERVE_IT
+                )
         never = [
             code for code, id_ in zip(menu.codes, ids, strict=True) if found.get(id_, 0) < NEVER
         ]
@@ -456,7 +492,7 @@ class VllmHttp:
                 f"{self.base_url} gave no log-probability for {', '.join(missing[:5])}",
                 hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
             )
-        return tuple(found[id_] for id_ in ids), _usage(reply)
+        return tuple(found[id_] for id_ in ids), "", _usage(reply)
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         return await self._json("POST", "/tokenize", {"model": self.model, **body})
@@ -473,7 +509,7 @@ class VllmHttp:
         try:
             url = self.base_url + path
             async with self._client.request(method, url, data=body) as reply:
-                raw = await reply.read()
+                raw = await _whole(reply)
                 if reply.status != 200:  # noqa: PLR2004
                     raise self._refusal(reply, raw, path)
         except TimeoutError as exc:
@@ -563,6 +599,19 @@ def _usage(reply: dict[str, Any]) -> Usage:
 
 def _token(entry: dict[str, Any]) -> int:
     return int(str(entry["token"]).removeprefix("token_id:"))
+
+
+async def _whole(reply: aiohttp.ClientResponse) -> bytes:
+    """Read a body. One that does not say how long it is may not go on for ever."""
+    if (reply.content_length or _MOST_BYTES) < _MOST_BYTES:
+        return await reply.read()
+    raw = bytearray()
+    async for chunk in reply.content.iter_any():
+        raw += chunk
+        if len(raw) > _MOST_BYTES:
+            reply.close()
+            raise EngineBusy(f"{reply.url}: the reply does not end")
+    return bytes(raw)
 
 
 def _message(raw: bytes) -> str:

@@ -1,0 +1,86 @@
+"""Parquet through pyarrow: rows in and out, one row group at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from llmcat.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["check", "count", "rows_of", "write"]
+
+_BATCH = 1024
+_GROUP = 65_536
+"""Rows in a written row group."""
+
+
+def check() -> None:
+    """Raise `InputError` if Parquet cannot be used here."""
+    _pyarrow()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as exc:
+        raise InputError(
+            "Parquet needs the package pyarrow", hint='pip install "llmcat[parquet]"'
+        ) from exc
+    return pa
+
+
+def _open(raw: BinaryIO) -> Any:
+    pa = _pyarrow()
+    try:
+        return pa.parquet.ParquetFile(raw)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise InputError(f"not a Parquet file: {exc}") from exc
+
+
+def rows_of(raw: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Yield rows as mappings. Raises `InputError` if the file is not Parquet or is damaged."""
+    file, pa = _open(raw), _pyarrow()
+    try:
+        for batch in file.iter_batches(batch_size=_BATCH):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise InputError(f"the Parquet file breaks off: {exc}") from exc
+
+
+def count(raw: BinaryIO) -> int:
+    """Return the number of rows, from the file's footer."""
+    return int(_open(raw).metadata.num_rows)
+
+
+def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write prediction rows. Every file has the same columns and types, whatever its rows hold."""
+    pa = _pyarrow()
+    other = pa.struct([("label", pa.string()), ("path", pa.string()), ("p", pa.float64())])
+    text, number = pa.string(), pa.float64()
+    schema = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("id", text),
+            ("label", text),
+            ("path", text),
+            ("decision", text),
+            ("confidence", number),
+            ("kind", text),
+            ("alternatives", pa.list_(other)),
+            ("p_none", number),
+            ("mass", number),
+            ("reason", text),
+            ("gold", text),
+        ]
+    )
+    with pa.parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+        batch: list[Mapping[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _GROUP:
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                batch.clear()
+        writer.write_table(pa.Table.from_pylist(batch, schema=schema))
