@@ -1,0 +1,146 @@
+"""What llmcat costs on top of its requests: all of `llmcat classify` against two bare loops.
+
+    python eval/bench/client.py [--items 20000] [--pairs 5]
+    python eval/bench/client.py --model serve/demo/llmcat_demo/model --items 2000
+
+Against a stub that answers at once (the client is the bottleneck), or with --model against a real
+vLLM server. Three clients do the same requests with 64 in flight: `llmcat classify` (read, clean,
+render, ask, decode, write; its own process, start to end), a bare aiohttp loop that posts bodies
+made beforehand, and openai's AsyncOpenAI (stub only, on a tenth of the items). Prints rates and
+ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from common import alternate, header, items, stub, table, taxonomy, vllm
+
+from llmcat import config as configuration
+from llmcat.engines.vllm_http import VllmHttp
+from llmcat.readers import ItemReader
+from llmcat.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+IN_FLIGHT = 64
+
+
+def bodies(file: Path, url: str) -> list[bytes]:
+    """Return the requests that llmcat sends for a file, in order."""
+    settings = configuration.load(file=str(file), taxonomy=str(taxonomy()), base_url=url)
+
+    async def make() -> list[bytes]:
+        session = await Session.open(settings)
+        engine, task = session.engine, session.task
+        assert isinstance(engine, VllmHttp)
+        menu = task.plan.first_menus()[0]
+        made = [
+            engine._body(task.ask(*task.fit(item), menu))  # noqa: SLF001  the same bytes
+            for item in ItemReader().read(file)
+        ]
+        await engine.close()
+        return made
+
+    return asyncio.run(make())
+
+
+async def spread(work: Iterable[Any], one: Callable[[Any], Awaitable[None]]) -> float:
+    """Do all the work with `IN_FLIGHT` workers; return seconds."""
+    left = iter(work)
+
+    async def worker() -> None:
+        for each in left:
+            await one(each)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+    return time.perf_counter() - started
+
+
+def bare(url: str, requests: list[bytes]) -> float:
+    """Post bodies with aiohttp and read what comes; return requests per second."""
+
+    async def run() -> float:
+        headers = {"Content-Type": "application/json"}
+        connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+
+            async def post(body: bytes) -> None:
+                async with session.post(f"{url}/v1/chat/completions", data=body) as reply:
+                    await reply.read()
+
+            return await spread(requests, post)
+
+    return len(requests) / asyncio.run(run())
+
+
+def sdk(url: str, requests: list[bytes]) -> float:
+    """Do the same with openai's AsyncOpenAI; return requests per second."""
+    from openai import AsyncOpenAI
+
+    known = {"messages", "model", "max_tokens", "temperature", "logprobs"}
+
+    async def run() -> float:
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+
+            async def ask(body: bytes) -> None:
+                fields = json.loads(body)
+                extra = {k: fields.pop(k) for k in list(fields) if k not in known}
+                await client.chat.completions.create(**fields, extra_body=extra)
+
+            return await spread(requests, ask)
+
+    return len(requests) / asyncio.run(run())
+
+
+def whole(url: str, file: Path, count: int) -> float:
+    """Run `llmcat classify` on a file; return items per second, start and end included."""
+    out = file.with_suffix(".predictions.jsonl")
+    command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", str(file)]
+    command += ["--out", str(out), "--taxonomy", str(taxonomy()), "--base-url", url]
+    started = time.perf_counter()
+    subprocess.run([*command, "--restart", "--quiet"], check=True)
+    seconds = time.perf_counter() - started
+    assert sum(1 for _ in out.open("rb")) == count
+    return count / seconds
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--model", help="a folder or name: a real vLLM server instead of the stub")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = items(folder, args.items)
+        server = vllm(folder, args.model, "--max-model-len", "4096") if args.model else stub(folder)
+        with server as url:
+            requests = bodies(file, url)
+            runs = {
+                "llmcat": lambda: whole(url, file, args.items),
+                "bare aiohttp": lambda: bare(url, requests),
+            }
+            if not args.model:
+                runs["AsyncOpenAI"] = lambda: sdk(url, requests[: args.items // 10])
+            bare(url, requests[:500])  # compiles the grammar, fills the cache
+            rates = alternate(runs, pairs=args.pairs)
+    size = len(requests[0])
+    print(header(f"# {args.items:,} items of {size:,} bytes each, {IN_FLIGHT} in flight"))
+    print(table(rates, of="llmcat"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Faults that really happen, against processes that really die: what is answered stays answered.
+
+The server is the benchmarks' stub (eval/bench/stub.py), which speaks vLLM's dialect and answers at
+once; between it and llmcat stands, where needed, a TCP proxy that misbehaves on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Ran, free_port, read_rows
+
+Cli = Callable[..., Ran]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Stub:
+    """The stub server as a process that can be killed and started again."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        script = ROOT / "eval" / "bench" / "stub.py"
+        self.process = subprocess.Popen([sys.executable, script, str(self.port)])
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                urllib.request.urlopen(f"{self.url}/health", timeout=1).close()  # noqa: S310
+                return
+            time.sleep(0.05)
+        pytest.fail("the stub did not start", pytrace=False)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    stub = Stub()
+    yield stub
+    stub.kill()
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    """Fifteen hundred items, distinct."""
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(f'{{"id":"{i}","title":"thing {i}"}}\n' for i in range(1500)))
+    return path
+
+
+def flags(url: str, out: str = "o.jsonl") -> tuple[str, ...]:
+    return (
+        "classify", "--file", "items.jsonl", "--out", out, "--labels", "a,b,c",
+        "--base-url", url, "--concurrency", "8",
+    )  # fmt: skip
+
+
+def begin(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmcat.cli", *arguments],
+        cwd=tmp_path, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def wait_for_rows(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def complete(path: Path, count: int = 1500) -> list[dict[str, object]]:
+    """The rows of a finished file: every one, once, in order."""
+    rows = read_rows(path)
+    assert [r["row"] for r in rows] == list(range(count))
+    return rows
+
+
+# -- the server -------------------------------------------------------------------------------
+
+
+def test_a_server_killed_and_restarted_under_load(stub: Stub, items: Path, tmp_path: Path) -> None:
+    """The run waits for it and goes on: no row is lost, none is an error."""
+    process = begin(tmp_path, *flags(stub.url))
+    for rows in (200, 600):
+        wait_for_rows(tmp_path / "o.jsonl", rows, process)
+        stub.kill()
+        time.sleep(0.7)
+        stub.start()
+    assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
+    process.stderr.close()  # type: ignore[union-attr]
+    assert {r["decision"] for r in complete(tmp_path / "o.jsonl")} == {"labelled"}
+
+
+def test_a_server_that_stays_away(stub: Stub, items: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """After `--retry-seconds` the run ends with exit code 3 and can go on later."""
+    process = begin(tmp_path, *flags(stub.url), "--retry-seconds", "1")
+    wait_for_rows(tmp_path / "o.jsonl", 100, process)
+    stub.kill()
+    assert process.wait(60) == 3
+    said = process.stderr.read()  # type: ignore[union-attr]
+    process.stderr.close()  # type: ignore[union-attr]
+    assert "no server at" in said
+    assert "Traceback" not in said
+    stub.start()
+    assert llmcat(*flags(stub.url), "--retry-seconds", "1").code == 0
+    assert {r["decision"] for r in complete(tmp_path / "o.jsonl")} == {"labelled"}
+
+
+def test_a_name_that_no_dns_knows(items: Path, llmcat: Cli) -> None:
+    """One line, exit code 3, at once."""
+    started = time.monotonic()
+    ran = llmcat(*flags("http://no-such-host.invalid:8000"), "--retry-seconds", "1")
+    assert ran.code == 3
+    assert "no-such-host.invalid" in ran.err
+    assert time.monotonic() - started < 30
+
+
+# -- the wire ---------------------------------------------------------------------------------
+
+
+class Wire:
+    """A TCP proxy: every `every`-th request for an answer meets the fault instead."""
+
+    def __init__(self, target: int, fault: Callable[..., Awaitable[None]], every: int) -> None:
+        self.port, self.target, self.fault, self.every = free_port(), target, fault, every
+        self.asked = self.met = 0
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.server = self.run(asyncio.start_server(self.handle, "127.0.0.1", self.port))
+
+    def run(self, work: Awaitable[asyncio.Server | None]) -> asyncio.Server | None:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)  # type: ignore[arg-type]
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up: Streams | None = None
+        with suppress(OSError, asyncio.IncompleteReadError):
+            up = await asyncio.open_connection("127.0.0.1", self.target)
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(length(head))
+                if b"/chat/completions" in head:
+                    self.asked += 1
+                    if self.asked > 20 and self.asked % self.every == 0:  # the canary is let be
+                        self.met += 1
+                        await self.fault(writer)
+                        break
+                up[1].write(head + body)
+                answer = await up[0].readuntil(b"\r\n\r\n")
+                writer.write(answer + await up[0].readexactly(length(answer)))
+                await writer.drain()
+        for end in (writer, up[1] if up else writer):
+            end.close()
+
+    def close(self) -> None:
+        async def end() -> None:
+            self.server.close()  # type: ignore[union-attr]
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.sleep(0.1)
+
+        self.run(end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+
+def length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.split(b":")[1])
+    return 0
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+async def no_http(writer: asyncio.StreamWriter) -> None:
+    writer.write(random.Random(0).randbytes(5000))
+    await writer.drain()
+
+
+async def no_json(writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b"Content-Length: 9\r\n\r\n<html>hi\n")
+    await writer.drain()
+
+
+async def truncated(writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b'Content-Length: 5000\r\n\r\n{"choices": [')
+    await writer.drain()
+
+
+async def silent(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(30)
+
+
+async def dripping(writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b"Content-Length: 5000\r\n\r\n")
+    for _ in range(300):
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    for _ in range(2000):
+        writer.write(chunk)
+        await writer.drain()
+
+
+async def reset(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+FAULTS = [no_http, no_json, truncated, silent, dripping, endless, reset]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+def test_what_goes_wrong_on_the_wire_is_asked_again(
+    stub: Stub, items: Path, tmp_path: Path, llmcat: Cli, fault: Callable[..., Awaitable[None]]
+) -> None:
+    """Bodies that are garbage, cut, slow or endless; a peer that says nothing or hangs up."""
+    wire = Wire(stub.port, fault, every=250)
+    try:
+        ran = llmcat(*flags(wire.url), "--timeout", "1")
+    finally:
+        wire.close()
+    assert ran.code == 0, ran.err
+    assert wire.met >= 4
+    assert {r["decision"] for r in complete(tmp_path / "o.jsonl")} == {"labelled"}
+
+
+# -- this process -----------------------------------------------------------------------------
+
+
+def test_killed_at_fifty_moments(stub: Stub, items: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """Before the first row, between rows, while writing: the end is as if nothing had happened."""
+    draw, kills = random.Random(5), 0
+    out = tmp_path / "o.jsonl"
+    whole = llmcat(*flags(stub.url, "whole.jsonl"))
+    assert whole.code == 0
+    while kills < 50:
+        process = begin(tmp_path, *flags(stub.url), "--concurrency", "1", "--quiet")
+        moment = draw.uniform(0.2, 1.4)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        ended = process.poll() is not None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()  # type: ignore[union-attr]
+        kills += 1
+        if ended:  # it was done: begin anew
+            assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+            out.unlink()
+            (tmp_path / "o.jsonl.run.json").unlink()
+    assert llmcat(*flags(stub.url)).code == 0
+    rows = complete(out)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
+    assert sum(s["rows_written"] for s in record["sessions"]) <= len(rows)
