@@ -23,7 +23,6 @@ import pytest
 from conftest import ROOT, Ran, free_port, read_rows
 
 Cli = Callable[..., Ran]
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Stub:
@@ -143,6 +142,7 @@ class Wire:
     def __init__(self, target: int, fault: Callable[..., Awaitable[None]], every: int) -> None:
         self.port, self.target, self.fault, self.every = free_port(), target, fault, every
         self.asked = self.met = 0
+        self.ends: list[asyncio.StreamWriter] = []
         self.url = f"http://127.0.0.1:{self.port}"
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -153,9 +153,10 @@ class Wire:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)  # type: ignore[arg-type]
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up: Streams | None = None
+        self.ends.append(writer)
         with suppress(OSError, asyncio.IncompleteReadError):
-            up = await asyncio.open_connection("127.0.0.1", self.target)
+            above, up = await asyncio.open_connection("127.0.0.1", self.target)
+            self.ends.append(up)
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await reader.readexactly(length(head))
@@ -165,21 +166,22 @@ class Wire:
                         self.met += 1
                         await self.fault(writer)
                         break
-                up[1].write(head + body)
-                answer = await up[0].readuntil(b"\r\n\r\n")
-                writer.write(answer + await up[0].readexactly(length(answer)))
+                up.write(head + body)
+                answer = await above.readuntil(b"\r\n\r\n")
+                writer.write(answer + await above.readexactly(length(answer)))
                 await writer.drain()
-        for end in (writer, up[1] if up else writer):
-            end.close()
+        writer.close()
 
     def close(self) -> None:
         async def end() -> None:
             self.server.close()  # type: ignore[union-attr]
+            for writer in self.ends:
+                writer.transport.abort()
             left = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)  # transports close in the loop's next rounds
 
         self.run(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
