@@ -250,7 +250,9 @@ def expand(files: str, *, out: str = "") -> list[str]:
     `InputError` where there are none.
     """
     found: dict[str, None] = {}
-    for name in filter(None, files.split("\n")) if files.strip() else [files]:
+    if not files.strip():
+        raise InputError("no file is named", hint="--file FILE, or - for standard input")
+    for name in filter(None, files.split("\n")):
         if Path(name).is_dir():
             inside = sorted(p for p in Path(name).iterdir() if p.suffix and p.is_file())
             inside = [p for p in inside if ".predictions." not in p.name]

@@ -242,6 +242,6 @@ def test_many_files_are_one_run(write: Write, tmp_path: Path) -> None:
     assert count_rows(*files) == 3
     with pytest.raises(InputError, match="no rows in any"):
         list(ItemReader().read(files[1], files[1]))
-    for nothing in (f"{tmp_path}/*.parquet", f"{tmp_path}/none*"):
-        with pytest.raises(InputError, match="no files"):
+    for nothing in (f"{tmp_path}/*.parquet", f"{tmp_path}/none*", ""):
+        with pytest.raises(InputError, match="no file"):
             expand(nothing)
