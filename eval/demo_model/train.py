@@ -18,6 +18,7 @@ import random
 import re
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ from wiring import groups, widen, wire
 from llmcat.prompts import available
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from data import Drawn, World
     from transformers import PreTrainedTokenizerFast
 
@@ -57,21 +60,17 @@ def corpus(data: Path, found: list[World], draw: random.Random) -> list[str]:
     return texts + [f" {w}" for w in known_words()[:12_000]] * 4
 
 
-@torch.no_grad()
-def measured_by_meaning(
-    model: Meaning, tokenizer: PreTrainedTokenizerFast, found: dict[str, list[Drawn]]
+def measured(
+    found: dict[str, list[Drawn]], choose: Callable[[Drawn], list[int]]
 ) -> dict[str, float]:
-    """Return accuracies of the circuit's arithmetic, without a network."""
+    """Return accuracy and use of the exit per list; `choose` gives a line per item, n the exit."""
     out = {}
     for name, list_ in found.items():
         hits = total = left = 0
         for drawn in list_:
-            items, lines = bags(random.Random(0), drawn, tokenizer)
-            best = model.scores(model(items), model(lines)).argmax(1).tolist() if items else []
-            n = len(drawn.labels)
-            hits += sum(
-                b == (n if a is None else a) for b, a in zip(best, drawn.answers, strict=True)
-            )
+            best, n = choose(drawn), len(drawn.labels)
+            wanted = [n if a is None else a for a in drawn.answers]
+            hits += sum(b == w for b, w in zip(best, wanted, strict=True))
             left += sum(b == n for b in best)
             total += len(best)
         out[name] = round(hits / total, 3)
@@ -80,31 +79,36 @@ def measured_by_meaning(
 
 
 @torch.no_grad()
+def measured_by_meaning(
+    model: Meaning, tokenizer: PreTrainedTokenizerFast, found: dict[str, list[Drawn]]
+) -> dict[str, float]:
+    """Return accuracies of the circuit's arithmetic, without a network."""
+
+    def choose(drawn: Drawn) -> list[int]:
+        items, lines = bags(random.Random(0), drawn, tokenizer)
+        return model.scores(model(items), model(lines)).argmax(1).tolist() if items else []
+
+    return measured(found, choose)
+
+
+@torch.no_grad()
 def measured_by_network(
     model: Decoder, tokenizer: PreTrainedTokenizerFast, found: dict[str, list[Drawn]]
 ) -> dict[str, float]:
     """Return accuracies over the codes of the menu, the network's own arithmetic."""
-    out = {}
-    for name, list_ in found.items():
-        hits = total = left = 0
-        for drawn in list_:
-            for at in range(0, len(drawn.items), 16):
-                part = type(drawn)(
-                    drawn.world, drawn.labels, drawn.items[at : at + 16],
-                    drawn.answers[at : at + 16], drawn.zh,
-                )  # fmt: skip
-                asked = ask(random.Random(0), part, tokenizer, plain=True)
-                codes = torch.tensor(tokenizer.convert_tokens_to_ids(asked.codes))
-                logits = model(assemble([asked], pad=tokenizer.pad_token_id))[0, :, 0, codes]
-                best = logits.argmax(1).tolist()
-                n = len(drawn.labels)
-                wanted = [n if a is None else a for a in part.answers]
-                hits += sum(b == w for b, w in zip(best, wanted, strict=True))
-                left += sum(b == n for b in best)
-                total += len(best)
-        out[name] = round(hits / total, 3)
-        out[f"{name} exit"] = round(left / total, 3)
-    return out
+
+    def choose(drawn: Drawn) -> list[int]:
+        best: list[int] = []
+        for at in range(0, len(drawn.items), 16):
+            some = slice(at, at + 16)
+            part = replace(drawn, items=drawn.items[some], answers=drawn.answers[some])
+            asked = ask(random.Random(0), part, tokenizer, plain=True)
+            codes = torch.tensor(tokenizer.convert_tokens_to_ids(asked.codes))
+            logits = model(assemble([asked], pad=tokenizer.pad_token_id))[0, :, 0, codes]
+            best += logits.argmax(1).tolist()
+        return best
+
+    return measured(found, choose)
 
 
 def prepared(args: argparse.Namespace, data: Path) -> tuple[PreTrainedTokenizerFast, Meaning]:
