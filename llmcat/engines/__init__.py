@@ -17,7 +17,14 @@ from llmcat.errors import BadConfig
 from llmcat.records import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Mapping,
+        Sequence,
+    )
 
     from llmcat.records import Answer, Ask, Kind, Message, Read
 
@@ -29,6 +36,7 @@ __all__ = [
     "in_batches",
     "in_flight",
     "open_engine",
+    "spare",
 ]
 
 
@@ -183,6 +191,16 @@ def generated(text: str, ask: Ask) -> str | None:
     text = text.strip() if ask.read == "text" else text
     fits = text in ask.menu.codes if ask.read == "text" else text.startswith("{")
     return text if fits else None
+
+
+def spare(token_of: Mapping[str, int], codes: Sequence[str]) -> int | None:
+    """Return the token of a code that a menu does not offer, None if it offers all.
+
+    Its log-probability is asked for too: a grammar that is at work forbids it. A model that
+    answers well without any would hide that the grammar is gone.
+    """
+    taken = set(codes)
+    return next((id_ for code, id_ in token_of.items() if code not in taken), None)
 
 
 def open_engine(

@@ -34,7 +34,7 @@ from tenacity import (
 from yarl import URL
 
 from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
-from llmcat.engines import Capabilities, Served, generated, in_flight
+from llmcat.engines import Capabilities, Served, generated, in_flight, spare
 from llmcat.errors import (
     BadConfig,
     ConstraintIgnored,
@@ -264,7 +264,7 @@ class VllmHttp:
             lines = "\n".join(f"{c}. {n.name}" for c, n in zip(codes, nodes, strict=False))
             text = f"Categories:\n{lines}\n{menu.exit}. None of these\n\nTitle: zorvik\n\nCode:"
             prefix = Prefix(messages=({"role": "user", "content": text},), key=digest(text))
-            outside = self._outside(codes)
+            outside = spare(self._token_of, codes)
             logs: dict[str, tuple[float, ...]] = {}
             for constraint in self.capabilities.constraints:
                 ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
@@ -421,7 +421,7 @@ class VllmHttp:
                 ids = [self._token_of[code] for code in codes]
                 if ask.constraint == "tokens":
                     fields["allowed_token_ids"] = ids
-                outside = self._outside(codes)
+                outside = spare(self._token_of, codes)
                 fields |= {
                     "logprobs": True,
                     "logprob_token_ids": ids if outside is None else [*ids, outside],
@@ -431,15 +431,6 @@ class VllmHttp:
                 self._tails.clear()
             self._tails[key] = orjson.dumps(fields)[1:]
         return self._tails[key]
-
-    def _outside(self, codes: Sequence[str]) -> int | None:
-        """Return a code's token that a menu does not offer, None if it offers all.
-
-        Its log-probability is asked for too: a grammar that is at work forbids it. A model that
-        answers well without any would hide that the grammar is gone.
-        """
-        taken = set(codes)
-        return next((id_ for code, id_ in self._token_of.items() if code not in taken), None)
 
     def _read(self, reply: dict[str, Any], ask: Ask) -> Reading:
         """Return the menu's log-probabilities or the name, and the tokens used.
@@ -466,7 +457,7 @@ class VllmHttp:
                 f"{self.base_url} answered {text!r}, which is not on the menu",
                 hint=SERVE_IT,
             )
-        outside = self._outside(menu.codes)
+        outside = spare(self._token_of, menu.codes)
         if outside is not None:
             seen = found.get(outside)
             if seen is None:

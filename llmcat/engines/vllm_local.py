@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from llmcat.codes import MOST_LABELS, grammar, most_tokens
-from llmcat.engines import Capabilities, Served, generated, in_batches
+from llmcat.engines import Capabilities, Served, generated, in_batches, spare
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported
 from llmcat.records import Answer, Ask, Message, Usage
@@ -161,17 +161,13 @@ class VllmLocal:
                 ids = [self._chat.codes[code] for code in codes]
                 if ask.constraint == "tokens":
                     fields["allowed_token_ids"] = ids
-                outside = self._outside(codes)
+                outside = spare(self._chat.codes, codes)
                 named = ids if outside is None else [*ids, outside]
                 fields["logprob_token_ids"] = named
             self._params[key] = SamplingParams(**fields)
             if len(self._params) > _KEPT:
                 self._params.popitem(last=False)
         return self._params[key]
-
-    def _outside(self, codes: tuple[str, ...]) -> int | None:
-        taken = set(codes)
-        return next((i for code, i in self._chat.codes.items() if code not in taken), None)
 
     def _read(self, ask: Ask, output: Any, seconds: float) -> Answer:
         """Turn one of vLLM's outputs into an answer. Raises `ConstraintIgnored`."""
@@ -187,7 +183,7 @@ class VllmLocal:
             return Answer(ask=ask, text=text, usage=usage, seconds=seconds)
         found = {token: entry.logprob for token, entry in made.logprobs[0].items()}
         ids = [self._chat.codes[code] for code in codes]
-        outside = self._outside(codes)
+        outside = spare(self._chat.codes, codes)
         masked = ask.constraint == "outlines"
         if made.token_ids[0] not in ids:
             raise ConstraintIgnored(f"vLLM answered {made.text!r}, which is not on the menu")
