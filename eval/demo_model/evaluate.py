@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from data import EXAMPLES, Drawn
+from data import EXAMPLES, Drawn, rows
 from measure import trials
 
 from llmcat import Classifier, Taxonomy
@@ -35,8 +35,17 @@ def answers(drawn: Drawn, **settings: str) -> list[int]:
     flat = Taxonomy.from_labels(drawn.labels)
     index = {node.id: i for i, node in enumerate(flat.leaves)}
     with Classifier(flat, **settings) as classifier:
-        rows = classifier.classify(drawn.items)
-    return [index.get(row["label"], len(index)) for row in rows]
+        got = classifier.classify(drawn.items)
+    return [index.get(row["label"], len(index)) for row in got]
+
+
+def ours(part: str, **settings: str) -> tuple[int, int]:
+    """Ask about our examples in their own taxonomy; return the number right, and of how many."""
+    items = rows(EXAMPLES / ("items.jsonl" if part == "test" else "pool.jsonl"))
+    with Classifier(EXAMPLES / "taxonomy.yaml", **settings) as classifier:
+        got = classifier.classify(items)
+    pairs = zip(got, items, strict=True)
+    return sum((r["label"] or "none") == i["label"] for r, i in pairs), len(got)
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
@@ -52,8 +61,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of the server; empty for --engine demo")
     parser.add_argument("--part", choices=("dev", "test"), default="test")
+    parser.add_argument("--prompt", help="only our examples, with this prompt")
     args = parser.parse_args()
     settings = {"base_url": args.url} if args.url else {"engine": "demo"}
+    if args.prompt:
+        settings["prompt"] = args.prompt
+        if args.prompt.startswith("few-shot"):
+            settings["examples"] = str(EXAMPLES / "pool.jsonl")
+        hits, total = ours(args.part, **settings)
+        print(f"our examples with {args.prompt}: {hits / total:.1%} of {total}")
+        return 0
     found = trials(Path(os.environ["LLMCAT_DATA"]), args.part)
     counts: dict[str, tuple[int, int]] = {}
 
@@ -75,15 +92,7 @@ def main() -> int:
     ]
     same = sum(a == b for x, y in zip(*names, strict=True) for a, b in zip(x, y, strict=True))
     counts["the same answer in two random menu orders"] = same, total
-    file = EXAMPLES / ("items.jsonl" if args.part == "test" else "pool.jsonl")
-    import pandas as pd
-
-    items = pd.read_json(file, lines=True, dtype=False)
-    with Classifier(EXAMPLES / "taxonomy.yaml", **settings) as classifier:
-        rows = classifier.classify(items.to_dict("records"))
-    gold = ["" if label == "none" else label for label in items["label"]]
-    hits = sum((r["label"] or "") == g for r, g in zip(rows, gold, strict=True))
-    counts["our examples, their own taxonomy"] = hits, len(rows)
+    counts["our examples, their own taxonomy"] = ours(args.part, **settings)
     if "unseen" in found:
         counts["8 labels held out of training"] = right("unseen")[1:]
     counts["own label off the menu: sent to the exit"] = right("left out")[1:]
