@@ -75,7 +75,7 @@ class _Slot:
     content: str = ""
     user: Message = field(default_factory=dict)
     walk: Generator[Menu, Scores, Scores] | None = None
-    rationale: str | None = None
+    notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     twins: list[_Slot] = field(default_factory=list)
 
@@ -285,8 +285,10 @@ class _Loop:
             self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
             return
         self.ailing = 0
+        if answer.by:
+            slot.notes.append(f"answered by {answer.by}")
         if answer.ask.read == "reason":
-            slot.rationale = decode.rationale(answer.text)
+            slot.notes.append(decode.rationale(answer.text))
             self.asked[slot.item.row] = slot
             self.follow.append(self.task.after(answer))
             self.wake.set()
@@ -299,7 +301,7 @@ class _Loop:
             self.follow.append(self.ask(slot, slot.walk.send(scores)))  # type: ignore[union-attr]
             self.wake.set()
         except StopIteration as end:
-            result: Scores = replace(end.value, rationale=slot.rationale)
+            result: Scores = replace(end.value, note="; ".join(dict.fromkeys(slot.notes)) or None)
             self.memory.put(slot.content, result)
             self.settle(slot, lambda item: decode.verdict(item, result))
 

@@ -46,7 +46,7 @@ first steps:
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "items": ("file", "out", "input_format", "out_format", "text", "id", "label", "limit"),
+    "items": ("file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit"),
     "categories": ("labels", "taxonomy", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed"),
     "engine": (

@@ -13,14 +13,22 @@ from __future__ import annotations
 
 import string
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcat.records import Read
 
-__all__ = ["CANDIDATES", "MOST_LABELS", "REASON_TOKENS", "grammar", "most_tokens", "pattern"]
+__all__ = [
+    "CANDIDATES",
+    "MOST_LABELS",
+    "REASON_TOKENS",
+    "grammar",
+    "most_tokens",
+    "pattern",
+    "schema",
+]
 
 MOST_LABELS = 127
 """vLLM takes at most 128 `logprob_token_ids`: 127 labels and the exit."""
@@ -67,6 +75,21 @@ def grammar(codes: Sequence[str], read: Read) -> str:
     if read == "reason":
         return _rationale()
     return pattern(codes) + "\n" if read == "text" else pattern(codes)
+
+
+def schema(codes: Sequence[str], read: Read) -> Any:
+    """Return the same constraint as an Outlines JSON schema, for servers that take no other.
+
+    The answer is an object: the code or name under `label`, or the rationale.
+    """
+    from outlines.types.dsl import JsonSchema
+
+    name = "rationale" if read == "reason" else "label"
+    value: dict[str, Any] = {"type": "string"}
+    if read != "reason":
+        value["enum"] = list(codes)
+    properties = {name: value}
+    return JsonSchema({"type": "object", "properties": properties, "required": [name]})
 
 
 def most_tokens(codes: Sequence[str], read: Read) -> int:

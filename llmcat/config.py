@@ -53,6 +53,9 @@ class RunConfig(BaseSettings):
     )
     text: str = Field("", description="text columns, comma-separated; the first is the title")
     id: str = Field("id", description="column with the item's id")
+    image: str = Field(
+        "", description="column with an image: address or file (beside the items), or a list"
+    )
     label: str = Field("label", description="column with the known label, copied to `gold`")
 
     labels: str = Field("", description="the categories themselves, comma-separated")
@@ -68,14 +71,21 @@ class RunConfig(BaseSettings):
     shots: int = Field(8, ge=1, le=64, description="how many examples are shown")
     seed: int = Field(0, description="seed for the choice of examples")
 
-    engine: Literal["", "vllm_http", "vllm_local", "transformers_local", "demo", "fake"] = Field(
+    engine: Literal[
+        "", "vllm_http", "vllm_local", "transformers_local", "openai", "litellm", "demo", "fake"
+    ] = Field(
         "",
         description="vllm_http (the default with --base-url), vllm_local and transformers_local "
-        "(--model in this process), demo (the small demo model) or fake",
+        "(--model in this process), openai (any OpenAI-compatible server), litellm (any provider; "
+        "the default with --model provider/name), demo (the small demo model) or fake",
     )
     engine_option: str = Field("", description="NAME=VALUE,... for the engine")
     base_url: str = Field("", description="address of the model server", pattern=r"^[^@\s]*$")
-    model: str = Field("", description="name of the served model; empty if there is only one")
+    model: str = Field(
+        "",
+        description="name of the served model, empty if there is only one; for litellm "
+        "provider/name, or several with commas between: each steps in for those before it",
+    )
     api_key: SecretStr = Field(SecretStr(""), description="key for the model server")
     constraint: Literal["outlines", "tokens"] = Field(
         "outlines", description="how answers are kept on the menu"

@@ -28,11 +28,13 @@ MASKED_SUM = 0.98
 def read(answer: Answer) -> Scores:
     """Turn log-probabilities (natural, shape `(len(menu.codes),)`, exit last) into scores.
 
-    Ties go to the code that stands first on the menu. Raises `ConstraintIgnored` when the
-    probabilities of a masked answer do not sum to one, or when a text is not on the menu.
+    Where a list leaves codes out, each probability is a lower bound: the unseen ones are taken to
+    have all that is `missing`. Ties go to the code that stands first on the menu. Raises
+    `ConstraintIgnored` when the probabilities of a masked answer do not sum to one, or when a
+    text is not on the menu.
     """
     menu = answer.ask.menu
-    if answer.ask.read == "text":
+    if answer.text:
         if answer.text not in menu.codes:
             raise ConstraintIgnored(f"{answer.text!r} is not on the menu")
         at = menu.codes.index(answer.text)
@@ -42,8 +44,9 @@ def read(answer: Answer) -> Scores:
         raise ValueError("one log-probability per code of the menu is needed")
     top = max(answer.logprobs)
     weights = [math.exp(l - top) for l in answer.logprobs]  # noqa: E741
-    total = math.fsum(weights)
-    mass = min(1.0, total * math.exp(top))
+    seen = math.fsum(weights)
+    mass = min(1.0, seen * math.exp(top))
+    total = seen + answer.missing * math.exp(-top)
     if answer.masked and mass < MASKED_SUM:
         raise ConstraintIgnored(
             f"the menu's probabilities sum to {mass:.3f} under a constraint, not to 1",
@@ -54,9 +57,10 @@ def read(answer: Answer) -> Scores:
     label = menu.nodes[best].id if best < len(menu.nodes) else NONE
     return Scores(
         label=label,
-        p={n.id: v for n, v in zip(menu.nodes, p, strict=False)},
+        p={n.id: v for n, v in zip(menu.nodes, p, strict=False) if v or not answer.missing},
         p_none=p[-1],
-        mass=None if answer.masked else mass,
+        kind="top" if answer.missing else "full",
+        mass=mass if answer.masked is False else None,
     )
 
 
@@ -74,7 +78,7 @@ def verdict(item: Item, scores: Scores) -> Verdict:
         item=item,
         decision="none" if scores.label == NONE else "labelled",
         scores=scores,
-        reason="; ".join(filter(None, (item.note, scores.rationale))) or None,
+        reason="; ".join(filter(None, (item.note, scores.note))) or None,
     )
 
 

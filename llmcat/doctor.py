@@ -87,8 +87,11 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     own = bool(config.labels or config.taxonomy)
     try:
         taxonomy = taxonomy_of(config) if own else Taxonomy.load(examples / "taxonomy.yaml")
+        engine = engine_of(config)
+        unmasked = "tokens" in engine.capabilities.constraints
         probe = config.model_copy(update={"constraint": "tokens", "mass_sample": 1})
-        session = await Session.open(probe, taxonomy=taxonomy)
+        probe = probe if unmasked else config
+        session = await Session.open(probe, engine=engine, taxonomy=taxonomy)
     except EngineError as exc:
         return [Finding("fail", "canary", str(exc), exc.hint)]
     except LlmcatError as exc:
@@ -97,7 +100,11 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     try:
         findings += [
             Finding("ok", "model", f"{served.model}, {served.engine} {served.version}"),
-            Finding("ok", "constraint", "the grammar and the token list are both honoured"),
+            Finding(
+                "ok",
+                "constraint",
+                "the grammar and the token list are both honoured" if unmasked else "is honoured",
+            ),
             Finding(
                 "ok" if len(served.alphabet) > len(taxonomy.leaves) else "warn",
                 "codes",
@@ -137,8 +144,12 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
                 return findings
             if verdict.scores is not None and verdict.scores.mass is not None:
                 masses.append(verdict.scores.mass)
-        findings.append(_mass(masses, which))
-        findings.append(await _cache(session, tally))
+        if served.facts.get("scores"):
+            findings.append(Finding("ok", "probabilities", served.facts["scores"]))
+        if masses:
+            findings.append(_mass(masses, which))
+        if unmasked:  # what no token list can be asked of says little about its cache
+            findings.append(await _cache(session, tally))
     except LlmcatError as exc:
         findings.append(Finding("fail", "asking", str(exc), exc.hint))
     finally:

@@ -54,8 +54,8 @@ class DiskMemory:
         found = self._do("SELECT scores FROM answers WHERE key = ?", (_key(content),)).fetchone()
         if found is None:
             return None
-        label, p, p_none, kind, mass, rationale = orjson.loads(found[0])
-        return Scores(label, p, p_none, kind, mass, rationale)
+        label, p, p_none, kind, mass, note = orjson.loads(found[0])
+        return Scores(label, p, p_none, kind, mass, note)
 
     def put(self, content: str, scores: Scores) -> None:
         """Remember the scores of a text."""
@@ -64,7 +64,7 @@ class DiskMemory:
             best.append(scores.label)
         p = {id_: scores.p[id_] for id_ in best}
         value = orjson.dumps(
-            [scores.label, p, scores.p_none, scores.kind, scores.mass, scores.rationale]
+            [scores.label, p, scores.p_none, scores.kind, scores.mass, scores.note]
         )
         self._do("INSERT OR REPLACE INTO answers VALUES (?, ?)", (_key(content), value))
 

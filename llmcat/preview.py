@@ -81,6 +81,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         raise EngineError(f"{summary.tally.failed} asks failed: {'; '.join(sorted(reasons))}")
     scale = max(rows, len(items)) / len(items)
     seconds = took * scale
+    cost = config.price_per_hour * seconds / 3600 + summary.tally.usage.cost * scale
     return Preview(
         served=session.served,
         messages=ask.messages,
@@ -90,5 +91,5 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         usage=summary.tally.usage,
         scale=scale,
         seconds=seconds,
-        cost=config.price_per_hour * seconds / 3600 if config.price_per_hour else None,
+        cost=cost or None,
     )

@@ -64,6 +64,7 @@ class Columns:
     text: tuple[str, ...] = ()
     id: str = "id"
     label: str = "label"
+    image: str = ""
 
 
 @dataclass(slots=True)
@@ -77,6 +78,8 @@ class ItemReader:
     limit: int = 20_000
     counts: Counter[str] = field(default_factory=Counter)
     parts: dict[str, int] = field(default_factory=dict)
+    folder: Path = Path()
+    """Where an image's path begins: beside the items that name it."""
 
     def read(self, *paths: str | Path, fmt: Format | None = None) -> Generator[Item, None, None]:
         """Yield the items of files, one after the other, or of standard input for `-`.
@@ -89,6 +92,7 @@ class ItemReader:
         for path in paths:
             source = "standard input" if path == "-" else str(path)
             self.parts[str(path)] = 0
+            self.folder = Path() if path == "-" else Path(path).parent
             with open_bytes(path) as raw:
                 found = _ROWS[fmt or format_of(path, raw)](raw)
                 for item in self.items(found, source=source, row=row, empty=len(paths) > 1):
@@ -148,16 +152,37 @@ class ItemReader:
         note = CUT if self.counts["cut"] > before else None
         gold = _as_text(raw.get(self.columns.label)).strip() or None
         given = _as_id(raw.get(self.columns.id))
-        id_ = given or digest(*fields, *fields.values())
+        images = self._images(raw) if self.columns.image else ()
+        id_ = given or digest(*fields, *fields.values(), *images)
         if fields:
-            return Item(row=row, id=id_, fields=fields, gold=gold, note=note, id_given=bool(given))
+            return Item(
+                row=row,
+                id=id_,
+                fields=fields,
+                gold=gold,
+                note=note,
+                id_given=bool(given),
+                images=images,
+            )
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
         return Item(row=row, id=id_, fields={}, gold=gold, error=error)
 
+    def _images(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the addresses and paths of an item's images."""
+        value = raw.get(self.columns.image)
+        named = value if isinstance(value, list | tuple) else [value]
+        found = [str(v).strip() for v in named if v is not None and v == v]  # noqa: PLR0124  NaN
+        return tuple(
+            v if v.startswith(("http://", "https://", "data:")) else str(self.folder / v)
+            for v in found
+            if v
+        )
+
     def _wanted(self) -> list[str]:
         """The columns that were asked for by name."""
         asked = [(self.columns.id, "id"), (self.columns.label, "label")]
+        asked.append((self.columns.image, ""))
         return [*self.columns.text, *(name for name, usual in asked if name != usual)]
 
     def _columns_found(self, rows: list[Row]) -> bool:

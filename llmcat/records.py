@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +38,8 @@ Kind = Literal["full", "top", "label_only"]
 Read = Literal["code", "text", "reason"]
 """How an answer is read: `code`, one token that stands for a label; `text`, the label's name,
 spelled out; `reason`, a rationale as JSON, after which the code is asked for."""
-Message = dict[str, str]
-"""A chat message: `{"role": ..., "content": ...}`."""
+Message = dict[str, Any]
+"""A chat message: `{"role": ..., "content": ...}`; the content is text, or parts of it."""
 
 
 def digest(*parts: str) -> str:
@@ -57,8 +57,9 @@ class Item:
 
     `row` counts from 0 within a run and is the item's identity there. `id` is the user's, as
     given, or made from the content. `fields` maps column to cleaned text in the order the prompt
-    shows them. `note` says what was done to the text that the reader of the result should know
-    (it was cut). An item with `error` is never asked; its row says why.
+    shows them; `images` are addresses or paths. `note` says what was done to the text that the
+    reader of the result should know (it was cut). An item with `error` is never asked; its row
+    says why.
     """
 
     row: int
@@ -68,11 +69,13 @@ class Item:
     note: str | None = None
     error: str | None = None
     id_given: bool = False
+    images: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:
-        """What the prompt sees, as one string: equal for exact duplicates."""
-        return "\x1f".join(f"{name}\x1e{text}" for name, text in self.fields.items())
+        """What the model sees, as one string: equal for exact duplicates."""
+        text = "\x1f".join(f"{name}\x1e{text}" for name, text in self.fields.items())
+        return "\x1d".join((text, *self.images)) if self.images else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or many requests, as the server counted them."""
+    """Tokens of one or many requests, as the server counted them; `cost` in US dollars.
+
+    The cost is 0 where the engine knows no price.
+    """
 
     prompt: int = 0
     cached: int = 0
     generated: int = 0
+    cost: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         """Sum, field by field."""
@@ -168,6 +175,7 @@ class Usage:
             self.prompt + other.prompt,
             self.cached + other.cached,
             self.generated + other.generated,
+            self.cost + other.cost,
         )
 
 
@@ -176,13 +184,18 @@ class Answer:
     """What came back: natural-log probabilities in menu order (the exit last), or an error.
 
     Where text is generated there are none, and `text` is what was generated. `masked` tells
-    whether they were taken after the grammar's mask. `seconds` is the time from sending to reading.
+    whether they were taken after the grammar's mask, None where nobody says. A code that a
+    server's list leaves out has -inf, and `missing` bounds what all of these have together.
+    `by` is the model that answered, where it is not the first of several. `seconds` is the time
+    from sending to reading.
     """
 
     ask: Ask
     logprobs: tuple[float, ...] = ()
     text: str = ""
-    masked: bool = True
+    masked: bool | None = True
+    missing: float = 0.0
+    by: str = ""
     usage: Usage = Usage()
     seconds: float = 0.0
     error: EngineError | None = None
@@ -193,10 +206,12 @@ class Scores:
     """Probabilities of labels for one item.
 
     `p` maps node id to probability, `p_none` is the exit's. `kind` is `full` when these sum
-    to 1, `top` when some labels were not looked at (a descent, a tournament), `label_only`
-    when there are no probabilities: then `p` is empty and `p_none` None. `label` is the chosen
-    node id or `none`. `mass` is the probability the model gave to the menu's codes before any
-    constraint, or None where it was not sampled. `rationale` is what the model said before.
+    to 1, `top` when some labels were not looked at (a descent, a tournament, a provider's list
+    of the likeliest: there each p is a lower bound), `label_only` when there are no
+    probabilities: then `p` is empty and `p_none` None. `label` is the chosen node id or `none`.
+    `mass` is the probability the model gave to the menu's codes before any constraint, or None
+    where it was not sampled. `note` is what the row should say of how the answer came about:
+    the model's reasons, or which other model stepped in.
     """
 
     label: str
@@ -204,7 +219,7 @@ class Scores:
     p_none: float | None
     kind: Kind = "full"
     mass: float | None = None
-    rationale: str | None = None
+    note: str | None = None
 
     @property
     def confidence(self) -> float | None:

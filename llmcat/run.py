@@ -89,8 +89,11 @@ class Summary:
 
     @property
     def cost(self) -> float | None:
-        """The server's price for this session's time, None if no price is configured."""
-        return self.price_per_hour * self.seconds / 3600 if self.price_per_hour else None
+        """The server's price for this session's time, and what a provider took for its tokens.
+
+        None if no price is known.
+        """
+        return self.price_per_hour * self.seconds / 3600 + self.tally.usage.cost or None
 
     def record(self) -> dict[str, Any]:
         """Return this session for the run's record."""

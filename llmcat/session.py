@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from llmcat import prompts
 from llmcat.codes import CANDIDATES, MOST_LABELS
-from llmcat.engines import Engine, Served, open_engine
+from llmcat.engines import Engine, Served
+from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.examples import Pool
 from llmcat.readers import Columns, ItemReader, to_items
@@ -50,10 +51,16 @@ class Session:
         prompt = prompts.load(config.prompt)
         pool = _pool_of(config, taxonomy)
         engine = engine or engine_of(config)
-        if config.constraint not in engine.capabilities.constraints:
+        can = engine.capabilities
+        if config.constraint not in can.constraints:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
-        if prompt.front.read not in engine.capabilities.reads:
+        if prompt.front.read not in can.reads:
             raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
+        if config.image and not can.images:
+            raise EngineUnsupported(
+                f"{engine.name} shows the model no images",
+                hint="a vision model behind vllm_http, openai or litellm can see them",
+            )
         try:
             served = await engine.open()
             task = Task(
@@ -67,7 +74,7 @@ class Session:
                 pool=pool,
                 about=config.about or taxonomy.about,
                 constraint=config.constraint,
-                mass_sample=config.mass_sample,
+                mass_sample=config.mass_sample if "tokens" in can.constraints else 0,
             )
             used = await engine.count_tokens(task.widest())
             task = task.fitted(used=used, context=served.context)
@@ -89,6 +96,7 @@ class Session:
             "mass_sample": str(task.mass_sample),
             "menu_size": str(task.plan.size),
             "columns": f"text={config.text} id={config.id} label={config.label}",
+            "image": config.image,
             "input_format": config.input_format,
             "engine_option": config.engine_option,
             "limit": str(config.limit),
@@ -112,6 +120,7 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
 def engine_of(config: RunConfig) -> Engine:
     """Return the engine that the settings name, not yet opened. Raises `EngineUnsupported`."""
     name = config.engine or ("vllm_http" if config.base_url else "")
+    name = name or ("litellm" if "/" in config.model else "")
     if not name:
         raise EngineUnsupported("no engine is configured; choose one:\n" + NO_ENGINE)
     if name == "vllm_http" and not config.base_url:
@@ -162,7 +171,7 @@ def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
 def columns_of(config: RunConfig) -> Columns:
     """Return the column map of the settings."""
     text = tuple(name.strip() for name in config.text.split(",") if name.strip())
-    return Columns(text=text, id=config.id, label=config.label)
+    return Columns(text=text, id=config.id, label=config.label, image=config.image)
 
 
 def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from llmcat.cleaning import cut_to
 from llmcat.codes import REASON_TOKENS, most_tokens
 from llmcat.errors import BadConfig, BadItem, BadPrompt
+from llmcat.images import with_images
 from llmcat.prompts import Specimen, label_in
 from llmcat.readers import CUT
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
@@ -87,7 +88,7 @@ class Task:
             raise BadItem(str(exc)) from exc
         if not fields:
             raise BadItem("no room for the item's text: its field names take it all")
-        return item, user
+        return item, with_images(user, item.images) if item.images else user
 
     def ask(self, item: Item, user: Message, menu: Menu) -> Ask:
         """Return the question about an item, by its message from `fit`, over a menu."""

@@ -246,7 +246,7 @@ def run_preview(config: RunConfig) -> int:
     shown = [(row, next(iter(item.fields.values()), "")) for item, row in found.shown]
     Console().print(_table(shown))
     used, scale = found.usage, found.scale
-    cost = "no --price-per-hour" if found.cost is None else f"{found.cost:,.4f}"
+    cost = "no price known (--price-per-hour)" if found.cost is None else f"{found.cost:,.4f}"
     print(f"\nmodel {found.served.model}; the whole file would take about:")
     print(f"  rows    {found.rows:>14,}")
     each = used.generated * scale / found.asks if found.asks else 0

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the developer's own settings, and each has a folder of its own."""
     for name in list(os.environ):
-        if name.startswith("LLMCAT_") and name != "LLMCAT_VLLM_URL":
+        if name.startswith("LLMCAT_") and name not in {"LLMCAT_VLLM_URL", "LLMCAT_LLAMACPP_URL"}:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

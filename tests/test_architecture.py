@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
     "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "readers",
-    "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.fake",
-    "engines.vllm_http", "engines.chat", "engines.vllm_local",
-    "engines.transformers_local", "decode", "writers", "memory", "journal", "classify", "session",
+    "taxonomy", "prompts", "examples", "shortlist", "images", "task", "engines", "engines.failure",
+    "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
+    "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
+    "engines.registry", "decode", "writers", "memory", "journal", "classify", "session",
     "run", "preview", "classifier", "doctor", "starter", "terminal", "cli",
 ]  # fmt: skip
 HEAVY = {
@@ -25,13 +26,15 @@ HEAVY = {
     "yaml",
 }  # fmt: skip
 ADAPTERS = {
-    "outlines": {"codes", "engines.transformers_local"},
+    "outlines": {"codes", "engines.transformers_local", "engines.completions"},
+    "openai": {"engines.openai", "engines.litellm"},
+    "litellm": {"engines.litellm"},
     "vllm": {"engines.vllm_local"},
     "torch": {"engines.transformers_local"},
     "transformers": {"engines.transformers_local"},
     "sklearn": {"examples"},
     "aiohttp": {"engines.vllm_http"},
-    "tenacity": {"engines.vllm_http"},
+    "tenacity": {"engines.failure"},
     "pyarrow": {"parquet"},
     "rich": {"terminal"},
     "jinja2": {"prompts"},

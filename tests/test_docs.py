@@ -17,7 +17,11 @@ from conftest import ROOT
 
 from llmcat.cli import COMMANDS, GROUPS
 from llmcat.config import RunConfig
+from llmcat.engines import registry
+from llmcat.engines.completions import DIALECTS
 from llmcat.engines.fake import FakeEngine
+from llmcat.engines.litellm import LiteLLMChat
+from llmcat.engines.openai import OpenAIChat
 from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.engines.vllm_local import VllmLocal
@@ -70,6 +74,8 @@ ENGINES = {
     "vllm_http": (VllmHttp, "a vLLM server", "`--base-url`"),
     "vllm_local": (VllmLocal, "vLLM in this process, the full rate", "`--model`"),
     "transformers_local": (TransformersLocal, "CPU, CUDA or MPS, no vLLM", "`--model`"),
+    "openai": (OpenAIChat, "any OpenAI-compatible server, by its dialect", "`--base-url`"),
+    "litellm": (LiteLLMChat, "any provider, with fallbacks", "`--model provider/name`"),
     "demo": (TransformersLocal, "the demo model, to see llmcat at work", "nothing"),
     "fake": (FakeEngine, "no model: matches words, for the plumbing", "nothing"),
 }
@@ -77,22 +83,32 @@ ENGINES = {
 
 def engine_table() -> str:
     """The table of docs/engines.md, from what the engines declare."""
-    lines = ["| `--engine` | what | needs | read modes | scores | constraints | labels per menu |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    heads = "what | needs | read modes | scores | constraints | labels per menu | images | cost"
+    lines = [f"| `--engine` | {heads} |", "|---" * 9 + "|"]
     for name, (kind, what, needs) in ENGINES.items():
         can = kind.capabilities
         lines.append(
             f"| `{name}` | {what} | {needs} | {', '.join(can.reads)} | {', '.join(can.scores)} "
-            f"| {', '.join(can.constraints)} | {can.labels} |"
+            f"| {', '.join(can.constraints)} | {can.labels} | {'yes' if can.images else 'no'} "
+            f"| {'per token' if can.cost else 'per hour'} |"
         )
     return "\n".join(lines)
 
 
+def dialect_table() -> str:
+    """The table of dialects in docs/engines.md, from what they declare."""
+    lines = ["| `dialect=` | for | most probabilities listed |", "|---|---|---|"]
+    lines += [f"| `{d.name}` | {d.what} | {d.top} |" for d in DIALECTS.values()]
+    return "\n".join(lines)
+
+
 def with_table(text: str) -> str:
-    """docs/engines.md with its table as it should be."""
-    before, rest = text.split("<!-- table -->")
-    after = rest.split("<!-- end -->")[1]
-    return f"{before}<!-- table -->\n{engine_table()}\n<!-- end -->{after}"
+    """docs/engines.md with its tables as they should be."""
+    for mark, table in (("table", engine_table()), ("dialects", dialect_table())):
+        before, rest = text.split(f"<!-- {mark} -->")
+        after = rest.split("<!-- end -->", 1)[1]
+        text = f"{before}<!-- {mark} -->\n{table}\n<!-- end -->{after}"
+    return text
 
 
 def test_the_engine_table_is_what_engines_declare() -> None:
@@ -100,7 +116,7 @@ def test_the_engine_table_is_what_engines_declare() -> None:
     text = ENGINE_PAGE.read_text("utf-8")
     assert text == with_table(text)
     choices = set(RunConfig.model_fields["engine"].annotation.__args__) - {""}  # type: ignore[union-attr]
-    assert set(ENGINES) == choices
+    assert set(ENGINES) == choices == set(registry.ENGINES)
 
 
 def test_the_help_texts_in_the_docs() -> None:

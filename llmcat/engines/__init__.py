@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from llmcat.errors import BadConfig
 from llmcat.records import digest
 
 if TYPE_CHECKING:
@@ -35,19 +34,23 @@ __all__ = [
     "generated",
     "in_batches",
     "in_flight",
-    "open_engine",
     "spare",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can give: kinds of scores, constraints, labels per menu, read modes."""
+    """What an engine can give: kinds of scores, constraints, labels per menu, read modes, images.
+
+    `cost`: it knows what a provider takes for the tokens.
+    """
 
     scores: tuple[Kind, ...]
     constraints: tuple[Literal["outlines", "tokens"], ...]
     labels: int
     reads: tuple[Read, ...] = ("code", "text", "reason")
+    images: bool = False
+    cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,81 +204,3 @@ def spare(token_of: Mapping[str, int], codes: Sequence[str]) -> int | None:
     """
     taken = set(codes)
     return next((id_ for code, id_ in token_of.items() if code not in taken), None)
-
-
-def open_engine(
-    name: str,
-    *,
-    base_url: str = "",
-    model: str = "",
-    api_key: str = "",
-    concurrency: int = 64,
-    timeout: float = 120.0,
-    retry_seconds: float = 60.0,
-    options: Mapping[str, str] | None = None,
-) -> Engine:
-    """Return the engine of a name, not yet opened. Raises `BadConfig`.
-
-    `options` are the engine's own. For `fake`: noise, sharpness, mass, latency and seed; for
-    `transformers_local`: device, dtype and batch; for `vllm_local`: batch, max_model_len, memory.
-    """
-    options = options or {}
-    if name == "fake":
-        from llmcat.engines.fake import FakeEngine
-
-        kinds = {"noise": float, "sharpness": float, "mass": float, "latency": float, "seed": int}
-        values = _parsed(name, options, kinds)
-        for key, value in values.items():
-            if not 0 <= value < 1e6 or (key == "mass" and not 0 < value <= 1):  # noqa: PLR2004
-                raise BadConfig(f"engine option {key}={value} is out of range")
-        return FakeEngine(concurrency=concurrency, **values)
-    if name == "vllm_http":
-        from llmcat.engines.vllm_http import VllmHttp
-
-        _parsed(name, options, {})
-        return VllmHttp(
-            base_url=base_url,
-            model=model,
-            api_key=api_key,
-            concurrency=concurrency,
-            timeout=timeout,
-            retry_seconds=retry_seconds,
-        )
-    if name in {"transformers_local", "demo"}:
-        from llmcat.engines.transformers_local import DEMO_WARNING, TransformersLocal, demo_model
-
-        values = _parsed(name, options, {"device": str, "dtype": str, "batch": int})
-        if values.get("batch", 1) < 1:
-            raise BadConfig("engine option batch is at least 1")
-        if name == "demo":
-            values.setdefault("dtype", "float32")  # as its card says
-            return TransformersLocal(demo_model(), name=name, warning=DEMO_WARNING, **values)
-        if not model:
-            raise BadConfig("engine transformers_local needs --model, a folder or a hub's name")
-        return TransformersLocal(model, **values)
-    if name == "vllm_local":
-        from llmcat.engines.vllm_local import VllmLocal
-
-        kinds = {"batch": int, "max_model_len": int, "memory": float}
-        values = _parsed(name, options, kinds)
-        if not model:
-            raise BadConfig("engine vllm_local needs --model, a folder or a hub's name")
-        return VllmLocal(model, **values)
-    raise BadConfig(
-        f"no engine {name!r}",
-        hint="there are vllm_http, vllm_local, transformers_local, demo and fake",
-    )
-
-
-def _parsed(
-    name: str, options: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
-) -> dict[str, Any]:
-    """Read an engine's options by their types. Raises `BadConfig`."""
-    unknown = sorted(set(options) - set(kinds))
-    if unknown:
-        has = f"its options: {', '.join(kinds)}" if kinds else "it has none"
-        raise BadConfig(f"engine {name!r} has no option {', '.join(unknown)}", hint=has)
-    try:
-        return {key: kinds[key](value) for key, value in options.items()}
-    except ValueError as exc:
-        raise BadConfig(f"engine option: {exc}") from exc

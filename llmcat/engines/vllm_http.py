@@ -24,17 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
 from yarl import URL
 
 from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_flight, spare
+from llmcat.engines.failure import refusal, try_again
 from llmcat.errors import (
     BadConfig,
     ConstraintIgnored,
@@ -98,7 +92,10 @@ class VllmHttp:
     retry_seconds: float = 60.0
     name: str = "vllm_http"
     capabilities: Capabilities = Capabilities(
-        scores=("full", "label_only"), constraints=("outlines", "tokens"), labels=MOST_LABELS
+        scores=("full", "label_only"),
+        constraints=("outlines", "tokens"),
+        labels=MOST_LABELS,
+        images=True,
     )
     _session: aiohttp.ClientSession | None = field(default=None, repr=False)
     _token_of: dict[str, int] = field(default_factory=dict, repr=False)
@@ -345,41 +342,20 @@ class VllmHttp:
         )
 
     async def _exchange_again(self, body: bytes, ask: Ask, failure: EngineError) -> Reading:
-        """Retry with growing, jittered pauses; `failure` counts as the first attempt.
-
-        A request that fails for itself gets `attempts` tries; a server that is away or busy
-        gets `retry_seconds`. If it is unwell after that, the run cannot go on.
-        """
-        jitter = wait_random_exponential(multiplier=0.25, max=10)
-        late = stop_after_delay(self.retry_seconds)
-
-        def wait(state: RetryCallState) -> float:
-            left = self.retry_seconds - (state.seconds_since_start or 0.0)
-            return min(max(jitter(state), failure.retry_after), max(left, 0.0))
-
-        def stop(state: RetryCallState) -> bool:
-            used_up = state.attempt_number >= self.attempts
-            return late(state) or (used_up and not failure.patient)
-
+        """Try again; if the server is unwell after that, the run cannot go on."""
         try:
-            async for attempt in AsyncRetrying(
-                stop=stop, wait=wait, retry=retry_if_exception(_retryable), reraise=True
-            ):
-                with attempt:
-                    if attempt.retry_state.attempt_number == 1:
-                        raise failure
-                    try:
-                        return await self._exchange(body, ask)
-                    except EngineError as exc:
-                        failure = exc
-                        raise
+            return await try_again(
+                lambda: self._exchange(body, ask),
+                failure,
+                attempts=self.attempts,
+                seconds=self.retry_seconds,
+            )
         except EngineError as exc:
             if exc.retryable and not exc.fatal and await self.ailment():
                 raise EngineDown(
                     f"{self.base_url} is not well: {exc}", hint="look at the server's log"
                 ) from exc
             raise
-        raise AssertionError("tenacity returns or raises")
 
     async def _exchange(self, body: bytes, ask: Ask) -> Reading:
         return self._read(await self._json("POST", _CHAT, body), ask)
@@ -522,16 +498,9 @@ class VllmHttp:
         """Sort a status other than 200 into our errors."""
         status, why = reply.status, _message(raw)
         what = f"{self.base_url}{path}: HTTP {status}: {why}"
-        if status in {401, 403}:
-            return EngineRefused(what, hint="set LLMCAT_API_KEY", fatal=True)
-        if status == 404:  # noqa: PLR2004
-            return EngineRefused(what, hint="is this a vLLM server?", fatal=True)
         if "compil" in why.lower() and "regex" in why.lower():
             return EngineRefused(what, hint="the grammar does not compile: use --constraint tokens")
-        if status in {408, 425, 429} or status >= 500:  # noqa: PLR2004
-            after = _seconds(reply.headers.get("Retry-After"))
-            return EngineBusy(what, retry_after=after, patient=status in {425, 429, 503})
-        return EngineRefused(what)
+        return refusal(status, what, retry_after=reply.headers.get("Retry-After"))
 
     @property
     def _client(self) -> aiohttp.ClientSession:
@@ -614,15 +583,3 @@ def _message(raw: bytes) -> str:
         return str(text or value.get("detail") or raw[:200].decode(errors="replace"))[:500]
     except (orjson.JSONDecodeError, AttributeError):
         return raw[:200].decode(errors="replace")
-
-
-def _seconds(header: str | None) -> float:
-    """Read a Retry-After header given in seconds; a date counts as no statement."""
-    try:
-        return min(max(float(header or 0.0), 0.0), 300.0)
-    except ValueError:
-        return 0.0
-
-
-def _retryable(exc: BaseException) -> bool:
-    return isinstance(exc, EngineError) and exc.retryable

@@ -1,0 +1,370 @@
+"""What engines share that speak OpenAI's chat completions and cannot be asked about tokens.
+
+Codes are single letters and digits here: each is one token in every tokenizer, so no server needs
+to be asked. How a constraint is spelled, and what comes back, differs from server to server: that
+is a `Dialect`. Where the answer is JSON (`{"label": "A"}`), the code is found in it, and the
+list of log-probabilities of the token that carries it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmcat.codes import CANDIDATES, grammar, most_tokens, schema
+from llmcat.engines import Capabilities, Served, generated, in_flight
+from llmcat.engines.failure import try_again
+from llmcat.errors import (
+    ConstraintIgnored,
+    EngineBusy,
+    EngineError,
+    EngineRefused,
+    EngineUnsupported,
+)
+from llmcat.records import Answer, Ask, Item, Menu, Node, Prefix, Usage, digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from llmcat.records import Message
+
+__all__ = ["ALPHABET", "DIALECTS", "Completions", "Dialect"]
+
+ALPHABET = tuple(code for code in CANDIDATES if len(code) == 1)
+CONTEXT = 32_768
+"""Tokens taken for the context where a server does not say."""
+BYTES_PER_TOKEN = 3
+"""UTF-8 bytes to a token: an estimate from above for English (about four) and Chinese (three)."""
+_JSON_FRAME = 24
+"""More than the tokens of an answer's JSON without its value."""
+_CODE_IN_JSON = re.compile(r'"label"\s*:\s*"(.)"')
+_GBNF_RATIONALE = r"""root ::= "{\"rationale\": \"" char* "\"}"
+char ::= [^"\\\x00-\x1f] | "\\" ["\\/bfnrt]"""
+_NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a server wants a constraint, and how much of a distribution it gives back.
+
+    `spell` turns the codes and the read mode into request fields; `whole`: the answer is the
+    code or name itself, not JSON. `top`: the longest list of log-probabilities to ask for.
+    `length`: what the field for the most tokens is called. `extra`: fields always sent.
+    """
+
+    name: str
+    what: str
+    spell: Callable[[Sequence[str], Any], dict[str, Any]]
+    whole: bool
+    top: int = 20
+    length: str = "max_tokens"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _json_schema(codes: Sequence[str], read: Any) -> dict[str, Any]:
+    """As Outlines asks OpenAI: a strict JSON schema."""
+    from outlines.models.openai import OpenAITypeAdapter
+
+    return dict(OpenAITypeAdapter().format_output_type(schema(codes, read)))
+
+
+def _vllm(codes: Sequence[str], read: Any) -> dict[str, Any]:
+    """As Outlines asks vLLM."""
+    from outlines.models.vllm import VLLMTypeAdapter
+    from outlines.types.dsl import Regex
+
+    return dict(VLLMTypeAdapter().format_output_type(Regex(grammar(codes, read))))
+
+
+def _sglang(codes: Sequence[str], read: Any) -> dict[str, Any]:
+    """As Outlines asks SGLang."""
+    from outlines.models.sglang import SGLangTypeAdapter
+    from outlines.types.dsl import Regex
+
+    fields = SGLangTypeAdapter().format_output_type(Regex(grammar(codes, read)))
+    return dict(fields["extra_body"])
+
+
+def _tgi(codes: Sequence[str], read: Any) -> dict[str, Any]:
+    """As Outlines asks TGI, in the field that its chat route has for it."""
+    from outlines.models.tgi import TGITypeAdapter
+    from outlines.types.dsl import Regex
+
+    fields = TGITypeAdapter().format_output_type(Regex(grammar(codes, read)))
+    return {"response_format": fields["grammar"]}
+
+
+def _gbnf(codes: Sequence[str], read: Any) -> dict[str, Any]:
+    """As llama.cpp wants it: its own grammar notation."""
+    if read == "reason":
+        return {"grammar": _GBNF_RATIONALE}
+    end = ' "\\n"' if read == "text" else ""
+    names = " | ".join(json.dumps(code, ensure_ascii=False) for code in codes)
+    return {"grammar": f"root ::= ({names}){end}"}
+
+
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(
+            "openai",
+            "OpenAI, and what takes its `response_format` with a JSON schema",
+            _json_schema,
+            whole=False,
+            length="max_completion_tokens",
+        ),
+        Dialect("ollama", "Ollama, LM Studio: the same, older names", _json_schema, whole=False),
+        Dialect("vllm", "vLLM before 0.26", _vllm, whole=True, extra=_NO_THINKING),
+        Dialect("sglang", "SGLang", _sglang, whole=True, extra=_NO_THINKING),
+        Dialect(
+            "llamacpp",
+            "llama.cpp's servers",
+            _gbnf,
+            whole=True,
+            top=64,
+            extra=_NO_THINKING | {"repeat_penalty": 1.0},
+        ),
+        Dialect("tgi", "Text Generation Inference", _tgi, whole=True, top=5),
+    )
+}
+
+
+@dataclass
+class Completions:
+    """The engine but for the sending: subclasses bring `complete`, `_find` and `close`.
+
+    `context` 0: what the server says, or `CONTEXT`.
+    """
+
+    model: str = ""
+    concurrency: int = 64
+    timeout: float = 120.0
+    attempts: int = 4
+    retry_seconds: float = 60.0
+    context: int = 0
+    dialect: Dialect = DIALECTS["openai"]
+    name: str = ""
+    capabilities: Capabilities = Capabilities(
+        scores=("full", "top", "label_only"),
+        constraints=("outlines",),
+        labels=len(ALPHABET) - 1,
+        images=True,
+    )
+    scored: bool = True
+    _spelled: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Send one request; return the reply as JSON. Raises `EngineError`."""
+        raise NotImplementedError
+
+    async def find(self) -> dict[str, str]:
+        """Find the model and its context; return what is worth recording."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+    async def open(self) -> Served:
+        """Find the model, then prove the constraint with a canary. Raises any `EngineError`."""
+        facts = await self.find()
+        await self.canary()
+        facts["scores"] = "the likeliest codes" if self.scored else "none: label_only"
+        return Served(
+            engine=self.name,
+            model=self.model,
+            version=facts.pop("version", "unknown"),
+            context=self.context or CONTEXT,
+            alphabet=ALPHABET,
+            facts=facts,
+        )
+
+    async def canary(self) -> None:
+        """Prove that the constraint is in force, and find out about log-probabilities.
+
+        The prompt offers some codes, the constraint only others: what answers with one of these
+        obeys. Twice, with different codes. A server that refuses log-probabilities, or leaves
+        them out, gives labels only.
+        """
+        for codes in (ALPHABET[-3:], ALPHABET[3:6]):
+            ask = _nonsense(codes)
+            try:
+                reply = await self.complete(self._fields(ask))
+            except EngineRefused as exc:
+                if not self.scored or "logprobs" not in str(exc):
+                    raise
+                self.scored = False
+                reply = await self.complete(self._fields(ask))
+            if self.scored and not _choice(reply).get("logprobs"):
+                self.scored = False
+            self.read(reply, ask)
+
+    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+        """Answer a stream of asks, `concurrency` of them in flight."""
+        async with aclosing(in_flight(asks, self._one, self.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _one(self, ask: Ask) -> Answer:
+        """Ask; errors of this ask alone become its answer."""
+        started = time.perf_counter()
+        try:
+            answer = await self.ask(ask)
+        except EngineError as exc:
+            if exc.fatal:
+                raise
+            answer = Answer(ask=ask, error=exc)
+        object.__setattr__(answer, "seconds", time.perf_counter() - started)
+        return answer
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Ask until there is an answer or no hope. Raises `EngineError`."""
+        fields = self._fields(ask)
+
+        async def once() -> Answer:
+            return self.read(await self.complete(fields), ask)
+
+        try:
+            return await once()
+        except EngineError as exc:
+            if not exc.retryable:
+                raise
+            return await try_again(once, exc, attempts=self.attempts, seconds=self.retry_seconds)
+
+    async def count_tokens(self, messages: list[Message]) -> int:
+        """Estimate the tokens of a conversation from above, by its bytes."""
+        size = sum(len(str(m["content"]).encode("utf-8", "surrogatepass")) for m in messages)
+        return size // BYTES_PER_TOKEN + 16 * len(messages)
+
+    # -- one request ------------------------------------------------------------------------
+
+    def _fields(self, ask: Ask) -> dict[str, Any]:
+        """Put the request together."""
+        codes, dialect = ask.menu.codes, self.dialect
+        key = (ask.read, *codes)
+        if key not in self._spelled:
+            if len(self._spelled) >= 512:  # noqa: PLR2004
+                self._spelled.clear()
+            longest = most_tokens(codes, ask.read) + (0 if dialect.whole else _JSON_FRAME)
+            fields = {"temperature": 0, dialect.length: longest} | dialect.spell(codes, ask.read)
+            if ask.read == "code" and self.scored:
+                fields |= {"logprobs": True, "top_logprobs": dialect.top}
+            self._spelled[key] = fields | dialect.extra
+        fields = self._spelled[key]
+        if not self.scored:
+            fields = {k: v for k, v in fields.items() if "logprobs" not in k}
+        return {"model": self.model, "messages": ask.messages, **fields}
+
+    def read(self, reply: dict[str, Any], ask: Ask) -> Answer:
+        """Read a reply. Raises `ConstraintIgnored` for what the constraint does not allow."""
+        choice = _choice(reply)
+        text = choice["message"].get("content") or ""
+        if refused := choice["message"].get("refusal"):
+            raise EngineRefused(f"{self.model} refuses to answer: {refused}")
+        said = _answered(text, ask, whole=self.dialect.whole)
+        if said is None:
+            if choice.get("finish_reason") == "length" and not text:
+                raise EngineUnsupported(
+                    f"{self.model} used up its tokens before it answered",
+                    hint="does it think first? turn that off, or use an instruct model",
+                )
+            if choice.get("finish_reason") == "content_filter":
+                raise EngineRefused(f"{self.model}: the provider's filter stopped the answer")
+            raise ConstraintIgnored(
+                f"{self.model} answered {text[:200]!r}, which it may not",
+                hint="the server does not apply the constraint: another dialect, or another engine",
+            )
+        usage = _usage(reply)
+        if ask.read != "code" or not self.scored:
+            return Answer(ask=ask, text=said, masked=None, usage=usage)
+        logprobs, missing = _listed(choice, ask.menu.codes, whole=self.dialect.whole)
+        return Answer(ask=ask, logprobs=logprobs, missing=missing, masked=None, usage=usage)
+
+
+def _nonsense(codes: Sequence[str]) -> Ask:
+    """Return a question whose prompt offers A, B and C, but whose constraint other codes."""
+    text = "Categories:\nA. zorvik\nB. plimbo\nC. None of these\n\nTitle: zorvik\n\nCode:"
+    nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("zorvik", "plimbo"))
+    item = Item(row=0, id="canary", fields={"title": "zorvik"})
+    prefix = Prefix(messages=({"role": "user", "content": text},), key=digest(text))
+    return Ask(item=item, menu=Menu(nodes=nodes, codes=tuple(codes)), prefix=prefix, tail=())
+
+
+def _choice(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the one choice of a reply. Raises `EngineBusy` if it has none."""
+    try:
+        choice = reply["choices"][0]
+        choice["message"]["content"]  # is it there?
+    except (KeyError, IndexError, TypeError) as exc:
+        raise EngineBusy(f"the reply carries no message: {str(reply)[:200]}") from exc
+    return dict(choice)
+
+
+def _answered(text: str, ask: Ask, *, whole: bool) -> str | None:
+    """Return the code, name or reasons in an answer, None if it is none that was asked for."""
+    if ask.read == "reason":
+        return generated(text.strip(), ask)
+    if not whole:
+        try:
+            text = str(json.loads(text)["label"])
+        except (ValueError, KeyError, TypeError):
+            return None
+    text = text.strip()
+    return text if text in ask.menu.codes else None
+
+
+def _listed(
+    choice: dict[str, Any], codes: Sequence[str], *, whole: bool
+) -> tuple[tuple[float, ...], float]:
+    """Return each code's log-probability, -inf if it is not listed, and a bound on the unlisted.
+
+    A token may carry more than the code: the quotation mark before or after it. All tokens that
+    begin with one code count for it. Every unlisted token is at most as likely as the last on
+    the list, and all of them share what the listed ones leave.
+    """
+    try:
+        tokens = choice["logprobs"]["content"]
+        text = "".join(t["token"] for t in tokens)
+        start = 0 if whole else _CODE_IN_JSON.search(text).start(1)  # type: ignore[union-attr]
+        at = 0
+        while at + len(tokens[0]["token"]) <= start:
+            at += len(tokens[0]["token"])
+            tokens = tokens[1:]
+        before = tokens[0]["token"][: start - at]
+        listed = {
+            t["token"]: float(t["logprob"]) for t in (tokens[0], *(tokens[0]["top_logprobs"] or ()))
+        }
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        raise EngineBusy("the reply's log-probabilities cannot be read") from exc
+    if not all(value <= 1e-3 for value in listed.values()):  # noqa: PLR2004  rounding
+        raise EngineBusy("the reply's log-probabilities are none")
+    mass = dict.fromkeys(codes, 0.0)
+    for token, value in listed.items():
+        code = token[len(before) : len(before) + 1]
+        rest = token[len(before) + 1 :]
+        if token.startswith(before) and code in mass and ('"}'.startswith(rest) or not rest):
+            mass[code] += math.exp(value)
+    unseen = sum(1 for p in mass.values() if not p)
+    left = max(0.0, 1.0 - math.fsum(map(math.exp, listed.values())))
+    if whole:
+        left = min(left, unseen * math.exp(min(listed.values())))
+    logprobs = tuple(math.log(p) if p else -math.inf for p in mass.values())
+    if unseen == len(codes):
+        raise EngineUnsupported("the reply's log-probabilities hold none of the menu's codes")
+    return logprobs, left if unseen else 0.0
+
+
+def _usage(reply: dict[str, Any]) -> Usage:
+    """Return the tokens used; what the server does not say counts as none."""
+    used = reply.get("usage") or {}
+    cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return Usage(
+        used.get("prompt_tokens") or 0,
+        cached or 0,
+        used.get("completion_tokens") or 0,
+        reply.get("cost") or 0.0,
+    )

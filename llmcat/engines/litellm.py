@@ -1,0 +1,182 @@
+"""Any provider through litellm, by `provider/model`; several are a chain of fallbacks.
+
+litellm's own retries, fallbacks and dropping of parameters are off: what a provider cannot do is
+an error here, and `engines.failure` is the only one that tries again. Prices come from the table
+that litellm ships, not from the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from llmcat.engines import Capabilities
+from llmcat.engines.completions import DIALECTS, Completions, Dialect
+from llmcat.engines.failure import refusal
+from llmcat.errors import (
+    BadConfig,
+    ConstraintIgnored,
+    EngineBusy,
+    EngineDown,
+    EngineError,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnsupported,
+)
+
+if TYPE_CHECKING:
+    from llmcat.records import Answer, Ask
+
+__all__ = ["LiteLLMChat"]
+
+REST = 60.0
+"""Seconds for which a provider that was away or busy is passed over."""
+
+
+@dataclass
+class LiteLLMChat(Completions):
+    """`model` is `provider/model`, or several with commas between: each steps in for those before.
+
+    `base_url` and `api_key` are for the first; the others read litellm's own environment
+    variables (`ANTHROPIC_API_KEY`, ...), so no key goes to a provider it is not for.
+    """
+
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+    dialect: Dialect = replace(DIALECTS["openai"], length="max_tokens")
+    name: str = "litellm"
+    capabilities: Capabilities = replace(Completions.capabilities, cost=True)
+    dropped: frozenset[str] = frozenset()
+    _resting: dict[int, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Split the chain."""
+        self.chain = [name.strip() for name in self.model.split(",") if name.strip()]
+        if not self.chain:
+            raise BadConfig("engine litellm needs --model provider/model")
+        self.model = self.chain[0]
+        others = (replace(self, model=m, base_url="", api_key="") for m in self.chain[1:])
+        self.links = [self, *others]
+
+    async def find(self) -> dict[str, str]:
+        """Check that litellm knows the providers; look up context and price of the first."""
+        litellm = _litellm()
+        for link in self.links:
+            try:
+                litellm.get_llm_provider(link.model)
+                supported = litellm.get_supported_openai_params(link.model) or ()
+            except Exception as exc:
+                raise BadConfig(
+                    f"litellm does not know {link.model!r}", hint="--model provider/model"
+                ) from exc
+            if "response_format" not in supported:
+                raise EngineUnsupported(
+                    f"{link.model}: litellm knows no constraint for this provider",
+                    hint="llmcat needs `response_format` with a JSON schema",
+                )
+            link.scored = "logprobs" in supported and "top_logprobs" in supported
+            # What thinks by itself takes no temperature, and it is no part of any promise.
+            link.dropped = frozenset({"temperature"} - set(supported))
+            needed = litellm.validate_environment(link.model)["missing_keys"]
+            if needed and not link.api_key and not link.base_url:
+                raise EngineRefused(
+                    f"no key for {link.model}", hint=f"set {' and '.join(needed)}", fatal=True
+                )
+        info: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # not in the table
+            info = dict(litellm.get_model_info(self.model))
+        self.context = self.context or int(info.get("max_input_tokens") or 0)
+        version = getattr(litellm, "__version__", "") or _installed()
+        return {
+            "version": f"litellm {version}",
+            "root": ", ".join(self.chain[1:]),
+            "price": "litellm's table" if info.get("input_cost_per_token") else "unknown",
+        }
+
+    async def canary(self) -> None:
+        """Prove every link of the chain: one that is not there when it is needed is none."""
+        await super().canary()
+        for link in self.links[1:]:
+            await Completions.canary(link)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Ask the first that is not resting; where it fails, the next."""
+        now = time.monotonic()
+        awake = [i for i in range(len(self.links)) if self._resting.get(i, 0.0) <= now]
+        last = EngineError("no provider")
+        for i in awake or range(len(self.links)):
+            link = self.links[i]
+            try:
+                answer = await Completions.ask(link, ask)
+            except (ConstraintIgnored, EngineUnsupported):
+                raise
+            except EngineError as exc:
+                last = exc
+                if exc.fatal or exc.retryable:
+                    self._resting[i] = time.monotonic() + REST
+                continue
+            self._resting.pop(i, None)
+            return replace(answer, by=link.model) if i else answer
+        raise last
+
+    async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Send one request; every foreign exception becomes one of ours."""
+        litellm = _litellm()
+        import openai  # litellm's exceptions are subclasses of openai's
+
+        try:
+            reply = await litellm.acompletion(
+                **{k: v for k, v in fields.items() if k not in self.dropped},
+                api_base=self.base_url or None,
+                api_key=self.api_key or ("none" if self.base_url else None),
+                timeout=self.timeout,
+                num_retries=0,
+                max_retries=0,
+                drop_params=False,
+            )
+        except litellm.UnsupportedParamsError as exc:
+            raise EngineUnsupported(f"{self.model}: {exc.message}") from exc
+        except openai.APITimeoutError as exc:
+            raise EngineTimeout(f"{self.model}: no answer within {self.timeout:g} s") from exc
+        except openai.APIConnectionError as exc:
+            raise EngineDown(f"{self.model}: {exc.message}") from exc
+        except openai.APIStatusError as exc:
+            what = f"{self.model}: HTTP {exc.status_code}: {exc.message}"
+            if "onnection error" in exc.message or "annot connect" in exc.message:
+                raise EngineDown(what) from exc
+            after = exc.response.headers.get("retry-after")
+            raise refusal(exc.status_code, what, retry_after=after) from exc
+        except Exception as exc:  # what a provider's adapter trips over
+            raise EngineBusy(f"{self.model}: {type(exc).__name__}: {exc}") from exc
+        value: dict[str, Any] = reply.model_dump()
+        with contextlib.suppress(Exception):  # not in the price table
+            value["cost"] = litellm.completion_cost(completion_response=reply, model=self.model)
+        return value
+
+    async def close(self) -> None:
+        """Close the connections that litellm keeps."""
+        if "litellm" in sys.modules:
+            await _litellm().close_litellm_async_clients()
+
+
+def _installed() -> str:
+    from importlib.metadata import version
+
+    return version("litellm")
+
+
+def _litellm() -> Any:
+    """Import litellm without its asking the network for prices."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    try:
+        import litellm
+    except ImportError as exc:
+        raise EngineUnsupported(
+            "engine litellm needs the litellm package", hint='pip install "llmcat[litellm]"'
+        ) from exc
+    litellm.suppress_debug_info = True
+    return litellm

@@ -1,0 +1,119 @@
+"""Any OpenAI-compatible server through the openai SDK, by its dialect.
+
+The SDK's own retries are off: `engines.failure` is the only one that tries again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmcat.engines.completions import Completions
+from llmcat.engines.failure import refusal
+from llmcat.errors import (
+    BadConfig,
+    EngineBusy,
+    EngineDown,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnsupported,
+)
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+__all__ = ["OpenAIChat"]
+
+_KNOWN = {
+    "model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs",
+    "top_logprobs", "response_format",
+}  # fmt: skip
+
+
+@dataclass
+class OpenAIChat(Completions):
+    """`base_url` ends where `/chat/completions` begins, usually in `/v1`."""
+
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+    name: str = "openai"
+    _client: AsyncOpenAI | None = field(default=None, repr=False)
+
+    async def find(self) -> dict[str, str]:
+        """Ask which models there are, and how long a conversation may be."""
+        import openai
+
+        facts = {"dialect": self.dialect.name, "version": f"openai {openai.__version__}"}
+        try:
+            cards = [c.model_dump() async for c in self._sdk.models.list()]
+        except openai.APIConnectionError as exc:
+            raise self._down(exc) from exc
+        except openai.APIStatusError as exc:
+            if exc.status_code in {401, 403}:
+                raise refusal(exc.status_code, f"{self.base_url}: {exc.message}") from exc
+            cards = []  # not every server lists its models
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            cards = []
+        names = [str(card["id"]) for card in cards]
+        if not self.model and len(names) == 1:
+            self.model = names[0]
+        if not self.model or (names and self.model not in names):
+            what = f"does not serve {self.model!r}" if self.model else "needs --model"
+            hint = f"it serves {', '.join(names[:20])}" if names else "it does not say which"
+            raise EngineRefused(f"{self.base_url} {what}", hint=hint, fatal=True)
+        card: dict[str, Any] = next((c for c in cards if c["id"] == self.model), {})
+        told = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
+        self.context = self.context or int(told or 0)
+        return facts
+
+    async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Send one request; every foreign exception becomes one of ours."""
+        import openai
+
+        extra = {k: v for k, v in fields.items() if k not in _KNOWN}
+        known = {k: v for k, v in fields.items() if k in _KNOWN}
+        try:
+            reply = await self._sdk.chat.completions.create(**known, extra_body=extra)
+            return dict(reply.model_dump())
+        except openai.APITimeoutError as exc:
+            raise EngineTimeout(f"{self.base_url}: no answer within {self.timeout:g} s") from exc
+        except openai.APIConnectionError as exc:
+            raise self._down(exc) from exc
+        except openai.APIStatusError as exc:
+            after = exc.response.headers.get("retry-after")
+            what = f"{self.base_url}: HTTP {exc.status_code}: {exc.message}"
+            raise refusal(exc.status_code, what, retry_after=after) from exc
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as exc:
+            raise EngineBusy(f"{self.base_url}: the reply cannot be read: {exc}") from exc
+
+    def _down(self, exc: Exception) -> EngineDown:
+        cause = exc.__cause__ or exc
+        return EngineDown(
+            f"no server at {self.base_url}: {cause}", hint="is it running? see --base-url"
+        )
+
+    @property
+    def _sdk(self) -> AsyncOpenAI:
+        if self._client is None:
+            try:
+                import openai
+            except ImportError as exc:
+                raise EngineUnsupported(
+                    "engine openai needs the openai package", hint='pip install "llmcat[openai]"'
+                ) from exc
+            try:
+                self._client = openai.AsyncOpenAI(
+                    base_url=self.base_url or None,
+                    api_key=self.api_key or "none",
+                    timeout=self.timeout,
+                    max_retries=0,
+                )
+            except openai.OpenAIError as exc:
+                raise BadConfig(str(exc)) from exc
+        return self._client
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
