@@ -64,7 +64,7 @@ class Tally:
         """Count an answer."""
         self.asked += 1
         self.failed += answer.error is not None
-        self.usage += answer.usage
+        self.usage = self.usage + answer.usage
 
 
 @dataclass(slots=True)
@@ -301,7 +301,9 @@ class _Loop:
             self.follow.append(self.ask(slot, slot.walk.send(scores)))  # type: ignore[union-attr]
             self.wake.set()
         except StopIteration as end:
-            result: Scores = replace(end.value, note="; ".join(dict.fromkeys(slot.notes)) or None)
+            result: Scores = end.value
+            if slot.notes:
+                result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
             self.memory.put(slot.content, result)
             self.settle(slot, lambda item: decode.verdict(item, result))
 

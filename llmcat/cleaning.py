@@ -49,6 +49,8 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s+")
+_TO_DO = re.compile("[<&[]|  ")
+"""What a step may act on in printable ASCII; most texts have none of it."""
 
 
 def clean(text: str, *, limit: int, counts: Counter[str]) -> str:
@@ -59,12 +61,7 @@ def clean(text: str, *, limit: int, counts: Counter[str]) -> str:
     text, before = text.strip(), text
     if text != before:
         counts["space"] += 1
-    if (
-        text.isascii()
-        and text.isprintable()
-        and not any(c in text for c in "<&[")
-        and ("  " not in text and len(text) <= limit)
-    ):
+    if text.isascii() and text.isprintable() and len(text) <= limit and not _TO_DO.search(text):
         return text
     steps = (
         ("html", _strip_html),

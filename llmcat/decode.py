@@ -18,7 +18,7 @@ from llmcat.records import NONE, Answer, Item, Scores, Verdict
 if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["alternatives", "rationale", "read", "verdict"]
+__all__ = ["alternatives", "best", "rationale", "read", "verdict"]
 
 _BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
@@ -42,8 +42,8 @@ def read(answer: Answer) -> Scores:
         return Scores(label=label, p={}, p_none=None, kind="label_only")
     if len(answer.logprobs) != len(menu.codes):
         raise ValueError("one log-probability per code of the menu is needed")
-    top = max(answer.logprobs)
-    weights = [math.exp(l - top) for l in answer.logprobs]  # noqa: E741
+    top, exp = max(answer.logprobs), math.exp
+    weights = [exp(l - top) for l in answer.logprobs]  # noqa: E741
     seen = math.fsum(weights)
     mass = min(1.0, seen * math.exp(top))
     total = seen + answer.missing * math.exp(-top)
@@ -57,7 +57,9 @@ def read(answer: Answer) -> Scores:
     label = menu.nodes[best].id if best < len(menu.nodes) else NONE
     return Scores(
         label=label,
-        p={n.id: v for n, v in zip(menu.nodes, p, strict=False) if v or not answer.missing},
+        p=dict(zip(menu.ids, p, strict=False))
+        if not answer.missing
+        else {id_: v for id_, v in zip(menu.ids, p, strict=False) if v},
         p_none=p[-1],
         kind="top" if answer.missing else "full",
         mass=mass if answer.masked is False else None,
@@ -84,8 +86,11 @@ def verdict(item: Item, scores: Scores) -> Verdict:
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:
     """Return the labels that came next, best first: `{label, path, p}`, without the exit."""
-    ranked = sorted(scores.p.items(), key=lambda pair: -pair[1])
-    others = [pair for pair in ranked if pair[0] != scores.label][:count]
-    return [
-        {"label": id_, "path": taxonomy.nodes[id_].label, "p": round(p, 6)} for id_, p in others
-    ]
+    p, nodes = scores.p, taxonomy.nodes
+    others = [id_ for id_ in best(scores, count + 1) if id_ != scores.label][:count]
+    return [{"label": id_, "path": nodes[id_].label, "p": round(p[id_], 6)} for id_ in others]
+
+
+def best(scores: Scores, count: int) -> list[str]:
+    """Return the node ids with the highest probabilities, best first; ties as on the menu."""
+    return sorted(scores.p, key=scores.p.__getitem__, reverse=True)[:count]

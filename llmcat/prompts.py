@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jinja2
 import jinja2.meta
 import yaml
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -112,6 +113,10 @@ class Prompt:
         except jinja2.TemplateError as exc:  # unknown filters come out here, not in the parser
             raise BadPrompt(f"{self.source}: {exc}") from exc
 
+    @cached_property
+    def _globals(self) -> dict[str, Any]:
+        return dict(self._template.globals)
+
     def system(self, menu: Menu, *, names: Mapping[str, str], about: str) -> Message:
         """Render the shared part. `names` maps node id to the label to show."""
         entries = [
@@ -135,7 +140,10 @@ class Prompt:
     def _render(self, block: str, values: dict[str, Any]) -> str:
         template = self._template
         try:
-            return "".join(template.blocks[block](template.new_context(values))).strip()
+            # As `template.new_context` does, but the globals are gathered once, not per item.
+            parent = {**self._globals, **values}
+            context = Context(_ENVIRONMENT, parent, template.name, template.blocks)
+            return "".join(template.blocks[block](context)).strip()
         except Exception as exc:  # a prompt is a program: anything can go wrong in it
             raise BadPrompt(f"{self.source}: block {block!r}: {exc}") from exc
 

@@ -42,6 +42,7 @@ Row = tuple[Mapping[str, Any] | None, str | None]
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
 _FIRST = TEXT_COLUMNS[:4]
+_USUAL = {name: (name, *TEXT_COLUMNS[4:]) for name in _FIRST}
 CUT = "text cut to fit"
 LOOK_AHEAD = 100
 """Rows looked at for the columns before a missing one is an error."""
@@ -91,12 +92,13 @@ class ItemReader:
         row = 0
         for path in paths:
             source = "standard input" if path == "-" else str(path)
-            self.parts[str(path)] = 0
+            name = str(path)
+            self.parts[name] = 0
             self.folder = Path() if path == "-" else Path(path).parent
             with open_bytes(path) as raw:
                 found = _ROWS[fmt or format_of(path, raw)](raw)
                 for item in self.items(found, source=source, row=row, empty=len(paths) > 1):
-                    self.parts[str(path)] += 1
+                    self.parts[name] += 1
                     row += 1
                     yield item
         if not row:
@@ -147,7 +149,8 @@ class ItemReader:
         fields = {
             name: text
             for name in names
-            if (text := clean(_as_text(raw.get(name)), limit=self.limit, counts=self.counts))
+            if name in raw
+            and (text := clean(_as_text(raw.get(name)), limit=self.limit, counts=self.counts))
         }
         note = CUT if self.counts["cut"] > before else None
         gold = _as_text(raw.get(self.columns.label)).strip() or None
@@ -209,8 +212,10 @@ class ItemReader:
 
 def _text_columns(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a row's first main column that holds something, then the additional ones."""
-    first = next((name for name in _FIRST if _as_text(raw.get(name)).strip()), _FIRST[0])
-    return (first, *TEXT_COLUMNS[len(_FIRST) :])
+    for name in _FIRST:
+        if name in raw and _as_text(raw[name]).strip():
+            return _USUAL[name]
+    return _USUAL[_FIRST[0]]
 
 
 def to_items(data: Iterable[Any], *, columns: Columns) -> Iterator[Item]:

@@ -109,11 +109,13 @@ class Menu:
     nodes: tuple[Node, ...]
     codes: tuple[str, ...]
     parent: Node | None = None
+    ids: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Hold the one-code-more-than-nodes shape that everything else relies on."""
         if len(self.codes) != len(self.nodes) + 1 or len(set(self.codes)) != len(self.codes):
             raise ValueError("a menu needs one distinct code per node and one for the exit")
+        object.__setattr__(self, "ids", tuple(node.id for node in self.nodes))
 
     @property
     def exit(self) -> str:

@@ -28,6 +28,7 @@ from common import alternate, header, items, stub, table, taxonomy, vllm
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.readers import ItemReader
+from llmcat.records import Item
 from llmcat.session import Session
 
 if TYPE_CHECKING:
@@ -104,11 +105,39 @@ def sdk(url: str, requests: list[bytes]) -> float:
     return len(requests) / asyncio.run(run())
 
 
+def cached(url: str, file: Path) -> str:
+    """Say what share of the prompts came from the server's cache, and what share could."""
+    out = file.with_suffix(".predictions.jsonl.run.json")
+    used = json.loads(out.read_text())["sessions"][-1]["asks"]
+    settings = configuration.load(file=str(file), taxonomy=str(taxonomy()), base_url=url)
+
+    async def shared() -> int:
+        session = await Session.open(settings)
+        assert isinstance(session.engine, VllmHttp)
+        block = await session.engine.block_size() or 1
+        task, found = session.task, []
+        for title in ("xylophone", "0"):
+            ask = task.ask(*task.fit(Item(0, "0", {"title": title})), task.plan.whole)
+            reply = await session.engine._tokenize({"messages": ask.messages})  # noqa: SLF001
+            found.append(reply["tokens"])
+        await session.engine.close()
+        same = next(i for i, (a, b) in enumerate(zip(*found, strict=False)) if a != b)
+        return same // block * block
+
+    prompt, hit = used["usage"]["prompt"], used["usage"]["cached"]
+    can = asyncio.run(shared()) * (used["asked"] - 1)
+    return (
+        f"prefix cache: {hit / prompt:.1%} of {prompt:,} prompt tokens; whole shared blocks "
+        f"are {can / prompt:.1%}: {hit / can:.3f} of what can be"
+    )
+
+
 def whole(url: str, file: Path, count: int) -> float:
     """Run `llmcat classify` on a file; return items per second, start and end included."""
     out = file.with_suffix(".predictions.jsonl")
     command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", str(file)]
     command += ["--out", str(out), "--taxonomy", str(taxonomy()), "--base-url", url]
+    command += ["--concurrency", str(IN_FLIGHT)]
     started = time.perf_counter()
     subprocess.run([*command, "--restart", "--quiet"], check=True)
     seconds = time.perf_counter() - started
@@ -137,9 +166,15 @@ def main() -> None:
                 runs["AsyncOpenAI"] = lambda: sdk(url, requests[: args.items // 10])
             bare(url, requests[:500])  # compiles the grammar, fills the cache
             rates = alternate(runs, pairs=args.pairs)
+            found = ""
+            if args.model:  # items the server has not seen
+                fresh = items(folder, args.items, seed=1)
+                whole(url, fresh, args.items)
+                found = cached(url, fresh)
     size = len(requests[0])
     print(header(f"# {args.items:,} items of {size:,} bytes each, {IN_FLIGHT} in flight"))
     print(table(rates, of="llmcat"))
+    print(f"\n{found}" if found else "")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["alternate", "header", "items", "running", "stub", "taxonomy", "vllm"]
+__all__ = ["DEMO", "alternate", "header", "items", "running", "stub", "table", "taxonomy",
+           "titles", "vllm"]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
 WORDS = (
     "red blue running leather steel soft kids mens set pack wireless black shoes bag toy lamp "
     "bottle case cable bowl knife pan towel shirt coat tent lure serum floss brush litter chew"
@@ -36,14 +38,19 @@ def taxonomy() -> Path:
     return ROOT / "examples" / "taxonomy.yaml"
 
 
+def titles(count: int, *, seed: int = 0) -> Iterator[str]:
+    """Yield so many distinct titles."""
+    draw = random.Random(seed)
+    for i in range(count):
+        yield f"{' '.join(draw.choices(WORDS, k=8))} no. {i}"
+
+
 def items(folder: Path, count: int, *, seed: int = 0) -> Path:
     """Write so many distinct items and return the file."""
-    draw = random.Random(seed)
-    path = folder / f"items-{count}.jsonl"
+    path = folder / f"items-{count}-{seed}.jsonl"
     with path.open("w") as out:
-        for i in range(count):
-            title = " ".join(draw.choices(WORDS, k=8))
-            out.write(json.dumps({"id": f"{i:08}", "title": f"{title} no. {i}"}) + "\n")
+        for i, title in enumerate(titles(count, seed=seed)):
+            out.write(json.dumps({"id": f"{i:08}", "title": title}) + "\n")
     return path
 
 
@@ -92,6 +99,7 @@ def vllm(folder: Path, model: str, *extra: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "llmcat.cli", "serve", "model", "--model", model]
     command += ["--port", str(port), "--", *extra]
+    command += ["--dtype", "float32"] if Path(model).resolve() == DEMO else []
     with running(command, f"http://127.0.0.1:{port}", log=folder / "vllm.log") as url:
         yield url
 

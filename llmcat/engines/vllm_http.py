@@ -101,6 +101,7 @@ class VllmHttp:
     _token_of: dict[str, int] = field(default_factory=dict, repr=False)
     _prefixes: OrderedDict[str, _Shared] = field(default_factory=OrderedDict, repr=False)
     _tails: dict[tuple[str, ...], bytes] = field(default_factory=dict, repr=False)
+    _called: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Bring the address into one form."""
@@ -271,7 +272,7 @@ class VllmHttp:
                 if constraint == "tokens":
                     body["allowed_token_ids"] = [outside]
                     reply = await self._json("POST", _CHAT, body)
-                    if next(iter(_distribution(reply))) != outside:
+                    if _distribution(reply)[0] != f"token_id:{outside}":
                         raise ConstraintIgnored(
                             f"{self.base_url} does not keep to the allowed tokens", hint=SERVE_IT
                         )
@@ -424,42 +425,46 @@ class VllmHttp:
                     f"{self.base_url} answered {text!r}, which it may not", hint=SERVE_IT
                 )
             return (), kept, _usage(reply)
-        ids = [self._token_of[code] for code in menu.codes]
-        found = _distribution(reply)
-        chosen = next(iter(found))
-        if chosen not in ids:
+        chosen, found = _distribution(reply)
+        names = self._names(menu.codes)
+        if chosen not in names[:-1]:
             text = reply["choices"][0]["message"].get("content")
             raise ConstraintIgnored(
                 f"{self.base_url} answered {text!r}, which is not on the menu",
                 hint=SERVE_IT,
             )
-        outside = spare(self._token_of, menu.codes)
-        if outside is not None:
-            seen = found.get(outside)
-            if seen is None:
-                raise EngineUnsupported(
-                    f"{self.base_url} leaves out tokens it was asked about",
-                    hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
-                )
-            if ask.constraint == "outlines" and seen > NEVER:
-                raise ConstraintIgnored(
-                    f"{self.base_url} does not apply the grammar to the first token", hint=SERVE_IT
-                )
-        never = [
-            code for code, id_ in zip(menu.codes, ids, strict=True) if found.get(id_, 0) < NEVER
-        ]
-        if never:
+        try:
+            *logprobs, outside = map(found.__getitem__, names)
+        except KeyError as exc:
+            raise EngineUnsupported(
+                f"{self.base_url} leaves out tokens it was asked about",
+                hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
+            ) from exc
+        if ask.constraint == "outlines" and outside > NEVER and names[-1] not in names[:-1]:
+            raise ConstraintIgnored(
+                f"{self.base_url} does not apply the grammar to the first token", hint=SERVE_IT
+            )
+        if min(logprobs) < NEVER:
+            never = [c for c, v in zip(menu.codes, logprobs, strict=True) if v < NEVER]
             raise ConstraintIgnored(
                 f"{self.base_url} forbids {', '.join(never[:5])}, which the menu offers",
                 hint="its grammar is not the one that was sent; --constraint tokens does without",
             )
-        missing = [code for code, id_ in zip(menu.codes, ids, strict=True) if id_ not in found]
-        if missing:
-            raise EngineUnsupported(
-                f"{self.base_url} gave no log-probability for {', '.join(missing[:5])}",
-                hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
-            )
-        return tuple(found[id_] for id_ in ids), "", _usage(reply)
+        return tuple(logprobs), "", _usage(reply)
+
+    def _names(self, codes: tuple[str, ...]) -> list[str]:
+        """What the server calls the tokens of a menu's codes, and of the one outside it.
+
+        Where the menu takes the whole alphabet there is none outside, and the last stands twice.
+        """
+        if codes not in self._called:
+            if len(self._called) >= _PREFIXES:
+                self._called.clear()
+            ids = [self._token_of[code] for code in codes]
+            outside = spare(self._token_of, codes)
+            ids.append(ids[-1] if outside is None else outside)
+            self._called[codes] = [f"token_id:{id_}" for id_ in ids]
+        return self._called[codes]
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
         return await self._json("POST", "/tokenize", {"model": self.model, **body})
@@ -510,6 +515,7 @@ class VllmHttp:
                 headers["Authorization"] = f"Bearer {self.api_key}"
             self._session = aiohttp.ClientSession(
                 headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),  # a model server sets none
                 connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
                 timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
             )
@@ -532,19 +538,20 @@ def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(alphabet[:3]), (*pair, third)]
 
 
-def _distribution(reply: dict[str, Any]) -> dict[int, float]:
-    """Return token id to log-probability where the answer begins; the generated token first."""
+def _distribution(reply: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """Return the generated token, and where the answer begins each token's log-probability."""
     try:
         first = reply["choices"][0]["logprobs"]["content"][0]
-        found = {_token(e): float(e["logprob"]) for e in (first, *first["top_logprobs"])}
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
+        found = {entry["token"]: entry["logprob"] for entry in first["top_logprobs"]}
+        found[first["token"]] = first["logprob"]
+        if not -math.inf < min(found.values()) <= max(found.values()) <= ROUNDING:
+            raise EngineBusy("the reply's log-probabilities are none")
+    except (KeyError, IndexError, TypeError) as exc:
         raise EngineBusy(
             "the reply carries no log-probabilities",
             hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
         ) from exc
-    if not all(-math.inf < value <= ROUNDING for value in found.values()):
-        raise EngineBusy("the reply's log-probabilities are none")
-    return found
+    return first["token"], found
 
 
 def _usage(reply: dict[str, Any]) -> Usage:
@@ -555,10 +562,6 @@ def _usage(reply: dict[str, Any]) -> Usage:
     details = used.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
     return Usage(used.get("prompt_tokens") or 0, cached or 0, used.get("completion_tokens") or 0)
-
-
-def _token(entry: dict[str, Any]) -> int:
-    return int(str(entry["token"]).removeprefix("token_id:"))
 
 
 async def _whole(reply: aiohttp.ClientResponse) -> bytes:
