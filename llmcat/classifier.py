@@ -119,7 +119,7 @@ class Classifier:
             )
         columns = {id_: i for i, id_ in enumerate(classes)}
         out = np.zeros((0, len(classes)))
-        verdicts = self._verdicts(items)
+        verdicts = self._verdicts(items, whole=True)
         if verdicts:
             out = np.zeros((len(verdicts), len(classes)))
         for row, verdict in zip(out, verdicts, strict=True):
@@ -133,17 +133,23 @@ class Classifier:
 
     # -- the loop's thread ------------------------------------------------------------------
 
-    def _verdicts(self, items: Items) -> list[Verdict]:
+    def _verdicts(self, items: Items, *, whole: bool = False) -> list[Verdict]:
         values, columns = _values(items, columns_of(self._settings))
         with self._lock:  # one engine, one conversation at a time
-            return self._run(self._ask_all(values, columns)) if values else []
+            return self._run(self._ask_all(values, columns, whole=whole)) if values else []
 
-    async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:
+    async def _ask_all(self, values: list[Any], columns: Columns, *, whole: bool) -> list[Verdict]:
         if self._session is None:
             session = await Session.open(
                 self._settings, engine=self._engine, taxonomy=self.taxonomy
             )
             self._session = session
+        if whole and self._session.task.plan.kind != "menu":  # the engine holds fewer
+            raise EngineUnsupported(
+                "predict_proba needs all labels on one menu; this engine holds "
+                f"{self._session.task.plan.size}",
+                hint="classify() gives the confidence of the chosen label",
+            )
         found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
         return [
             v

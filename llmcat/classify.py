@@ -267,10 +267,16 @@ class _Loop:
         slot.walk = walk(self.task.plan)
         return self.ask(slot, next(slot.walk))
 
-    def ask(self, slot: _Slot, menu: Menu) -> Ask:
-        """Put a question about the slot's item."""
+    def ask(self, slot: _Slot, menu: Menu) -> Ask | None:
+        """Put a question about the slot's item; settle it if that cannot be done."""
+        try:
+            ask = self.task.ask(slot.item, slot.user, menu)
+        except BadItem as exc:
+            reason = str(exc)
+            self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
+            return None
         self.asked[slot.item.row] = slot
-        return self.task.ask(slot.item, slot.user, menu)
+        return ask
 
     def take(self, answer: Answer) -> None:
         """Read an answer and go on with its item."""
@@ -298,7 +304,9 @@ class _Loop:
             self.tally.mass_sum += scores.mass
             self.tally.mass_count += 1
         try:
-            self.follow.append(self.ask(slot, slot.walk.send(scores)))  # type: ignore[union-attr]
+            ask = self.ask(slot, slot.walk.send(scores))  # type: ignore[union-attr]
+            if ask is not None:
+                self.follow.append(ask)
             self.wake.set()
         except StopIteration as end:
             result: Scores = end.value

@@ -53,15 +53,15 @@ def read(answer: Answer) -> Scores:
             hint="the server does not apply `structured_outputs`; run `llmcat doctor`",
         )
     p = [w / total for w in weights]
+    whole = dict(zip(menu.ids, p, strict=False))
+    partial = answer.missing > 0 or (answer.masked is None and min(answer.logprobs) == -math.inf)
     best = p.index(max(p))
     label = menu.nodes[best].id if best < len(menu.nodes) else NONE
     return Scores(
         label=label,
-        p=dict(zip(menu.ids, p, strict=False))
-        if not answer.missing
-        else {id_: v for id_, v in zip(menu.ids, p, strict=False) if v},
+        p={i: v for i, v in zip(menu.ids, p, strict=False) if v} if partial else whole,
         p_none=p[-1],
-        kind="top" if answer.missing else "full",
+        kind="top" if partial else "full",
         mass=mass if answer.masked is False else None,
     )
 

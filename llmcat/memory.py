@@ -26,7 +26,7 @@ KEPT = 4
 BATCH = 4096
 """Answers written to the file at once."""
 FILTER = 1 << 24
-"""Bytes of the filter: of 10 million texts, about one in 200 is looked up in vain."""
+"""Bytes of the filter: at 10 million texts, each with an id, one in 25 is looked up in vain."""
 _PARTS = struct.Struct("4I").unpack
 
 

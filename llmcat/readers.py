@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 import orjson
 from backports import zstd
 
-from llmcat import parquet
+from llmcat import images, parquet
 from llmcat.cleaning import clean
-from llmcat.errors import BadConfig, InputError
+from llmcat.errors import BadConfig, BadItem, InputError
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
@@ -155,8 +155,12 @@ class ItemReader:
         note = CUT if self.counts["cut"] > before else None
         gold = _as_text(raw.get(self.columns.label)).strip() or None
         given = _as_id(raw.get(self.columns.id))
-        images = self._images(raw) if self.columns.image else ()
-        id_ = given or digest(*fields, *fields.values(), *images)
+        try:
+            shown = self._images(raw) if self.columns.image else ()
+        except BadItem as exc:
+            id_ = given or digest(*fields, *fields.values())
+            return Item(row=row, id=id_, fields={}, gold=gold, error=str(exc))
+        id_ = given or digest(*fields, *fields.values(), *shown)
         if fields:
             return Item(
                 row=row,
@@ -165,7 +169,7 @@ class ItemReader:
                 gold=gold,
                 note=note,
                 id_given=bool(given),
-                images=images,
+                images=shown,
             )
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
@@ -173,14 +177,12 @@ class ItemReader:
 
     def _images(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the addresses and paths of an item's images."""
-        value = raw.get(self.columns.image)
+        value: Any = raw.get(self.columns.image)
+        if hasattr(value, "tolist"):  # numpy
+            value = value.tolist()
         named = value if isinstance(value, list | tuple) else [value]
-        found = [str(v).strip() for v in named if v is not None and v == v]  # noqa: PLR0124  NaN
-        return tuple(
-            v if v.startswith(("http://", "https://", "data:")) else str(self.folder / v)
-            for v in found
-            if v
-        )
+        there = [v for v in named if v is not None and v == v and v != ""]  # noqa: PLR0124  NaN
+        return tuple(images.place(v, self.folder) for v in there)
 
     def _wanted(self) -> list[str]:
         """The columns that were asked for by name."""

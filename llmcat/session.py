@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat import prompts
@@ -120,7 +121,13 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
 def engine_of(config: RunConfig) -> Engine:
     """Return the engine that the settings name, not yet opened. Raises `EngineUnsupported`."""
     name = config.engine or ("vllm_http" if config.base_url else "")
-    name = name or ("litellm" if "/" in config.model else "")
+    if not name and "/" in config.model and not Path(config.model).exists():
+        if config.api_key.get_secret_value():
+            raise BadConfig(
+                "LLMCAT_API_KEY is set, but nothing says whose it is",
+                hint="--base-url of your server, or --engine litellm for a provider",
+            )
+        name = "litellm"
     if not name:
         raise EngineUnsupported("no engine is configured; choose one:\n" + NO_ENGINE)
     if name == "vllm_http" and not config.base_url:

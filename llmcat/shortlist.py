@@ -106,14 +106,17 @@ def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
     here: Node | None = None
     reached, none, mass = 1.0, 0.0, None
     found: dict[str, float] = {}
+    plain = False  # one level without probabilities leaves the path without
     while True:
         scores = yield from _choose(plan, taxonomy.children(here), here)
-        if scores.kind == "label_only":
+        plain = plain or scores.kind == "label_only"
+        if plain:
+            bare = Scores(scores.label, {}, None, kind="label_only")
             if scores.label == NONE:
-                return replace(scores, label=here.id if here else NONE)
+                return replace(bare, label=here.id if here else NONE)
             here = taxonomy.nodes[scores.label]
             if not taxonomy.children(here):
-                return scores
+                return bare
             continue
         mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
         if here is None:

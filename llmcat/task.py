@@ -88,10 +88,15 @@ class Task:
             raise BadItem(str(exc)) from exc
         if not fields:
             raise BadItem("no room for the item's text: its field names take it all")
-        return item, with_images(user, item.images) if item.images else user
+        return item, user
 
     def ask(self, item: Item, user: Message, menu: Menu) -> Ask:
-        """Return the question about an item, by its message from `fit`, over a menu."""
+        """Return the question about an item, by its message from `fit`, over a menu.
+
+        Raises `BadItem` if one of its images cannot be shown.
+        """
+        if item.images:
+            user = with_images(user, item.images)
         tail: tuple[Message, ...] = (user,)
         if self.pool is not None and self.pool.select == "nearest":
             tail = (*self._turns(self.pool.nearest(item, menu)), user)

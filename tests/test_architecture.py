@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "readers",
-    "taxonomy", "prompts", "examples", "shortlist", "images", "task", "engines", "engines.failure",
+    "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "images", "readers",
+    "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.failure",
     "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
     "engines.registry", "decode", "writers", "memory", "journal", "classify", "session",

@@ -15,8 +15,8 @@ from llmcat.codes import CANDIDATES
 from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
-from llmcat.memory import DiskMemory, PlainMemory
-from llmcat.records import Answer, Ask, Item, Verdict
+from llmcat.memory import BATCH, DiskMemory, PlainMemory
+from llmcat.records import Answer, Ask, Item, Scores, Verdict
 from llmcat.shortlist import Plan
 from llmcat.task import Task
 
@@ -205,6 +205,21 @@ def test_disk_memory_keeps_what_a_row_shows() -> None:
     assert memory.get("b") is None
     assert [memory.new_id(i) for i in ("x", "y", "x")] == [True, True, False]
     memory.close()
+
+
+def test_disk_memory_finds_what_it_wrote_to_its_file() -> None:
+    """Past the first batches, too; what never came is not found."""
+    disk, count = DiskMemory(), 2 * BATCH + 10
+    for i in range(count):
+        assert disk.new_id(str(i))
+        disk.put(str(i), Scores("a", {"a": i / count}, 0.0))
+    for i in range(0, count, 37):
+        assert not disk.new_id(str(i))
+        found = disk.get(str(i))
+        assert found is not None
+        assert found.p == {"a": i / count}
+    assert disk.get(str(count)) is None
+    disk.close()
 
 
 def test_the_fake_engine_tells_the_truth_as_often_as_asked() -> None:

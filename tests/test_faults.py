@@ -284,3 +284,35 @@ def test_killed_at_fifty_moments(stub: Stub, items: Path, tmp_path: Path, llmcat
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
     assert sum(s["rows_written"] for s in record["sessions"]) <= len(rows)
+
+
+# -- the clock --------------------------------------------------------------------------------
+
+JUMPING = """
+import random, sys, threading, time
+real, drift = time.time, [0.0]
+def jump():
+    draw = random.Random(1)
+    while True:
+        time.sleep(0.05)
+        drift[0] += draw.choice([-86_400.0, 3_600.0, 1e7])
+time.time = lambda: real() + drift[0]
+threading.Thread(target=jump, daemon=True).start()
+from llmcat.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_clock_that_jumps(stub: Stub, items: Path, tmp_path: Path) -> None:
+    """Days forward and back in the middle of a run, the server away meanwhile: nobody notices."""
+    command = [sys.executable, "-c", JUMPING, *flags(stub.url)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "o.jsonl", 200, process)
+    stub.kill()
+    time.sleep(0.7)
+    stub.start()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert {r["decision"] for r in complete(tmp_path / "o.jsonl")} == {"labelled"}
+    record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
+    assert 0.7 < record["sessions"][-1]["seconds"] < 60

@@ -114,6 +114,20 @@ def test_a_torn_tail_is_cut(items: Path, tmp_path: Path, llmcat: Cli) -> None:
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_reasons_survive_a_resume(items: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """Duplicates of a row that was written before get its reasons too."""
+    out, whole = tmp_path / "o.jsonl", tmp_path / "w.jsonl"
+    for path in (out, whole):
+        llmcat("classify", "--file", items, "--out", path, *FAKE, "--prompt", "reason")
+    data = out.read_bytes()
+    out.write_bytes(data[: int(len(data) * 0.8)])  # titles come again after row 1,500
+    record = Path(f"{out}.run.json")
+    record.write_text(record.read_text().replace('"done"', '"failed"'))
+    llmcat("classify", "--file", items, "--out", out, *FAKE, "--prompt", "reason")
+    assert out.read_bytes() == whole.read_bytes()
+    assert "its words are those of" in read_rows(out)[-1]["reason"]
+
+
 def test_a_finished_run_is_left_alone(items: Path, tmp_path: Path, llmcat: Cli) -> None:
     """Running it again asks nothing; the exit code is that of its rows; --restart starts over."""
     out = tmp_path / "o.jsonl"

@@ -14,6 +14,9 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from yarl import URL
+
+from llmcat.errors import BadConfig
 from llmcat.records import digest
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ __all__ = [
     "Capabilities",
     "Engine",
     "Served",
+    "check_reachable",
     "generated",
     "in_batches",
     "in_flight",
@@ -201,6 +205,20 @@ def generated(text: str, ask: Ask) -> str | None:
     text = text.strip() if ask.read == "text" else text
     fits = text in ask.menu.codes if ask.read == "text" else text.startswith("{")
     return text if fits else None
+
+
+def check_reachable(base_url: str, api_key: str) -> None:
+    """Raise `BadConfig` if a server's address or key cannot be sent. Both may be empty."""
+    try:
+        url = URL(base_url or "http://localhost")
+        usable = url.scheme in {"http", "https"} and bool(url.host) and bool(url.port)
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "e.g. --base-url http://localhost:8000"
+        raise BadConfig(f"the address {base_url!r} cannot be used", hint=hint)
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise BadConfig("LLMCAT_API_KEY cannot be used", hint="does it end with a line break?")
 
 
 def spare(token_of: Mapping[str, int], codes: Sequence[str]) -> int | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcat.codes import CANDIDATES, grammar, most_tokens, schema
-from llmcat.engines import Capabilities, Served, generated, in_flight
+from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight
 from llmcat.engines.failure import try_again
 from llmcat.errors import (
     ConstraintIgnored,
@@ -39,9 +39,13 @@ ALPHABET = tuple(code for code in CANDIDATES if len(code) == 1)
 CONTEXT = 32_768
 """Tokens taken for the context where a server does not say."""
 BYTES_PER_TOKEN = 3
-"""UTF-8 bytes to a token: an estimate from above for English (about four) and Chinese (three)."""
+"""UTF-8 bytes to a token, an estimate: about four in English, three in Chinese, one in numbers."""
 _JSON_FRAME = 24
 """More than the tokens of an answer's JSON without its value."""
+LAPSES = 3
+"""Answers off the menu, one after the other, that show that the constraint is not in force."""
+NEGLIGIBLE = 0.01
+"""What may be left unlisted, once every code is listed, for the list to count as whole."""
 _CODE_IN_JSON = re.compile(r'"label"\s*:\s*"(.)"')
 _GBNF_RATIONALE = r"""root ::= "{\"rationale\": \"" char* "\"}"
 char ::= [^"\\\x00-\x1f] | "\\" ["\\/bfnrt]"""
@@ -119,7 +123,7 @@ DIALECTS = {
             length="max_completion_tokens",
         ),
         Dialect("ollama", "Ollama, LM Studio: the same, older names", _json_schema, whole=False),
-        Dialect("vllm", "vLLM before 0.26", _vllm, whole=True, extra=_NO_THINKING),
+        Dialect("vllm", "vLLM 0.12 to 0.25", _vllm, whole=True, extra=_NO_THINKING),
         Dialect("sglang", "SGLang", _sglang, whole=True, extra=_NO_THINKING),
         Dialect(
             "llamacpp",
@@ -141,7 +145,9 @@ class Completions:
     `context` 0: what the server says, or `CONTEXT`.
     """
 
+    base_url: str = ""
     model: str = ""
+    api_key: str = field(default="", repr=False)
     concurrency: int = 64
     timeout: float = 120.0
     attempts: int = 4
@@ -156,7 +162,15 @@ class Completions:
         images=True,
     )
     scored: bool = True
-    _spelled: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
+    dropped: frozenset[str] = frozenset()
+    _spelled: dict[tuple[str, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, init=False
+    )
+    _lapses: int = field(default=0, repr=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse an address or a key that cannot be sent."""
+        check_reachable(self.base_url, self.api_key)
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; return the reply as JSON. Raises `EngineError`."""
@@ -188,19 +202,24 @@ class Completions:
 
         The prompt offers some codes, the constraint only others: what answers with one of these
         obeys. Twice, with different codes. A server that refuses log-probabilities, or leaves
-        them out, gives labels only.
+        them out, gives labels only; one that takes no temperature decides by itself.
         """
         for codes in (ALPHABET[-3:], ALPHABET[3:6]):
             ask = _nonsense(codes)
-            try:
-                reply = await self.complete(self._fields(ask))
-            except EngineRefused as exc:
-                if not self.scored or "logprobs" not in str(exc):
-                    raise
-                self.scored = False
-                reply = await self.complete(self._fields(ask))
-            if self.scored and not _choice(reply).get("logprobs"):
-                self.scored = False
+            while True:
+                try:
+                    reply = await self.complete(self._fields(ask))
+                    break
+                except (EngineRefused, EngineUnsupported) as exc:
+                    if self.scored and "logprobs" in str(exc):
+                        self.scored = False
+                    elif "temperature" in str(exc) and "temperature" not in self.dropped:
+                        self.dropped |= {"temperature"}
+                    else:
+                        raise
+            listed = _choice(reply).get("logprobs")
+            self.scored = self.scored and isinstance(listed, dict) and bool(listed.get("content"))
+            self._lapses = LAPSES - 1  # here, one is enough
             self.read(reply, ask)
 
     async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
@@ -236,7 +255,7 @@ class Completions:
             return await try_again(once, exc, attempts=self.attempts, seconds=self.retry_seconds)
 
     async def count_tokens(self, messages: list[Message]) -> int:
-        """Estimate the tokens of a conversation from above, by its bytes."""
+        """Estimate the tokens of a conversation by its bytes."""
         size = sum(len(str(m["content"]).encode("utf-8", "surrogatepass")) for m in messages)
         return size // BYTES_PER_TOKEN + 16 * len(messages)
 
@@ -251,33 +270,45 @@ class Completions:
                 self._spelled.clear()
             longest = most_tokens(codes, ask.read) + (0 if dialect.whole else _JSON_FRAME)
             fields = {"temperature": 0, dialect.length: longest} | dialect.spell(codes, ask.read)
-            if ask.read == "code" and self.scored:
+            if ask.read == "code":
                 fields |= {"logprobs": True, "top_logprobs": dialect.top}
             self._spelled[key] = fields | dialect.extra
-        fields = self._spelled[key]
-        if not self.scored:
-            fields = {k: v for k, v in fields.items() if "logprobs" not in k}
+        fields = {
+            name: value
+            for name, value in self._spelled[key].items()
+            if name not in self.dropped and (self.scored or "logprobs" not in name)
+        }
         return {"model": self.model, "messages": ask.messages, **fields}
 
     def read(self, reply: dict[str, Any], ask: Ask) -> Answer:
-        """Read a reply. Raises `ConstraintIgnored` for what the constraint does not allow."""
+        """Read a reply. Raises `EngineRefused` for one that is no answer.
+
+        An answer that the constraint does not allow is such a one; after the third in a row the
+        constraint is not in force, and `ConstraintIgnored` is raised.
+        """
         choice = _choice(reply)
         text = choice["message"].get("content") or ""
         if refused := choice["message"].get("refusal"):
             raise EngineRefused(f"{self.model} refuses to answer: {refused}")
         said = _answered(text, ask, whole=self.dialect.whole)
         if said is None:
-            if choice.get("finish_reason") == "length" and not text:
-                raise EngineUnsupported(
-                    f"{self.model} used up its tokens before it answered",
+            ended = choice.get("finish_reason")
+            if ended == "length" or not text:
+                raise EngineRefused(
+                    f"{self.model} gave no answer (it ended for {ended!r})",
                     hint="does it think first? turn that off, or use an instruct model",
                 )
-            if choice.get("finish_reason") == "content_filter":
+            if ended == "content_filter":
                 raise EngineRefused(f"{self.model}: the provider's filter stopped the answer")
+            self._lapses += 1
+            what = f"{self.model} answered {text[:200]!r}, which it may not"
+            if self._lapses < LAPSES:
+                raise EngineRefused(what)
             raise ConstraintIgnored(
-                f"{self.model} answered {text[:200]!r}, which it may not",
+                what,
                 hint="the server does not apply the constraint: another dialect, or another engine",
             )
+        self._lapses = 0
         usage = _usage(reply)
         if ask.read != "code" or not self.scored:
             return Answer(ask=ask, text=said, masked=None, usage=usage)
@@ -323,8 +354,9 @@ def _listed(
     """Return each code's log-probability, -inf if it is not listed, and a bound on the unlisted.
 
     A token may carry more than the code: the quotation mark before or after it. All tokens that
-    begin with one code count for it. Every unlisted token is at most as likely as the last on
-    the list, and all of them share what the listed ones leave.
+    lead to one code only count for it; one that still leads to any counts as unlisted. Every
+    unlisted token is at most as likely as the last on the list, and all of them share what the
+    listed ones leave.
     """
     try:
         tokens = choice["logprobs"]["content"]
@@ -343,25 +375,30 @@ def _listed(
     if not all(value <= 1e-3 for value in listed.values()):  # noqa: PLR2004  rounding
         raise EngineBusy("the reply's log-probabilities are none")
     mass = dict.fromkeys(codes, 0.0)
-    for token, value in listed.items():
-        code = token[len(before) : len(before) + 1]
-        rest = token[len(before) + 1 :]
-        if token.startswith(before) and code in mass and ('"}'.startswith(rest) or not rest):
-            mass[code] += math.exp(value)
-    unseen = sum(1 for p in mass.values() if not p)
     left = max(0.0, 1.0 - math.fsum(map(math.exp, listed.values())))
+    for token, value in listed.items():
+        code, rest = token[len(before) :][:1], token[len(before) + 1 :]
+        if token.startswith(before) and code in mass and (not rest or rest[0] == '"'):
+            mass[code] += math.exp(value)
+        elif token and before.startswith(token):
+            left += math.exp(value)
+    unseen = sum(1 for p in mass.values() if not p)
+    if unseen == len(codes):
+        raise EngineBusy("the reply's log-probabilities hold none of the menu's codes")
     if whole:
         left = min(left, unseen * math.exp(min(listed.values())))
-    logprobs = tuple(math.log(p) if p else -math.inf for p in mass.values())
-    if unseen == len(codes):
-        raise EngineUnsupported("the reply's log-probabilities hold none of the menu's codes")
-    return logprobs, left if unseen else 0.0
+    if not unseen and left < NEGLIGIBLE:
+        left = 0.0
+    return tuple(math.log(p) if p else -math.inf for p in mass.values()), left
 
 
 def _usage(reply: dict[str, Any]) -> Usage:
     """Return the tokens used; what the server does not say counts as none."""
-    used = reply.get("usage") or {}
-    cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens")
+    used = reply.get("usage")
+    if not isinstance(used, dict):
+        return Usage(cost=reply.get("cost") or 0.0)
+    details = used.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
     return Usage(
         used.get("prompt_tokens") or 0,
         cached or 0,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LiteLLMChat"]
 
+_open = 0
+"""Engines that are open."""
 REST = 60.0
 """Seconds for which a provider that was away or busy is passed over."""
 
@@ -45,16 +46,15 @@ class LiteLLMChat(Completions):
     variables (`ANTHROPIC_API_KEY`, ...), so no key goes to a provider it is not for.
     """
 
-    base_url: str = ""
-    api_key: str = field(default="", repr=False)
     dialect: Dialect = replace(DIALECTS["openai"], length="max_tokens")
     name: str = "litellm"
     capabilities: Capabilities = replace(Completions.capabilities, cost=True)
-    dropped: frozenset[str] = frozenset()
-    _resting: dict[int, float] = field(default_factory=dict, repr=False)
+    _resting: dict[int, float] = field(default_factory=dict, repr=False, init=False)
+    _opened: bool = field(default=False, repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Split the chain."""
+        super().__post_init__()
         self.chain = [name.strip() for name in self.model.split(",") if name.strip()]
         if not self.chain:
             raise BadConfig("engine litellm needs --model provider/model")
@@ -64,14 +64,18 @@ class LiteLLMChat(Completions):
 
     async def find(self) -> dict[str, str]:
         """Check that litellm knows the providers; look up context and price of the first."""
+        global _open
         litellm = _litellm()
+        _open, self._opened = _open + (not self._opened), True
         for link in self.links:
             try:
                 litellm.get_llm_provider(link.model)
                 supported = litellm.get_supported_openai_params(link.model) or ()
             except Exception as exc:
                 raise BadConfig(
-                    f"litellm does not know {link.model!r}", hint="--model provider/model"
+                    f"litellm does not know {link.model!r}",
+                    hint="--model provider/model; for a model of your own --engine vllm_local, or "
+                    "--base-url of its server",
                 ) from exc
             if "response_format" not in supported:
                 raise EngineUnsupported(
@@ -79,8 +83,6 @@ class LiteLLMChat(Completions):
                     hint="llmcat needs `response_format` with a JSON schema",
                 )
             link.scored = "logprobs" in supported and "top_logprobs" in supported
-            # What thinks by itself takes no temperature, and it is no part of any promise.
-            link.dropped = frozenset({"temperature"} - set(supported))
             needed = litellm.validate_environment(link.model)["missing_keys"]
             if needed and not link.api_key and not link.base_url:
                 raise EngineRefused(
@@ -107,7 +109,7 @@ class LiteLLMChat(Completions):
         """Ask the first that is not resting; where it fails, the next."""
         now = time.monotonic()
         awake = [i for i in range(len(self.links)) if self._resting.get(i, 0.0) <= now]
-        last = EngineError("no provider")
+        failed: list[EngineError] = []
         for i in awake or range(len(self.links)):
             link = self.links[i]
             try:
@@ -115,13 +117,14 @@ class LiteLLMChat(Completions):
             except (ConstraintIgnored, EngineUnsupported):
                 raise
             except EngineError as exc:
-                last = exc
+                failed.append(exc)
                 if exc.fatal or exc.retryable:
                     self._resting[i] = time.monotonic() + REST
                 continue
             self._resting.pop(i, None)
             return replace(answer, by=link.model) if i else answer
-        raise last
+        # Where one link is well and refuses this item, it is the item, whoever else is away.
+        raise next((exc for exc in failed if not exc.fatal), failed[-1])
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; every foreign exception becomes one of ours."""
@@ -130,7 +133,7 @@ class LiteLLMChat(Completions):
 
         try:
             reply = await litellm.acompletion(
-                **{k: v for k, v in fields.items() if k not in self.dropped},
+                **fields,
                 api_base=self.base_url or None,
                 api_key=self.api_key or ("none" if self.base_url else None),
                 timeout=self.timeout,
@@ -152,15 +155,24 @@ class LiteLLMChat(Completions):
             raise refusal(exc.status_code, what, retry_after=after) from exc
         except Exception as exc:  # what a provider's adapter trips over
             raise EngineBusy(f"{self.model}: {type(exc).__name__}: {exc}") from exc
-        value: dict[str, Any] = reply.model_dump()
+        try:
+            value: dict[str, Any] = reply.model_dump()
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise EngineBusy(f"{self.model}: the reply cannot be read: {exc}") from exc
         with contextlib.suppress(Exception):  # not in the price table
             value["cost"] = litellm.completion_cost(completion_response=reply, model=self.model)
         return value
 
     async def close(self) -> None:
-        """Close the connections that litellm keeps."""
-        if "litellm" in sys.modules:
-            await _litellm().close_litellm_async_clients()
+        """Close the connections that litellm keeps, if no other engine of ours has any."""
+        global _open
+        if not self._opened:
+            return
+        _open, self._opened = _open - 1, False
+        if not _open:
+            litellm = _litellm()
+            await litellm.close_litellm_async_clients()
+            litellm.in_memory_llm_clients_cache.flush_cache()  # closed ones are of no use
 
 
 def _installed() -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from llmcat.engines.completions import Completions
 from llmcat.engines.failure import refusal
 from llmcat.errors import (
-    BadConfig,
     EngineBusy,
     EngineDown,
     EngineRefused,
@@ -32,17 +31,14 @@ _KNOWN = {
 
 @dataclass
 class OpenAIChat(Completions):
-    """`base_url` ends where `/chat/completions` begins, usually in `/v1`."""
+    """`base_url` is needed and ends where `/chat/completions` begins, usually in `/v1`."""
 
-    base_url: str = ""
-    api_key: str = field(default="", repr=False)
     name: str = "openai"
     _client: AsyncOpenAI | None = field(default=None, repr=False)
 
     async def find(self) -> dict[str, str]:
         """Ask which models there are, and how long a conversation may be."""
-        import openai
-
+        openai = _openai()
         facts = {"dialect": self.dialect.name, "version": f"openai {openai.__version__}"}
         try:
             cards = [c.model_dump() async for c in self._sdk.models.list()]
@@ -62,14 +58,14 @@ class OpenAIChat(Completions):
             hint = f"it serves {', '.join(names[:20])}" if names else "it does not say which"
             raise EngineRefused(f"{self.base_url} {what}", hint=hint, fatal=True)
         card: dict[str, Any] = next((c for c in cards if c["id"] == self.model), {})
-        told = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
-        self.context = self.context or int(told or 0)
+        meta = card.get("meta")
+        told = card.get("max_model_len") or (isinstance(meta, dict) and meta.get("n_ctx"))
+        self.context = self.context or (told if isinstance(told, int) else 0)
         return facts
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; every foreign exception becomes one of ours."""
-        import openai
-
+        openai = _openai()
         extra = {k: v for k, v in fields.items() if k not in _KNOWN}
         known = {k: v for k, v in fields.items() if k in _KNOWN}
         try:
@@ -95,21 +91,12 @@ class OpenAIChat(Completions):
     @property
     def _sdk(self) -> AsyncOpenAI:
         if self._client is None:
-            try:
-                import openai
-            except ImportError as exc:
-                raise EngineUnsupported(
-                    "engine openai needs the openai package", hint='pip install "llmcat[openai]"'
-                ) from exc
-            try:
-                self._client = openai.AsyncOpenAI(
-                    base_url=self.base_url or None,
-                    api_key=self.api_key or "none",
-                    timeout=self.timeout,
-                    max_retries=0,
-                )
-            except openai.OpenAIError as exc:
-                raise BadConfig(str(exc)) from exc
+            self._client = _openai().AsyncOpenAI(
+                base_url=self.base_url,
+                api_key=self.api_key or "none",
+                timeout=self.timeout,
+                max_retries=0,
+            )
         return self._client
 
     async def close(self) -> None:
@@ -117,3 +104,13 @@ class OpenAIChat(Completions):
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _openai() -> Any:
+    try:
+        import openai
+    except ImportError as exc:
+        raise EngineUnsupported(
+            "engine openai needs the openai package", hint='pip install "llmcat[openai]"'
+        ) from exc
+    return openai

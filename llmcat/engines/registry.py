@@ -62,6 +62,11 @@ def _openai(server: _Server, options: dict[str, Any]) -> Engine:
     from llmcat.engines.completions import DIALECTS
     from llmcat.engines.openai import OpenAIChat
 
+    if not server.base_url:
+        raise BadConfig(
+            "engine openai needs --base-url",
+            hint="e.g. http://localhost:8080/v1, or https://api.openai.com/v1",
+        )
     name = options.pop("dialect", "openai")
     if name not in DIALECTS:
         raise BadConfig(f"no dialect {name!r}", hint=f"there are {', '.join(DIALECTS)}")

@@ -24,13 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
-from yarl import URL
 
 from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
-from llmcat.engines import Capabilities, Served, generated, in_flight, spare
+from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
 from llmcat.engines.failure import refusal, try_again
 from llmcat.errors import (
-    BadConfig,
     ConstraintIgnored,
     EngineBusy,
     EngineDown,
@@ -108,14 +106,7 @@ class VllmHttp:
         self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
-        try:
-            url = URL(self.base_url)
-            usable = url.scheme in {"http", "https"} and bool(url.host) and bool(url.port)
-        except ValueError:
-            usable = False
-        if not usable or not (self.api_key.isascii() and self.api_key.isprintable()):
-            what = "LLMCAT_API_KEY" if usable else f"the address {self.base_url!r}"
-            raise BadConfig(f"{what} cannot be used", hint="e.g. --base-url http://localhost:8000")
+        check_reachable(self.base_url, self.api_key)
 
     # -- opening ----------------------------------------------------------------------------
 
