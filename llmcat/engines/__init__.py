@@ -10,7 +10,6 @@ many items.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -109,43 +108,38 @@ async def in_flight(
 ) -> AsyncGenerator[Answer, None]:
     """Answer a stream of asks one by one, `concurrency` of them at a time, as they come back.
 
-    Never waits for a further ask while an answer is there to give. What `one` or the stream
-    raises is raised here; closing this generator cancels what is in flight.
+    Never waits for a further ask while an answer is there to give. As many again wait ready: a
+    server that batches answers many at once, and wants as many new ones at once. What `one` or
+    the stream raises is raised here; closing this generator cancels what is in flight.
     """
+    todo: asyncio.Queue[Ask | None] = asyncio.Queue(maxsize=concurrency)
     done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
-    stream = aiter(asks)
     at_work = concurrency
-    taking = False  # a stream gives to one at a time
-    waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take() -> Ask | None:
-        # No asyncio.Lock: it is fair, so once anybody waits, each turn costs a switch of tasks.
-        nonlocal taking
-        while taking:
-            waiting.append(asyncio.get_running_loop().create_future())
-            await waiting[-1]
-        taking = True
-        try:
-            return await anext(stream, None)
-        finally:
-            taking = False
-            while waiting:
-                if not (first := waiting.popleft()).done():
-                    first.set_result(None)
-                    break
 
     async def work() -> None:
         nonlocal at_work
         try:
-            while (ask := await take()) is not None:
+            while (ask := await todo.get()) is not None:
                 done.put_nowait(await one(ask))
+            todo.put_nowait(None)  # for the next worker
             at_work -= 1
             if not at_work:
                 done.put_nowait(None)
         except BaseException as exc:  # noqa: BLE001  raised again by the consumer
             done.put_nowait(exc)
 
-    tasks = [asyncio.create_task(work()) for _ in range(concurrency)]
+    async def feed() -> None:
+        try:
+            async for ask in asks:
+                await todo.put(ask)
+            await todo.put(None)
+        except BaseException as exc:  # noqa: BLE001
+            done.put_nowait(exc)
+
+    tasks = [
+        asyncio.create_task(feed()),
+        *(asyncio.create_task(work()) for _ in range(concurrency)),
+    ]
     try:
         while (got := await done.get()) is not None:
             if isinstance(got, BaseException):

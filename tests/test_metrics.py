@@ -1,0 +1,141 @@
+"""Metrics against scikit-learn, statsmodels' formulas and hand-made cases; empty input is NaN."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcat import metrics
+
+sklearn_metrics = pytest.importorskip("sklearn.metrics")
+
+LABELS = ["a", "b", "c", "none"]
+draws = st.lists(
+    st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=60
+)
+
+
+def columns(pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    gold, label = zip(*pairs, strict=True)
+    return np.array(gold), np.array(label)
+
+
+@given(draws)
+def test_classes_and_averages_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    """Per class; macro and weighted over the classes that have items."""
+    gold, label = columns(pairs)
+    found = metrics.of_classes(gold, label, LABELS)
+    p, r, f, s = sklearn_metrics.precision_recall_fscore_support(
+        gold, label, labels=LABELS, zero_division=np.nan
+    )
+    for i, c in enumerate(found):
+        assert (c.precision, c.recall, c.f1) == pytest.approx((p[i], r[i], f[i]), nan_ok=True)
+        assert (c.support, c.given) == (s[i], np.count_nonzero(label == c.label))
+    there = sorted(set(gold))
+    for how in ("macro", "weighted"):
+        for of, at in (("precision", 0), ("recall", 1), ("f1", 2)):
+            expected = sklearn_metrics.precision_recall_fscore_support(
+                gold, label, labels=there, average=how, zero_division=0
+            )[at]
+            assert metrics.averaged(found, of, how).value == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+def test_wilson() -> None:
+    """The intervals of Newcombe (1998), table I, method 3."""
+    for k, n, low, high in (
+        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
+    ):  # fmt: skip
+        found = metrics.accuracy(np.arange(n) < k)
+        assert (found.value, found.n) == (k / n, n)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.lists(st.tuples(*[st.floats(0.01, 1.0)] * 3, st.integers(0, 2)), min_size=2, max_size=40))
+def test_losses_are_those_of_scikit_learn(rows: list[tuple[float, float, float, int]]) -> None:
+    """Log-loss, and Brier's original score over all classes."""
+    p = np.array([row[:3] for row in rows])
+    p /= p.sum(axis=1, keepdims=True)
+    gold = np.array([row[3] for row in rows])
+    p_gold = p[np.arange(len(p)), gold]
+    expected = sklearn_metrics.log_loss(gold, p, labels=[0, 1, 2])
+    assert metrics.log_loss(p_gold).value == pytest.approx(expected)
+    distance = ((p - np.eye(3)[gold]) ** 2).sum(axis=1).mean()
+    found = metrics.brier_score(p_gold, (p**2).sum(axis=1))
+    assert found.value == pytest.approx(distance)
+    assert found.low <= found.value <= found.high
+
+
+def test_hierarchical_measures_count_ancestors() -> None:
+    """The worked example: one right, one at a sibling, one too high, one none that is something."""
+    gold = [frozenset({"A", "A1"}), frozenset({"A", "A1"}), frozenset({"B", "B1"}), frozenset()]
+    label = [frozenset({"A", "A1"}), frozenset({"A", "A2"}), frozenset({"B"}), frozenset({"C"})]
+    p, r, f = metrics.hierarchical(gold, label)
+    assert (p.value, r.value) == (pytest.approx(4 / 6), pytest.approx(4 / 6))
+    assert f.value == pytest.approx(2 * p.value * r.value / (p.value + r.value))
+    assert metrics.hierarchical([frozenset()], [frozenset()])[2].why == "there are no labels"
+
+
+def test_a_calibrated_model_has_no_error_once_debiased() -> None:
+    """The plain error of a perfect model is not zero; the debiased one nearly is."""
+    plain, debiased = [], []
+    for seed in range(200):
+        draw = np.random.default_rng(seed)
+        sure = draw.uniform(0.3, 1.0, 400)
+        a, b = metrics.calibration_error(sure, draw.random(400) < sure)
+        plain.append(a.value)
+        debiased.append(b.value)
+    assert np.mean(plain) > 0.055  # all of it chance
+    assert np.mean(debiased) < 0.65 * np.mean(plain)
+    draw = np.random.default_rng(0)
+    sure = draw.uniform(0.5, 1.0, 100_000)
+    plain_, debiased_ = metrics.calibration_error(sure, draw.random(100_000) < sure - 0.1)
+    assert plain_.value == pytest.approx(0.1, abs=0.01)
+    assert debiased_.value == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_closed_form_of_chance_is_what_drawing_gives() -> None:
+    """E|X| of a normal variable, also without spread."""
+    draw = np.random.default_rng(1)
+    mean, deviation = np.array([0.0, 0.1, -0.2, 0.3]), np.array([0.1, 0.05, 0.3, 0.0])
+    drawn = np.abs(draw.normal(mean, deviation, (400_000, 4))).mean(axis=0)
+    assert metrics._folded_mean(mean, deviation) == pytest.approx(drawn, abs=1e-3)
+
+
+def test_risk_and_coverage() -> None:
+    """Items of one confidence are taken together; the order of the input does not matter."""
+    sure = np.array([0.9, 0.9, 0.8, 0.7, 0.7])
+    right = np.array([True, False, True, True, True])
+    coverage, risk = metrics.risk_coverage(sure, right)
+    assert coverage == pytest.approx([0.4, 0.6, 1.0])
+    assert risk == pytest.approx([0.5, 1 / 3, 0.2])
+    assert metrics.coverage_at(sure, right, precision=0.8).value == 1.0
+    assert metrics.coverage_at(sure, right, precision=0.81).value == 0.0
+    again = metrics.risk_coverage(sure[::-1], right[::-1])
+    assert again[1] == pytest.approx(risk)
+
+
+def test_confusions_are_ranked_by_what_they_cost() -> None:
+    """A rare dear confusion comes before a frequent cheap one."""
+    gold, label = np.array(list("aaab")), np.array(list("bbac"))
+    found = metrics.confusions(gold, label)
+    assert [(c.gold, c.label, c.count) for c in found] == [("a", "b", 2), ("b", "c", 1)]
+    dear = metrics.confusions(gold, label, cost={("b", "c"): 10.0})
+    assert (dear[0].gold, dear[0].cost) == ("b", 10.0)
+
+
+def test_nothing_is_not_a_number_and_says_why() -> None:
+    """No metric of nothing is 0."""
+    none = np.zeros(0)
+    for found in (
+        metrics.accuracy(none), metrics.log_loss(none), metrics.brier_score(none, none),
+        metrics.coverage_at(none, none, precision=0.9), *metrics.hierarchical([], []),
+        *metrics.calibration_error(none, none), metrics.averaged([], "f1", "macro"),
+    ):  # fmt: skip
+        assert math.isnan(found.value)
+        assert found.why
+    assert metrics.of_classes(none, none, LABELS) == []
