@@ -166,7 +166,7 @@ def closing(summary: Summary) -> list[str]:
     parts = [p for p in (accepted, review, labelled) if p]
     parts += [f"{counts['none']:,} none", f"{counts['error']:,} errors"]
     rate = summary.written / summary.seconds if summary.seconds > 0 else 0.0
-    parts.append(f"{rate:,.0f} items/s")
+    parts.append(f"{rate:,.0f} items/s" if rate >= 10 else f"{rate:.2g} items/s")  # noqa: PLR2004
     if used.prompt:
         parts.append(f"{used.cached / used.prompt:.0%} of prompt tokens cached")
     parts.append(f"{used.prompt:,} + {used.generated:,} tokens")

@@ -86,7 +86,7 @@ class Kept(VllmLocal):
 
 @pytest.fixture(scope="module")
 def vllm_local() -> Iterator[Kept]:
-    kept = Kept(str(DEMO_MODEL), max_model_len=4096)
+    kept = Kept(str(DEMO_MODEL), max_model_len=4096, dtype="float32")
     yield kept
     asyncio.run(VllmLocal.close(kept))
 

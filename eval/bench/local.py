@@ -1,6 +1,6 @@
 """vLLM in this process: llmcat's loop over `vllm_local` beside a bare `LLM.chat`.
 
-    python eval/bench/local.py [--model FOLDER] [--items 1000] [--pairs 5] [--dtype float32]
+    python eval/bench/local.py [--model FOLDER] [--items 1000] [--pairs 5]
 
 One loaded model answers the same conversations for both, in turn, each time with an empty prefix
 cache. llmcat reads and writes nothing here: items to verdicts. Prints rates and their ratio.

@@ -103,7 +103,10 @@ Maker = tuple["Callable[[_Server, dict[str, Any]], Engine]", dict[str, "Callable
 
 ENGINES: dict[str, Maker] = {
     "vllm_http": (_vllm_http, {}),
-    "vllm_local": (_vllm_local, {"batch": int, "max_model_len": int, "memory": float}),
+    "vllm_local": (
+        _vllm_local,
+        {"batch": int, "max_model_len": int, "memory": float, "dtype": str},
+    ),
     "transformers_local": (_transformers_local, {"device": str, "dtype": str, "batch": int}),
     "openai": (_openai, {"dialect": str, "context": int}),
     "litellm": (_litellm, {"context": int}),

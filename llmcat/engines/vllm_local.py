@@ -36,13 +36,15 @@ _KEPT = 512
 class VllmLocal:
     """`model` is a folder or a name on the model hub. `batch`: asks given to vLLM at once.
 
-    `max_model_len` and `memory` (the share of a GPU's memory) are vLLM's own; 0 leaves them to it.
+    `max_model_len`, `memory` (the share of a GPU's memory) and `dtype` are vLLM's own; 0 and the
+    empty string leave them to it.
     """
 
     model: str
     batch: int = 512
     max_model_len: int = 0
     memory: float = 0.0
+    dtype: str = ""
     name: str = "vllm_local"
     capabilities: Capabilities = Capabilities(
         scores=("full", "label_only"), constraints=("outlines", "tokens"), labels=MOST_LABELS
@@ -78,6 +80,8 @@ class VllmLocal:
         extra: dict[str, Any] = {"block_size": 32} if cpu else {}
         if self.max_model_len:
             extra["max_model_len"] = self.max_model_len
+        if self.dtype:
+            extra["dtype"] = self.dtype
         if self.memory:
             extra["gpu_memory_utilization"] = self.memory
         try:
