@@ -101,11 +101,7 @@ def most_tokens(codes: Sequence[str], read: Read) -> int:
 
 @lru_cache(maxsize=1)
 def _rationale() -> str:
-    """Return the regular expression of a rationale, from a pydantic model through Outlines."""
-    from outlines.types.dsl import JsonSchema, to_regex
-    from pydantic import BaseModel
+    """Return the regular expression of a rationale, from its JSON schema through Outlines."""
+    from outlines.types.dsl import to_regex
 
-    class Rationale(BaseModel):
-        rationale: str
-
-    return str(to_regex(JsonSchema(Rationale)))
+    return str(to_regex(schema((), "reason")))

@@ -110,7 +110,40 @@ def _healthy(url: str) -> bool:
 Tamper = Callable[[str, dict[str, Any]], Awaitable[web.StreamResponse | None]]
 
 
-class Proxy:
+class InThread:
+    """Something asynchronous in a thread of its own: `start` begins it, `stop` ends it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.run(self.start())
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    async def start(self) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        raise NotImplementedError
+
+    async def _end(self) -> None:
+        await self.stop()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0.2)  # transports close in the loop's next rounds
+
+    def close(self) -> None:
+        self.run(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+
+class Proxy(InThread):
     """Stands before the real server. `tamper(path, body)` may change the body it forwards,
     or answer itself; `kill()` closes the door in the middle of everything.
     """  # noqa: D205
@@ -120,15 +153,9 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self.port}"
         self.tamper: Tamper | None = None
         self.bodies: list[dict[str, Any]] = []
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self._run(self._start())
+        super().__init__()
 
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
         self.client = aiohttp.ClientSession()
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -153,20 +180,9 @@ class Proxy:
         """Close the door; safe to call from a tamper."""
         asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop)
 
-    def close(self) -> None:
-        async def end() -> None:
-            await self.runner.cleanup()
-            await self.client.close()
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-            await asyncio.sleep(0.2)  # transports close in the loop's next rounds
-
-        self._run(end())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+        await self.client.close()
 
 
 @pytest.fixture

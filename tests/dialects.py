@@ -7,15 +7,13 @@ the constraint allows it prefers the one whose menu line shares a word with the 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
-import threading
 from typing import Any
 
 from aiohttp import web
-from conftest import free_port
+from conftest import InThread, free_port
 
 Body = dict[str, Any]
 
@@ -34,7 +32,7 @@ def in_schema(schema: Body) -> list[str]:
     return list(schema["properties"]["label"]["enum"])
 
 
-class Dialects:
+class Dialects(InThread):
     """`url/NAME/v1` speaks NAME; `ignoring` makes all of them disregard constraints."""
 
     def __init__(self) -> None:
@@ -43,15 +41,9 @@ class Dialects:
         self.ignoring = False
         self.failing: dict[str, int] = {}
         self.bodies: list[Body] = []
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self._run(self._start())
+        super().__init__()
 
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/{dialect}/v1/models", self._models)
         app.router.add_post("/{dialect}/v1/chat/completions", self._chat)
@@ -60,11 +52,8 @@ class Dialects:
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
 
-    def close(self) -> None:
-        self._run(self.runner.cleanup())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+    async def stop(self) -> None:
+        await self.runner.cleanup()
 
     async def _models(self, _: web.Request) -> web.Response:
         card = {"id": "m", "object": "model", "created": 1, "owned_by": "us"}

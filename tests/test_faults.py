@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Ran, free_port, read_rows
+from conftest import ROOT, InThread, Ran, free_port, read_rows
 
 Cli = Callable[..., Ran]
 
@@ -136,7 +135,7 @@ def test_a_name_that_no_dns_knows(items: Path, llmcat: Cli) -> None:
 # -- the wire ---------------------------------------------------------------------------------
 
 
-class Wire:
+class Wire(InThread):
     """A TCP proxy: every `every`-th request for an answer meets the fault instead."""
 
     def __init__(self, target: int, fault: Callable[..., Awaitable[None]], every: int) -> None:
@@ -144,13 +143,10 @@ class Wire:
         self.asked = self.met = 0
         self.ends: list[asyncio.StreamWriter] = []
         self.url = f"http://127.0.0.1:{self.port}"
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self.server = self.run(asyncio.start_server(self.handle, "127.0.0.1", self.port))
+        super().__init__()
 
-    def run(self, work: Awaitable[asyncio.Server | None]) -> asyncio.Server | None:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)  # type: ignore[arg-type]
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self.handle, "127.0.0.1", self.port)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.ends.append(writer)
@@ -172,21 +168,10 @@ class Wire:
                 await writer.drain()
         writer.close()
 
-    def close(self) -> None:
-        async def end() -> None:
-            self.server.close()  # type: ignore[union-attr]
-            for writer in self.ends:
-                writer.transport.abort()
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-            await asyncio.sleep(0.2)  # transports close in the loop's next rounds
-
-        self.run(end())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+    async def stop(self) -> None:
+        self.server.close()
+        for writer in self.ends:
+            writer.transport.abort()
 
 
 def length(head: bytes) -> int:

@@ -13,7 +13,7 @@ import math
 import re
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcat.codes import CANDIDATES, grammar, most_tokens, schema
@@ -140,7 +140,7 @@ DIALECTS = {
 
 @dataclass
 class Completions:
-    """The engine but for the sending: subclasses bring `complete`, `_find` and `close`.
+    """The engine but for the sending: subclasses bring `find`, `complete` and `close`.
 
     `context` 0: what the server says, or `CONTEXT`.
     """
@@ -237,8 +237,7 @@ class Completions:
             if exc.fatal:
                 raise
             answer = Answer(ask=ask, error=exc)
-        object.__setattr__(answer, "seconds", time.perf_counter() - started)
-        return answer
+        return replace(answer, seconds=time.perf_counter() - started)
 
     async def ask(self, ask: Ask) -> Answer:
         """Ask until there is an answer or no hope. Raises `EngineError`."""

@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from llmcat.engines import Capabilities
@@ -92,9 +93,8 @@ class LiteLLMChat(Completions):
         with contextlib.suppress(Exception):  # not in the table
             info = dict(litellm.get_model_info(self.model))
         self.context = self.context or int(info.get("max_input_tokens") or 0)
-        version = getattr(litellm, "__version__", "") or _installed()
         return {
-            "version": f"litellm {version}",
+            "version": f"litellm {metadata.version('litellm')}",
             "root": ", ".join(self.chain[1:]),
             "price": "litellm's table" if info.get("input_cost_per_token") else "unknown",
         }
@@ -173,12 +173,6 @@ class LiteLLMChat(Completions):
             litellm = _litellm()
             await litellm.close_litellm_async_clients()
             litellm.in_memory_llm_clients_cache.flush_cache()  # closed ones are of no use
-
-
-def _installed() -> str:
-    from importlib.metadata import version
-
-    return version("litellm")
 
 
 def _litellm() -> Any:
