@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llmcat.bootstrap import cells, resample
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
+    "F1",
     "Confusion",
     "Estimate",
     "OfClass",
+    "Ratio",
     "accuracy",
     "averaged",
     "brier_score",
@@ -28,9 +32,14 @@ __all__ = [
     "confusions",
     "coverage_at",
     "hierarchical",
+    "hierarchical_ratios",
     "log_loss",
+    "losses",
     "of_classes",
+    "reliability",
     "risk_coverage",
+    "squared_errors",
+    "top_k",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -96,66 +105,210 @@ def of_classes(gold: Array, label: Array, labels: Sequence[str]) -> list[OfClass
     return [OfClass(c, int(s), given[c], float(p), float(r), float(f)) for c, s, p, r, f in columns]
 
 
-def averaged(
-    classes: Sequence[OfClass],
-    of: Literal["precision", "recall", "f1"],
-    how: Literal["macro", "weighted"],
-    *,
-    least: int = 1,
-) -> Estimate:
-    """Average over classes with at least `least` items: plainly, or weighted by their items.
+Of = Literal["precision", "recall", "f1"]
+How = Literal["micro", "macro", "weighted"]
 
-    A class that was never given has no precision; it counts as 0, as in scikit-learn with
-    `zero_division=0`, since its items were all missed. (Micro averages over all classes are the
-    accuracy.)
+
+class F1:
+    """Averaged F1 (or precision, or recall) over cells: weights `(draws, cells)` to `(draws,)`.
+
+    `gold` and `label` have one entry per cell, `counts` says how often it occurs. Macro and
+    weighted averages run over those of `labels` that have at least `least` items (in `.labels`).
+    A class that was never given has precision 0, as in scikit-learn with `zero_division=0`.
     """
-    counted = [c for c in classes if c.support >= least]
-    if not counted:
-        return nothing(f"no class has {least} items")
-    values = np.nan_to_num([getattr(c, of) for c in counted])
-    weights = np.array([c.support if how == "weighted" else 1 for c in counted])
-    return Estimate(float(np.average(values, weights=weights)), n=len(counted))
+
+    def __init__(
+        self,
+        gold: Array,
+        label: Array,
+        counts: Array,
+        labels: Sequence[str],
+        *,
+        how: How,
+        of: Of = "f1",
+        least: int = 1,
+    ) -> None:
+        """Find the classes that are counted, and what each cell adds to them."""
+        self.how, self.of = how, of
+        support = Counter(dict(zip(gold.tolist(), [0] * len(gold), strict=True)))
+        for name, count in zip(gold.tolist(), counts.tolist(), strict=True):
+            support[name] += count
+        self.labels = [c for c in labels if how == "micro" or support[c] >= least]
+        self._is_gold = _indicator(gold, self.labels)
+        self._is_given = _indicator(label, self.labels)
+        self._is_both = self._is_gold.multiply((gold == label)[:, None]).tocsr()
+        self._counts = counts
+
+    def _parts(self, weights: Array) -> tuple[Array, Array, Array]:
+        """Return numerators, denominators and items of each class, shape `(draws, classes)`."""
+        both, gold = weights @ self._is_both, weights @ self._is_gold
+        given = weights @ self._is_given
+        if self.of == "precision":
+            return both, given, gold
+        return (both, gold, gold) if self.of == "recall" else (2 * both, gold + given, gold)
+
+    def __call__(self, weights: Array) -> Array:
+        """Return the average for each draw; a class that does not occur in a draw is left out."""
+        above, below, items = self._parts(weights)
+        if self.how == "micro":
+            return np.asarray(above.sum(axis=1) / np.maximum(below.sum(axis=1), 1))
+        values = above / np.maximum(below, 1)
+        shares = items if self.how == "weighted" else (items + below > 0).astype(float)
+        return np.asarray((values * shares).sum(axis=1) / np.maximum(shares.sum(axis=1), 1))
+
+    @property
+    def influence(self) -> Array:
+        """The derivative by each cell's weight, shape `(cells,)`."""
+        above, below, items = (part[0] for part in self._parts(self._counts[None].astype(float)))
+        gold, given, both = self._is_gold, self._is_given, self._is_both
+        if self.of == "f1":
+            d_above, d_below = 2 * both, gold + given
+        else:
+            d_above, d_below = both, given if self.of == "precision" else gold
+        if self.how == "micro":
+            total = max(below.sum(), 1)
+            value = above.sum() / total
+            change = np.asarray((d_above - value * d_below).sum(axis=1)).ravel()
+            return np.asarray(change / total)
+        values, below = above / np.maximum(below, 1), np.maximum(below, 1)
+        shares = items if self.how == "weighted" else np.ones_like(values)
+        change = d_above @ (shares / below) - d_below @ (shares * values / below)
+        if self.how == "weighted":
+            change += gold @ (values - values @ items / max(items.sum(), 1))
+        return np.asarray(change / max(shares.sum(), 1))
 
 
-def hierarchical(
-    gold: Sequence[frozenset[str]], label: Sequence[frozenset[str]]
-) -> tuple[Estimate, Estimate, Estimate]:
-    """Hierarchical precision, recall and F1 (Kiritchenko, Matwin and Famili 2005, section 3.2).
+def _indicator(names: Array, labels: Sequence[str]) -> Any:
+    """Return which cell has which label, sparse, shape `(cells, labels)`."""
+    from scipy.sparse import csr_matrix
 
-    Each set holds a node and its ancestors without the root; the empty set stands for `none`.
+    at = {name: i for i, name in enumerate(labels)}
+    column = np.array([at.get(name, -1) for name in names.tolist()], dtype=np.int64)
+    rows = np.flatnonzero(column >= 0)
+    ones = np.ones(len(rows))
+    return csr_matrix((ones, (rows, column[rows])), shape=(len(names), len(labels)))
+
+
+class Ratio:
+    """A ratio of sums over cells: weights `(draws, cells)` to `(draws,)`."""
+
+    def __init__(self, above: Array, below: Array) -> None:
+        """`above` and `below` hold what each cell adds, shape `(cells,)`."""
+        self.above, self.below = np.asarray(above, float), np.asarray(below, float)
+
+    def __call__(self, weights: Array) -> Array:
+        """Return the ratio for each draw."""
+        return np.asarray((weights @ self.above) / np.maximum(weights @ self.below, 1e-300))
+
+    def influence(self, counts: Array) -> Array:
+        """The derivative by each cell's weight, up to a factor, shape `(cells,)`."""
+        value = (counts @ self.above) / (counts @ self.below)
+        return np.asarray((self.above - value * self.below) / (counts @ self.below))
+
+
+def averaged(
+    gold: Array,
+    label: Array,
+    labels: Sequence[str],
+    *,
+    of: Of,
+    how: How,
+    least: int = 1,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Average precision, recall or F1 over classes, with a BCa interval (`draws` 0 for none).
+
+    Macro and weighted averages take classes with at least `least` items; with all labels the micro
+    averages are the accuracy. `n` counts classes.
     """
     if not len(gold):
-        return nothing(), nothing(), nothing()
-    both = sum(len(g & p) for g, p in zip(gold, label, strict=True))
-    given, wanted = sum(map(len, label)), sum(map(len, gold))
-    precision = both / given if given else math.nan
-    recall = both / wanted if wanted else math.nan
-    f1 = 2 * both / (given + wanted) if given + wanted else math.nan
-    n = len(gold)
-    return (
-        Estimate(precision, n=n, why="" if given else "no label was given"),
-        Estimate(recall, n=n, why="" if wanted else "no item has a label"),
-        Estimate(f1, n=n, why="" if given + wanted else "there are no labels"),
-    )
+        return nothing()
+    columns, counts = cells(gold, label)
+    found = F1(columns[0], columns[1], counts, labels, how=how, of=of, least=least)
+    if not found.labels:
+        return nothing(f"no class has {least} items")
+    return _of(found, counts, found.influence, n=len(found.labels), draws=draws, seed=seed)
+
+
+def hierarchical_ratios(
+    gold: Iterable[frozenset[str]], label: Iterable[frozenset[str]]
+) -> dict[Of, Ratio]:
+    """Hierarchical precision, recall and F1 (Kiritchenko, Matwin and Famili 2005, section 3.2).
+
+    Each set holds a node and its ancestors without the root; the empty set stands for `none`, or
+    for no answer.
+    """
+    sizes = [(len(g & p), len(p), len(g)) for g, p in zip(gold, label, strict=True)]
+    both, given, wanted = np.array(sizes, dtype=float).reshape(-1, 3).T
+    return {
+        "precision": Ratio(both, given),
+        "recall": Ratio(both, wanted),
+        "f1": Ratio(2 * both, given + wanted),
+    }
+
+
+def hierarchical(ratio: Ratio, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    """Return one of the hierarchical ratios with its BCa interval."""
+    if not len(ratio.above):
+        return nothing()
+    if not ratio.below.any():
+        return nothing("there are no labels")
+    (above, below), counts = cells(ratio.above, ratio.below)
+    one = Ratio(above, below)
+    n = len(ratio.above)
+    return _of(one, counts, one.influence(counts), n=n, draws=draws, seed=seed)
+
+
+def _of(
+    statistic: Any, counts: Array, influence: Array, *, n: int, draws: int, seed: int
+) -> Estimate:
+    if not draws:
+        return Estimate(float(statistic(counts[None].astype(float))[0]), n=n)
+    strap = resample(statistic, counts, influence, draws=draws, seed=seed)
+    return Estimate(strap.value, *strap.interval(), n)
+
+
+def top_k(rank: Array, k: int) -> Estimate:
+    """Share of items whose true label is among the k likeliest (`rank` from 1; NaN: unknown)."""
+    if np.isnan(rank).any():
+        return nothing("some answers have no probabilities")
+    return accuracy(rank <= k)
+
+
+def losses(p_gold: Array) -> Array:
+    """Negative natural logarithm of the probability given to each true label."""
+    return np.asarray(-np.log(np.clip(p_gold, LEAST, 1.0)))
 
 
 def log_loss(p_gold: Array) -> Estimate:
-    """Mean negative natural logarithm of the probability given to the true label."""
-    if not len(p_gold):
-        return nothing()
-    losses = -np.log(np.clip(p_gold, LEAST, 1.0))
-    return _mean(losses)
+    """Mean of `losses`, with its normal interval."""
+    return _mean(losses(p_gold)) if len(p_gold) else nothing()
 
 
-def brier_score(p_gold: Array, p_squares: Array) -> Estimate:
-    """Mean squared distance of the probabilities to the truth (Brier 1950), from 0 to 2.
+def squared_errors(p_gold: Array, p_squares: Array) -> Array:
+    """Squared distance of each item's probabilities to the truth (Brier 1950), from 0 to 2.
 
     `p_squares` is the sum of the squares of an item's probabilities: the distance is
     `p_squares - 2 p_gold + 1`.
     """
-    if not len(p_gold):
-        return nothing()
-    return _mean(p_squares - 2 * p_gold + 1.0)
+    return np.asarray(p_squares - 2 * p_gold + 1.0)
+
+
+def brier_score(p_gold: Array, p_squares: Array) -> Estimate:
+    """Mean of `squared_errors`, with its normal interval."""
+    return _mean(squared_errors(p_gold, p_squares)) if len(p_gold) else nothing()
+
+
+def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[Array, Array, Array]:
+    """Return share, mean confidence and accuracy of bins of equal mass, each `(bins,)`."""
+    n = len(confidence)
+    order = np.argsort(confidence, kind="stable")
+    parts = [part for part in np.array_split(order, min(bins, n) or 1) if len(part)]
+    share = np.array([len(part) / n for part in parts])
+    sure = np.array([float(confidence[part].mean()) for part in parts])
+    right = np.array([float(correct[part].mean()) for part in parts])
+    return share, sure, right
 
 
 def calibration_error(
@@ -171,14 +324,9 @@ def calibration_error(
     n = len(confidence)
     if not n:
         return nothing(), nothing()
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, min(bins, n)) if len(part)]
-    share = np.array([len(part) / n for part in parts])
-    sure = np.array([float(confidence[part].mean()) for part in parts])
-    right = np.array([float(correct[part].mean()) for part in parts])
-    gaps = np.abs(right - sure)
-    plain = float(share @ gaps)
-    deviation = np.sqrt(right * (1 - right) / np.array([len(part) for part in parts]))
+    share, sure, right = reliability(confidence, correct, bins=bins)
+    plain = float(share @ np.abs(right - sure))
+    deviation = np.sqrt(right * (1 - right) / (share * n))
     again = float(share @ _folded_mean(right - sure, deviation))
     return Estimate(plain, n=n), Estimate(max(0.0, plain - (again - plain)), n=n)
 

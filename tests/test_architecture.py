@@ -17,7 +17,7 @@ ORDER = [
     "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.failure",
     "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
-    "engines.registry", "decode", "metrics", "compare", "writers", "memory", "journal",
+    "engines.registry", "decode", "bootstrap", "metrics", "compare", "writers", "memory", "journal",
     "classify", "session", "run", "preview", "classifier", "doctor", "starter", "terminal", "cli",
 ]  # fmt: skip
 HEAVY = {
@@ -33,7 +33,7 @@ ADAPTERS = {
     "torch": {"engines.transformers_local"},
     "transformers": {"engines.transformers_local"},
     "sklearn": {"examples", "metrics"},
-    "scipy": {"metrics", "compare"},
+    "scipy": {"bootstrap", "metrics", "compare"},
     "aiohttp": {"engines.vllm_http"},
     "tenacity": {"engines.failure"},
     "pyarrow": {"parquet"},

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap, norm
 from sklearn.metrics import f1_score
 
 from llmcat import compare
+from llmcat.metrics import Ratio
 
 
 def two_arms(n: int, seed: int, *, a: float = 0.7, b: float = 0.7, same: float = 0.5) -> tuple[
@@ -51,8 +53,6 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_interval_is_that_of_scipy(skewed: bool) -> None:
     """BCa, also where the differences are far from symmetric."""
-    from scipy.stats import bootstrap
-
     draw = np.random.default_rng(5)
     a = draw.exponential(1.0, 150)
     b = a + (draw.lognormal(0, 1.2, 150) - 1 if skewed else draw.normal(0.1, 0.5, 150))
@@ -65,25 +65,47 @@ def test_the_interval_is_that_of_scipy(skewed: bool) -> None:
     assert found.high == pytest.approx(theirs.confidence_interval.high, abs=0.03 * width)
 
 
-@pytest.mark.parametrize("macro", [False, True])
-def test_f1_is_that_of_scikit_learn(macro: bool) -> None:
+@pytest.mark.parametrize("how", ["micro", "macro", "weighted"])
+def test_f1_is_that_of_scikit_learn(how: str) -> None:
     """Micro over the labels but `none`; macro over those with at least ten items."""
     draw = np.random.default_rng(3)
     gold = draw.choice(["a", "b", "c", "rare", "none"], 400, p=[0.4, 0.3, 0.2, 0.02, 0.08])
     arms = [np.where(draw.random(400) < q, gold, draw.permutation(gold)) for q in (0.5, 0.8)]
     labels = ["a", "b", "c", "rare"]
-    found = compare.difference_of_f1(gold, *arms, labels, macro=macro, draws=1000)
-    counted = [c for c in labels if not macro or np.count_nonzero(gold == c) >= 10]
-    assert ("rare" in counted) != macro
-    a, b = (
-        f1_score(gold, arm, labels=counted, average="macro" if macro else "micro") for arm in arms
-    )
+
+    def difference(one: np.ndarray, other: np.ndarray) -> compare.Difference:
+        return compare.difference_of_f1(gold, one, other, labels, how=how, draws=1000)  # type: ignore[arg-type]
+
+    found = difference(*arms)
+    counted = [c for c in labels if how == "micro" or np.count_nonzero(gold == c) >= 10]
+    assert ("rare" in counted) == (how == "micro")
+    a, b = (f1_score(gold, arm, labels=counted, average=how) for arm in arms)
     assert found.value == pytest.approx(b - a)
     assert 0 < found.low < found.value < found.high
-    again = compare.difference_of_f1(gold, *arms, labels, macro=macro, draws=1000)
-    assert again == found
-    back = compare.difference_of_f1(gold, *arms[::-1], labels, macro=macro, draws=1000)
-    assert back.value == pytest.approx(-found.value)
+    assert difference(*arms) == found
+    assert difference(*arms[::-1]).value == pytest.approx(-found.value)
+    gain = found.turned
+    assert (gain.value, gain.low, gain.high) == pytest.approx(
+        (-found.value, -found.high, -found.low)
+    )
+    assert gain.interval(0.05) == pytest.approx((-found.high, -found.low))
+
+
+def test_ratios_are_those_of_their_sums() -> None:
+    """Hierarchical F1: the difference of two ratios of sums, its interval by paired draws."""
+    draw = np.random.default_rng(4)
+    below = draw.integers(2, 6, 300).astype(float)
+    above = [np.minimum(draw.integers(0, 6, 300) + extra, below) for extra in (0, 1)]
+    a, b = (Ratio(one, below) for one in above)
+    found = compare.difference_of_ratios(a, b, draws=40_000)
+    expected = above[1].sum() / below.sum() - above[0].sum() / below.sum()
+    assert found.value == pytest.approx(expected)
+    theirs = bootstrap(
+        (*above, below),
+        lambda a, b, n, axis: (b.sum(axis) - a.sum(axis)) / n.sum(axis),
+        paired=True, method="BCa", n_resamples=9999, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=3e-3)
 
 
 def test_intervals_hold_the_truth() -> None:
@@ -113,6 +135,87 @@ def test_too_little_to_compare() -> None:
     none = np.zeros(0)
     assert math.isnan(compare.difference_of_means(none, none).value)
     gold = np.array(["a"] * 5)
-    assert math.isnan(compare.difference_of_f1(gold, gold, gold, ["a"], macro=True).value)
+    assert math.isnan(compare.difference_of_f1(gold, gold, gold, ["a"], how="macro").value)
     assert math.isnan(compare.smallest_effect(3, differing=0.1))
     assert compare.items_needed(0.0, differing=0.1) == math.inf
+
+
+def test_holm_by_intervals_agrees_with_holm_by_p_values() -> None:
+    """What is clear at its level is what has an adjusted p-value of at most 5 %."""
+    agreed = 0
+    for seed in range(40):
+        arms = [two_arms(300, 10 * seed + i, a=0.70, b=0.70 + 0.04 * i) for i in range(3)]
+        gains = {str(i): compare.difference_of_means(*arm) for i, arm in enumerate(arms)}
+        levels = compare.step_down(gains)
+        clear = {i for i, alpha in levels.items() if not _holds_0(gains[i], alpha)}
+        p_values = compare.holm([compare.mcnemar(*arm).p for arm in arms])
+        agreed += clear == {str(i) for i, p in enumerate(p_values) if p <= 0.05}
+    assert agreed >= 35
+
+
+def _holds_0(gain: compare.Difference, alpha: float) -> bool:
+    low, high = gain.interval(alpha)
+    return low <= 0 <= high
+
+
+def test_spending_over_looks() -> None:
+    """One look spends all; five equal ones are as in a simulation of the random walk."""
+    assert compare.spend([100], 1) == pytest.approx(0.05)
+    assert compare.spend([100], 5) == pytest.approx(0.01)
+    sizes = [100, 200, 300, 400, 500]
+    levels = [compare.spend(sizes[: i + 1], 5) for i in range(5)]
+    walk = np.random.default_rng(0).normal(0, 10, (200_000, 5)).cumsum(axis=1)
+    z = np.abs(walk) / np.sqrt(sizes)
+    bounds = norm.ppf(1 - np.array(levels) / 2)
+    crossed = (z > bounds).cumsum(axis=1) > 0
+    assert crossed.mean(axis=0) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05], abs=0.0015)
+    with pytest.raises(ValueError, match="growing"):
+        compare.spend([100, 100], 5)
+    with pytest.raises(ValueError, match="planned"):
+        compare.spend([1, 2, 3], 2)
+
+
+def gain_of(value: float, deviation: float, n: int = 400) -> compare.Difference:
+    """A gain with a normal interval: per-item differences of that mean and deviation."""
+    draw = np.random.default_rng(7).normal(0, 1, n)
+    draw = (draw - draw.mean()) / draw.std() * deviation + value
+    return compare.difference_of_means(np.zeros(n), draw)
+
+
+def test_the_decision() -> None:
+    """Each way the rule can go, in words that say why."""
+    rule = compare.Rule(min_effect=0.01)
+
+    def say(
+        value: float, deviation: float, rule: compare.Rule = rule, cheaper: bool = False
+    ) -> str:
+        return compare.decide(gain_of(value, deviation), rule, cheaper=cheaper).verdict
+
+    assert say(0.05, 0.2) == "ship"
+    assert say(-0.05, 0.2) == "don't"
+    assert say(0.004, 0.01) == "don't"  # there, but too small
+    assert say(0.03, 0.5) == "more"
+    assert say(0.0, 0.0) == "don't"
+    worse = compare.decide(gain_of(-0.05, 0.2), rule, cheaper=False)
+    assert worse.worse
+    margin = compare.Rule(non_inferior=0.02)
+    assert say(0.0, 0.1, margin, cheaper=True) == "ship"
+    assert say(0.0, 0.1, margin, cheaper=False) == "don't"
+    assert say(-0.05, 0.1, margin, cheaper=True) == "don't"
+    assert say(-0.01, 0.3, margin, cheaper=True) == "more"
+    nothing = compare.difference_of_means(np.zeros(0), np.zeros(0))
+    assert compare.decide(nothing, rule, cheaper=False).verdict == "don't"
+
+
+def test_as_many_more_items_as_it_says_settle_it() -> None:
+    """Whatever was found, n + more items of the same kind decide in most cases."""
+    gain = gain_of(0.03, 0.5)
+    decision = compare.decide(gain, compare.Rule(), cheaper=False)
+    assert decision.more is not None
+    n = gain.n + decision.more
+    settled = 0
+    for seed in range(200):
+        draw = np.random.default_rng(seed).normal(0.03, 0.5, n)
+        found = compare.difference_of_means(np.zeros(n), draw, draws=500)
+        settled += compare.decide(found, compare.Rule(), cheaper=False).verdict == "ship"
+    assert settled >= 140

@@ -41,7 +41,12 @@ def test_classes_and_averages_are_those_of_scikit_learn(pairs: list[tuple[str, s
             expected = sklearn_metrics.precision_recall_fscore_support(
                 gold, label, labels=there, average=how, zero_division=0
             )[at]
-            assert metrics.averaged(found, of, how).value == pytest.approx(expected)  # type: ignore[arg-type]
+            mine = metrics.averaged(gold, label, LABELS, of=of, how=how, draws=0)  # type: ignore[arg-type]
+            assert mine.value == pytest.approx(expected)
+    some = ["a", "b", "c"]
+    expected = sklearn_metrics.f1_score(gold, label, labels=some, average="micro", zero_division=0)
+    mine = metrics.averaged(gold, label, some, of="f1", how="micro", draws=0)
+    assert mine.value == pytest.approx(expected)
 
 
 def test_wilson() -> None:
@@ -74,10 +79,41 @@ def test_hierarchical_measures_count_ancestors() -> None:
     """The worked example: one right, one at a sibling, one too high, one none that is something."""
     gold = [frozenset({"A", "A1"}), frozenset({"A", "A1"}), frozenset({"B", "B1"}), frozenset()]
     label = [frozenset({"A", "A1"}), frozenset({"A", "A2"}), frozenset({"B"}), frozenset({"C"})]
-    p, r, f = metrics.hierarchical(gold, label)
+    ratios = metrics.hierarchical_ratios(gold, label)
+    p, r, f = (metrics.hierarchical(ratio) for ratio in ratios.values())
     assert (p.value, r.value) == (pytest.approx(4 / 6), pytest.approx(4 / 6))
     assert f.value == pytest.approx(2 * p.value * r.value / (p.value + r.value))
-    assert metrics.hierarchical([frozenset()], [frozenset()])[2].why == "there are no labels"
+    assert p.low <= p.value <= p.high
+    none = metrics.hierarchical_ratios([frozenset()], [frozenset()])
+    assert metrics.hierarchical(none["f1"]).why == "there are no labels"
+
+
+@pytest.mark.parametrize("of", ["precision", "recall", "f1"])
+@pytest.mark.parametrize("how", ["micro", "macro", "weighted"])
+def test_the_influence_is_the_derivative(of: str, how: str) -> None:
+    """What one more item of a cell changes, against a difference quotient."""
+    draw = np.random.default_rng(2)
+    gold, label = draw.choice(["a", "b", "c"], 90), draw.choice(["a", "b", "c", "none"], 90)
+    (g, p), counts = metrics.cells(gold, label)
+    found = metrics.F1(g, p, counts, ["a", "b", "c"], how=how, of=of)  # type: ignore[arg-type]
+    step = 1e-5
+    for i, expected in enumerate(found.influence):
+        more = counts.astype(float)
+        more[i] += step
+        change = (found(more[None]) - found(counts[None].astype(float)))[0] / step
+        assert change == pytest.approx(expected, abs=1e-6)
+
+
+def test_top_k_and_reliability() -> None:
+    """Ranks from 1; bins of equal mass; unknown ranks give no number."""
+    assert metrics.top_k(np.array([1.0, 2.0, 5.0, 1.0]), 2).value == 0.75
+    assert metrics.top_k(np.array([1.0, math.nan]), 2).why
+    share, sure, right = metrics.reliability(
+        np.array([0.9, 0.1, 0.8, 0.2]), np.array([True, False, False, False]), bins=2
+    )
+    assert share == pytest.approx([0.5, 0.5])
+    assert sure == pytest.approx([0.15, 0.85])
+    assert right == pytest.approx([0.0, 0.5])
 
 
 def test_a_calibrated_model_has_no_error_once_debiased() -> None:
@@ -133,8 +169,10 @@ def test_nothing_is_not_a_number_and_says_why() -> None:
     none = np.zeros(0)
     for found in (
         metrics.accuracy(none), metrics.log_loss(none), metrics.brier_score(none, none),
-        metrics.coverage_at(none, none, precision=0.9), *metrics.hierarchical([], []),
-        *metrics.calibration_error(none, none), metrics.averaged([], "f1", "macro"),
+        metrics.coverage_at(none, none, precision=0.9), metrics.top_k(none, 3),
+        metrics.hierarchical(metrics.hierarchical_ratios([], [])["f1"]),
+        *metrics.calibration_error(none, none),
+        metrics.averaged(none, none, LABELS, of="f1", how="macro"),
     ):  # fmt: skip
         assert math.isnan(found.value)
         assert found.why
