@@ -15,9 +15,9 @@ import numpy as np
 from scipy.stats import norm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["DRAWS", "Bootstrap", "cells", "resample"]
+__all__ = ["DRAWS", "Bootstrap", "cells", "resample", "resample_all"]
 
 Array = np.ndarray[Any, Any]
 
@@ -72,13 +72,35 @@ def resample(
     (its derivative by the cell's weight): its skewness is the acceleration (Efron 1987, equation
     7.1; Efron and Tibshirani 1993, equation 14.15, for the jackknife's form).
     """
+    return resample_all([(statistic, influence)], counts, draws=draws, seed=seed)[0]
+
+
+def resample_all(
+    statistics: Sequence[tuple[Callable[[Array], Array], Array]],
+    counts: Array,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Bootstrap]:
+    """Bootstrap several statistics of the same cells on the same draws, each with its influence."""
     n, draw = int(counts.sum()), np.random.default_rng(seed)
-    value = float(statistic(counts[None].astype(float))[0])
+    at_once = max(1, _CHUNK // max(len(counts), n if _sparse(counts, n) else 0, 1))
+    parts: list[list[Array]] = [[] for _ in statistics]
+    for start in range(0, draws, at_once):
+        weights = _weights(draw, counts, n, min(at_once, draws - start))
+        for part, (statistic, _) in zip(parts, statistics, strict=True):
+            part.append(statistic(weights))
+    whole = counts[None].astype(float)
+    return [
+        _accelerated(float(statistic(whole)[0]), np.concatenate(part), counts, influence)
+        for part, (statistic, influence) in zip(parts, statistics, strict=True)
+    ]
+
+
+def _accelerated(value: float, drawn: Array, counts: Array, influence: Array) -> Bootstrap:
+    n, draws = int(counts.sum()), len(drawn)
     influence = influence - counts @ influence / n
     spread = float(counts @ influence**2)
-    at_once = max(1, _CHUNK // max(len(counts), n if _sparse(counts, n) else 0, 1))
-    sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)]
-    drawn = np.concatenate([statistic(_weights(draw, counts, n, size)) for size in sizes])
     if spread <= 1e-24 * n or np.ptp(drawn) == 0:  # nothing differs: all draws are the same
         return Bootstrap(value, np.zeros(0))
     # Ties count half: with few different values the median is a heavy one.

@@ -25,6 +25,9 @@ COMMANDS = {
     "init": "write a starter project: settings, categories, a few items",
     "classify": "put the items of a file into categories",
     "show": "print a predictions file as a table",
+    "eval": "measure on labelled items how good the labels are",
+    "ab": "compare prompts, models or settings on labelled items, and decide",
+    "runs": "list, show, compare or export evaluation runs",
     "prompts": "list the prompts, show one, or render it for an item",
     "doctor": "check the installation, the server and how well they fit",
     "serve": "start a model server: llmcat serve model --model NAME",
@@ -43,6 +46,7 @@ commands:
 first steps:
   echo "red running shoes" | llmcat classify --labels shoes,bags,toys --engine fake
   llmcat classify --file items.csv --taxonomy taxonomy.yaml --base-url http://localhost:8000
+  llmcat ab --file labeled.csv --taxonomy taxonomy.yaml --a zero-shot --b definitions
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -53,6 +57,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "engine", "engine_option", "base_url", "model", "constraint", "mass_sample",
         "concurrency", "timeout", "retry_seconds", "price_per_hour",
     ),
+    "evaluation": ("runs",),
 }  # fmt: skip
 SHORT = {"file": "-f", "out": "-o"}
 
@@ -148,6 +153,8 @@ def _add_settings(
     from llmcat.config import RunConfig
 
     for title, names in GROUPS.items():
+        if leave_out.issuperset(names):
+            continue
         group = parser.add_argument_group(title)
         for name in names:
             if name in leave_out:
@@ -172,8 +179,8 @@ def _add_settings(
             group.add_argument(*flags, **options)
 
 
-def _settings(args: argparse.Namespace) -> Any:
-    """Merge the flags that were given over environment and file."""
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings among the flags that were given."""
     from llmcat import config
 
     known = config.RunConfig.model_fields
@@ -181,7 +188,14 @@ def _settings(args: argparse.Namespace) -> Any:
     for name, between in (("engine_option", ","), ("file", "\n")):
         if isinstance(flags.get(name), list):
             flags[name] = between.join(flags[name])
-    return config.load(**flags)
+    return flags
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    """Merge the flags that were given over environment and file."""
+    from llmcat import config
+
+    return config.load(**_flags(args))
 
 
 # -- classify -------------------------------------------------------------------------------
@@ -202,7 +216,7 @@ after an interruption. Exit codes: 0 done; 1 some rows are errors; 2 bad input;
 
 def _classify(argv: list[str]) -> int:
     parser = _parser("classify", CLASSIFY_EPILOG)
-    _add_settings(parser)
+    _add_settings(parser, leave_out=frozenset({"runs"}))
     parser.add_argument("--preview", action="store_true", help="ask only the first few items "
                         "(--limit, default 20); show prompt, tokens, time and cost")  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")
@@ -241,6 +255,204 @@ def _show(argv: list[str]) -> int:
         text=args.text,
         limit=args.limit,
         decision=args.decision,
+    )
+
+
+# -- eval, ab, runs ---------------------------------------------------------------------------
+
+EVAL_EPILOG = """\
+examples:
+  llmcat eval --file labeled.jsonl --taxonomy taxonomy.yaml --base-url http://localhost:8000
+  llmcat eval --file labeled.jsonl --labels shoes,bags,toys --limit 500 --format md
+
+The items need their known label in the column --label; `none` is one. --out names the folder
+of the results (default: one in --runs). Run the same command again to go on after an
+interruption: what was answered is not asked again. Exit codes: 0 done; 1 some rows are errors;
+2 bad input; 3 no usable engine; 130 interrupted.
+"""
+
+AB_EPILOG = """\
+An arm is a prompt, or settings with commas between: --b "prompt=few-shot,examples=pool.jsonl".
+All other flags hold for all arms. The first arm is what the others are compared with.
+
+examples:
+  llmcat ab --file labeled.jsonl --taxonomy taxonomy.yaml --a zero-shot --b definitions
+  llmcat ab --file labeled.csv --labels a,b,c --a model=small --b model=large --non-inferior 1
+  llmcat ab --arms question.toml --fail-if-worse --format md
+
+B is shipped when the lower end of the paired 95 % interval of B - A is above 0 and the gain is
+at least --min-effect; with --non-inferior M, when it is cheaper and the lower end is above -M.
+Exit codes: as eval; 1 also when an arm is worse and --fail-if-worse is given.
+"""
+
+ARMS = "abcdef"
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser, leave_out=frozenset({"out_format"}))
+    group = parser.add_argument_group("results")
+    group.add_argument("--segments", metavar="COLUMNS", help="columns of the file that part the "
+                       "items, comma-separated")  # fmt: skip
+    group.add_argument("--costs", metavar="FILE", help="what errors cost: CSV with the columns "
+                       "gold, label, cost; others cost 1")  # fmt: skip
+    group.add_argument("--speed", action="store_true", help="also measure rate and latency, each "
+                       "arm alone, at most 1,000 items asked anew")  # fmt: skip
+    group.add_argument("--format", choices=["text", "md"], default="text", help="what is printed: "
+                       "tables, or the whole report as Markdown (default: text)")  # fmt: skip
+    group.add_argument("--quiet", action="store_true", help="no progress, no remarks")
+
+
+def _eval(argv: list[str]) -> int:
+    parser = _parser("eval", EVAL_EPILOG)
+    _add_evaluation(parser)
+    parser.add_argument("--audit", action="store_true", help="list items whose gold label is "
+                        "confidently contradicted")  # fmt: skip
+    args = parser.parse_args(argv)
+    config = _settings(args)
+    from llmcat import arms, audit, runs, terminal
+
+    if args.audit:
+        audit.check()
+    arm = arms.Arm(runs.SOLO, config)
+    return terminal.run_evaluation([arm], _options(args, ["eval", *argv]), _shown(args))
+
+
+def _ab(argv: list[str]) -> int:
+    from llmcat.judge import METRICS
+
+    parser = _parser("ab", AB_EPILOG)
+    group = parser.add_argument_group("arms")
+    for name in ARMS:
+        what = f"arm {name}" + (": a prompt, or setting=value,..." if name == "a" else "")
+        group.add_argument(f"--{name}", metavar="ARM", help=what)
+    group.add_argument("--arms", metavar="FILE", help="settings, [decision] and [arms.NAME] as "
+                       "TOML; flags win")  # fmt: skip
+    group = parser.add_argument_group("decision")
+    group.add_argument("--metric", choices=METRICS, help="what decides (default: accuracy; "
+                       "hierarchical_f1 where the taxonomy is a tree)")  # fmt: skip
+    group.add_argument("--min-effect", type=float, metavar="POINTS", help="the least gain worth "
+                       "shipping, in points: hundredths of the metric (default: 1)")  # fmt: skip
+    group.add_argument("--non-inferior", type=float, metavar="POINTS", help="ship the cheaper arm "
+                       "if it loses less than so many points")  # fmt: skip
+    group.add_argument("--looks", type=int, metavar="K", help="plan to add items and look K times "
+                       "in all")  # fmt: skip
+    group.add_argument("--block", type=int, metavar="N", help="items an arm is asked about before "
+                       "it is another's turn, at least 64 (default: 256)")  # fmt: skip
+    group.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when an arm is "
+                       "worse than the first")  # fmt: skip
+    group.add_argument("--explain", action="store_true", help="print the disagreements by confused "
+                       "pair, with the lines of the prompts that show either")  # fmt: skip
+    _add_evaluation(parser)
+    args = parser.parse_args(argv)
+    from llmcat import terminal
+    from llmcat.arms import arms_of, definition
+    from llmcat.errors import BadConfig
+
+    common, decision, changes = definition(args.arms) if args.arms else ({}, {}, {})
+    common |= _flags(args)
+    given = {name: getattr(args, name) for name in ARMS if getattr(args, name) is not None}
+    found = arms_of({**changes, **given}, common)
+    if len(found) < 2:  # noqa: PLR2004
+        raise BadConfig("a comparison needs two arms", hint="--a zero-shot --b definitions")
+    options = _options(args, ["ab", *argv], _question(args, decision, found[0].config))
+    return terminal.run_evaluation(found, options, _shown(args))
+
+
+def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -> Any:
+    """Return what is asked of a comparison: flags over the definition's [decision]."""
+    from llmcat.compare import Rule
+    from llmcat.errors import BadConfig
+    from llmcat.judge import Question
+    from llmcat.session import taxonomy_of
+
+    known = {"metric": str, "min_effect": float, "non_inferior": float, "looks": int, "block": int}
+    for name, kind in known.items():
+        value = getattr(args, name)
+        if value is None and name in decision:
+            value = decision[name]
+            if not isinstance(
+                value, int if kind is int else (int, float) if kind is float else str
+            ):
+                raise BadConfig(f"[decision] {name} = {value!r}: not a {kind.__name__}")
+        if isinstance(value, float | int) and not 0 <= value < 1e6:  # noqa: PLR2004
+            raise BadConfig(f"{name} = {value} is out of range")
+        setattr(args, name, value)
+    if unknown := set(decision) - set(known):
+        raise BadConfig(f"[decision] has no {', '.join(sorted(unknown))}")
+    tree = taxonomy_of(config).depth > 1
+    margin = args.non_inferior
+    return Question(
+        metric=args.metric or ("hierarchical_f1" if tree else "accuracy"),
+        rule=Rule(
+            min_effect=(1.0 if args.min_effect is None else args.min_effect) / 100,
+            non_inferior=None if margin is None else margin / 100,
+        ),
+        looks=args.looks or 0,
+    )
+
+
+def _options(args: argparse.Namespace, command: list[str], question: Any = None) -> Any:
+    from llmcat.errors import BadConfig
+    from llmcat.evaluate import Options, read_costs
+    from llmcat.trial import BLOCK, LEAST_BLOCK
+
+    block = getattr(args, "block", None) or BLOCK
+    if block < LEAST_BLOCK:
+        raise BadConfig(f"--block {block}: at least {LEAST_BLOCK}, so that prefixes stay warm")
+    return Options(
+        command=("llmcat", *command),
+        question=question,
+        block=block,
+        speed=args.speed,
+        audit=getattr(args, "audit", False),
+        keep=tuple(n.strip() for n in (args.segments or "").split(",") if n.strip()),
+        costs=read_costs(args.costs) if args.costs else None,
+    )
+
+
+def _shown(args: argparse.Namespace) -> dict[str, Any]:
+    """What is shown of a result."""
+    return {
+        "form": args.format,
+        "quiet": args.quiet,
+        "explain": getattr(args, "explain", False),
+        "fail_if_worse": getattr(args, "fail_if_worse", False),
+    }
+
+
+def _runs(argv: list[str]) -> int:
+    parser = _parser("runs")
+    parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|show|compare|export"
+    )
+    actions.add_parser("list", help="all runs, the latest first")
+    shown = actions.add_parser("show", help="what a run found, and how to repeat it")
+    shown.add_argument("run", help="its name, or the end of it, or its folder")
+    shown.add_argument(
+        "--format", choices=["text", "md"], default="text", help="tables or Markdown"
+    )
+    compared = actions.add_parser("compare", help="compare two finished runs on the same items")
+    compared.add_argument("run", nargs=2, help="the first is what the second is compared with; "
+                          "RUN:ARM for an arm of a comparison")  # fmt: skip
+    compared.add_argument("--metric", default="", help="what decides (default: as for ab)")
+    compared.add_argument("--out", default="", help="folder of the comparison")
+    exported = actions.add_parser("export", help="all of a run, to repeat or archive it, as a .zip")
+    exported.add_argument("run", help="its name, or the end of it, or its folder")
+    exported.add_argument("file", help="the .zip to write")
+    args = parser.parse_args(argv)
+    from llmcat import config, terminal
+
+    folder = args.runs or config.load().runs
+    if args.action == "list":
+        return terminal.list_runs(folder)
+    if args.action == "show":
+        return terminal.show_run(folder, args.run, form=args.format)
+    if args.action == "export":
+        return terminal.export_run(folder, args.run, args.file)
+    command = ["llmcat", "runs", *argv]
+    return terminal.compare_runs(
+        folder, args.run, metric=args.metric, out=args.out, command=command
     )
 
 
@@ -294,7 +506,7 @@ def _init(argv: list[str]) -> int:
 
 def _doctor(argv: list[str]) -> int:
     parser = _parser("doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done.")
-    _add_settings(parser, leave_out=frozenset({"out", "limit"}))
+    _add_settings(parser, leave_out=frozenset({"out", "limit", "runs"}))
     args = parser.parse_args(argv)
     from llmcat import terminal
 
@@ -304,6 +516,9 @@ def _doctor(argv: list[str]) -> int:
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "classify": _classify,
     "show": _show,
+    "eval": _eval,
+    "ab": _ab,
+    "runs": _runs,
     "prompts": _prompts,
     "init": _init,
     "doctor": _doctor,

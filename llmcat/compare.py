@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from llmcat.bootstrap import DRAWS, Bootstrap, cells, resample
-from llmcat.metrics import F1, Ratio
+from llmcat.bootstrap import DRAWS, Bootstrap, cells, resample, resample_all
+from llmcat.metrics import F1, How, Ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,9 @@ __all__ = [
     "McNemar",
     "Rule",
     "decide",
-    "difference_of_f1",
     "difference_of_means",
     "difference_of_ratios",
+    "differences_of_f1",
     "holm",
     "items_needed",
     "mcnemar",
@@ -117,36 +117,36 @@ def difference_of_means(a: Array, b: Array, *, draws: int = DRAWS, seed: int = 0
     return _difference(strap, n)
 
 
-def difference_of_f1(
+def differences_of_f1(
     gold: Array,
     a: Array,
     b: Array,
     labels: Sequence[str],
     *,
-    how: Literal["micro", "macro", "weighted"],
     least: int = 10,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Difference:
-    """Compare F1 over `labels` (without `none`, say).
+) -> dict[How, Difference]:
+    """Compare micro, macro and weighted F1 over `labels` (without `none`, say).
 
-    Macro F1 takes classes with at least `least` items in the data at hand, the same ones in each
-    draw.
+    Macro and weighted F1 take classes with at least `least` items in the data at hand, the same
+    ones in each draw.
     """
+    hows: tuple[How, ...] = get_args(How)
     if not len(gold):
-        return _nothing("no items")
-    columns, counts = cells(gold, a, b)
-    ones, others = (F1(columns[0], c, counts, labels, how=how, least=least) for c in columns[1:])
-    if not ones.labels:
-        return _nothing(f"no class has {least} items", int(counts.sum()))
-    strap = resample(
-        lambda w: others(w) - ones(w),
-        counts,
-        others.influence - ones.influence,
-        draws=draws,
-        seed=seed,
-    )
-    return _difference(strap, int(counts.sum()))
+        return dict.fromkeys(hows, _nothing("no items"))
+    (g, one, other), counts = cells(gold, a, b)
+    pairs = [
+        tuple(F1(g, arm, counts, labels, how=how, least=least) for arm in (one, other))
+        for how in hows
+    ]
+    statistics = [(lambda w, a=a, b=b: b(w) - a(w), b.influence - a.influence) for a, b in pairs]
+    straps = resample_all(statistics, counts, draws=draws, seed=seed)
+    n = int(counts.sum())
+    return {
+        how: _difference(strap, n) if of[0].labels else _nothing(f"no class has {least} items", n)
+        for how, of, strap in zip(hows, pairs, straps, strict=True)
+    }
 
 
 def difference_of_ratios(a: Ratio, b: Ratio, *, draws: int = DRAWS, seed: int = 0) -> Difference:

@@ -69,7 +69,7 @@ class RunConfig(BaseSettings):
     examples: str = Field("", description="labelled items for few-shot prompts")
     select: Literal["fixed", "nearest"] = Field("fixed", description="which examples are shown")
     shots: int = Field(8, ge=1, le=64, description="how many examples are shown")
-    seed: int = Field(0, description="seed for the choice of examples")
+    seed: int = Field(0, description="seed for the choice of examples, and of a sample")
 
     engine: Literal[
         "", "vllm_http", "vllm_local", "transformers_local", "openai", "litellm", "demo", "fake"
@@ -100,7 +100,18 @@ class RunConfig(BaseSettings):
     )
     price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
 
-    limit: int = Field(0, ge=0, description="only the first so many items; 0 for all")
+    limit: int = Field(
+        0,
+        ge=0,
+        description="only the first so many items (eval, ab: a random sample, by the seed); 0 for "
+        "all",
+    )
+
+    runs: str = Field(
+        "runs",
+        description="folder of evaluation runs: their registry, their results, and the answers "
+        "that are not asked for twice",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -27,7 +27,7 @@ from llmcat.readers import bare
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "locked", "refuse_other"]
 
 SYNC_SECONDS = 5.0
 
@@ -70,7 +70,7 @@ class Journal:
     def _lock(self) -> None:
         try:
             self._file = self.path.open("ab+")
-            if not _locked(self._file):
+            if not locked(self._file):
                 self._file.close()
                 raise JournalError(f"{self.path}: another llmcat is writing it")
         except OSError as exc:
@@ -96,7 +96,12 @@ class Journal:
             self._file.truncate(0)
             previous = None
         else:
-            _compare(str(self.out), previous["identity"], self.identity)
+            refuse_other(
+                str(self.out),
+                previous["identity"],
+                self.identity,
+                hint="use the same settings, another --out, or --restart to start over",
+            )
         self.record = {
             "status": "new",
             "sessions": [],
@@ -258,7 +263,8 @@ def _load(path: Path) -> dict[str, Any] | None:
     return dict(value)
 
 
-def _compare(out: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def refuse_other(out: str, before: Mapping[str, str], now: Mapping[str, str], *, hint: str) -> None:
+    """Raise `RunMismatch`, with every difference, if two identities are not the same."""
     differences = [
         "input: the items have changed"
         if key == "input"
@@ -267,14 +273,10 @@ def _compare(out: str, before: Mapping[str, str], now: Mapping[str, str]) -> Non
         if before.get(key) != now.get(key)
     ]
     if differences:
-        raise RunMismatch(
-            out,
-            differences,
-            hint="use the same settings, another --out, or --restart to start over",
-        )
+        raise RunMismatch(out, differences, hint=hint)
 
 
-def _locked(file: BinaryIO) -> bool:
+def locked(file: BinaryIO) -> bool:
     """Keep other processes from writing this file; False if one does already."""
     try:
         import fcntl

@@ -19,7 +19,7 @@ from llmcat.decode import best
 from llmcat.errors import JournalError
 from llmcat.records import Scores
 
-__all__ = ["DiskMemory", "PlainMemory"]
+__all__ = ["DiskMemory", "Forgetful", "PlainMemory"]
 
 KEPT = 4
 """How many labels' probabilities a remembered answer keeps: what a row shows."""
@@ -37,6 +37,16 @@ class PlainMemory(dict[str, Scores]):
     def put(self, content: str, scores: Scores) -> None:
         """Remember the scores of a text."""
         self[content] = scores
+
+
+class Forgetful:
+    """Remembers nothing: what was answered is kept elsewhere."""
+
+    def get(self, content: str) -> None:
+        """Return nothing."""
+
+    def put(self, content: str, scores: Scores) -> None:
+        """Keep nothing."""
 
 
 class DiskMemory:

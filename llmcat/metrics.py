@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llmcat.bootstrap import cells, resample
+from llmcat.bootstrap import cells, resample, resample_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = [
     "OfClass",
     "Ratio",
     "accuracy",
-    "averaged",
+    "averages",
     "brier_score",
     "calibration_error",
     "confusions",
@@ -45,6 +45,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 _NOTHING = "no items"
+LEAST_ITEMS = 10
 LEAST = 1e-15
 """A probability of 0 for what happened counts as this, as in scikit-learn's `log_loss`."""
 
@@ -115,6 +116,7 @@ class F1:
     `gold` and `label` have one entry per cell, `counts` says how often it occurs. Macro and
     weighted averages run over those of `labels` that have at least `least` items (in `.labels`).
     A class that was never given has precision 0, as in scikit-learn with `zero_division=0`.
+    `.sound` tells whether each class has enough items for an interval.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class F1:
         for name, count in zip(gold.tolist(), counts.tolist(), strict=True):
             support[name] += count
         self.labels = [c for c in labels if how == "micro" or support[c] >= least]
+        self.sound = how == "micro" or all(support[c] >= LEAST_ITEMS for c in self.labels)
         self._is_gold = _indicator(gold, self.labels)
         self._is_given = _indicator(label, self.labels)
         self._is_both = self._is_gold.multiply((gold == label)[:, None]).tocsr()
@@ -206,29 +209,41 @@ class Ratio:
         return np.asarray((self.above - value * self.below) / (counts @ self.below))
 
 
-def averaged(
+def averages(
     gold: Array,
     label: Array,
     labels: Sequence[str],
     *,
-    of: Of,
-    how: How,
     least: int = 1,
     draws: int = 2000,
     seed: int = 0,
-) -> Estimate:
-    """Average precision, recall or F1 over classes, with a BCa interval (`draws` 0 for none).
+) -> dict[tuple[How, Of], Estimate]:
+    """Average precision, recall and F1 over classes, with BCa intervals (`draws` 0 for none).
 
-    Macro and weighted averages take classes with at least `least` items; with all labels the micro
-    averages are the accuracy. `n` counts classes.
+    Macro and weighted averages take classes with at least `least` items; micro averages over all
+    labels are the accuracy. `n` counts classes. No interval is sound for an average over classes
+    of which one has fewer than `LEAST_ITEMS` items.
     """
+    pairs: list[tuple[How, Of]] = [(how, of) for how in get_args(How) for of in get_args(Of)]
     if not len(gold):
-        return nothing()
-    columns, counts = cells(gold, label)
-    found = F1(columns[0], columns[1], counts, labels, how=how, of=of, least=least)
-    if not found.labels:
-        return nothing(f"no class has {least} items")
-    return _of(found, counts, found.influence, n=len(found.labels), draws=draws, seed=seed)
+        return dict.fromkeys(pairs, nothing())
+    (g, p), counts = cells(gold, label)
+    found = [F1(g, p, counts, labels, how=how, of=of, least=least) for how, of in pairs]
+    whole = counts[None].astype(float)
+    spans = [(math.nan, math.nan)] * len(pairs)
+    if draws:
+        both = [(one, one.influence) for one in found]
+        straps = resample_all(both, counts, draws=draws, seed=seed)
+        spans = [
+            strap.interval() if one.sound else span
+            for strap, one, span in zip(straps, found, spans, strict=True)
+        ]
+    return {
+        pair: Estimate(float(one(whole)[0]), *span, len(one.labels))
+        if one.labels
+        else nothing(f"no class has {least} items")
+        for pair, one, span in zip(pairs, found, spans, strict=True)
+    }
 
 
 def hierarchical_ratios(
@@ -256,17 +271,8 @@ def hierarchical(ratio: Ratio, *, draws: int = 2000, seed: int = 0) -> Estimate:
         return nothing("there are no labels")
     (above, below), counts = cells(ratio.above, ratio.below)
     one = Ratio(above, below)
-    n = len(ratio.above)
-    return _of(one, counts, one.influence(counts), n=n, draws=draws, seed=seed)
-
-
-def _of(
-    statistic: Any, counts: Array, influence: Array, *, n: int, draws: int, seed: int
-) -> Estimate:
-    if not draws:
-        return Estimate(float(statistic(counts[None].astype(float))[0]), n=n)
-    strap = resample(statistic, counts, influence, draws=draws, seed=seed)
-    return Estimate(strap.value, *strap.interval(), n)
+    strap = resample(one, counts, one.influence(counts), draws=draws, seed=seed)
+    return Estimate(strap.value, *strap.interval(), len(ratio.above))
 
 
 def top_k(rank: Array, k: int) -> Estimate:

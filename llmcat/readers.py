@@ -59,13 +59,14 @@ _SUFFIX: dict[str, Format] = {
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Which columns mean what. Empty `text`: the first of title, text, name and query that is
-    there, then description and attributes.
+    there, then description and attributes. `keep`: columns that no prompt shows.
     """  # noqa: D205
 
     text: tuple[str, ...] = ()
     id: str = "id"
     label: str = "label"
     image: str = ""
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -170,6 +171,7 @@ class ItemReader:
                 note=note,
                 id_given=bool(given),
                 images=shown,
+                kept={name: _as_text(raw.get(name)) for name in self.columns.keep},
             )
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
@@ -188,7 +190,11 @@ class ItemReader:
         """The columns that were asked for by name."""
         asked = [(self.columns.id, "id"), (self.columns.label, "label")]
         asked.append((self.columns.image, ""))
-        return [*self.columns.text, *(name for name, usual in asked if name != usual)]
+        return [
+            *self.columns.text,
+            *self.columns.keep,
+            *(name for name, usual in asked if name != usual),
+        ]
 
     def _columns_found(self, rows: list[Row]) -> bool:
         there = {name for raw, _ in rows if raw for name in raw}

@@ -59,7 +59,7 @@ class Item:
     given, or made from the content. `fields` maps column to cleaned text in the order the prompt
     shows them; `images` are addresses or paths. `note` says what was done to the text that the
     reader of the result should know (it was cut). An item with `error` is never asked; its row
-    says why.
+    says why. `kept` holds columns that no prompt shows.
     """
 
     row: int
@@ -70,6 +70,7 @@ class Item:
     error: str | None = None
     id_given: bool = False
     images: tuple[str, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def content(self) -> str:

@@ -12,6 +12,7 @@ import gc
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
@@ -34,13 +35,26 @@ from llmcat.errors import InputError
 from llmcat.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
+    from llmcat.arms import Arm
     from llmcat.config import RunConfig
     from llmcat.engines import Served
+    from llmcat.evaluate import Options
+    from llmcat.report import Result
     from llmcat.run import Summary
 
-__all__ = ["run_classify", "run_doctor", "run_preview", "show"]
+__all__ = [
+    "compare_runs",
+    "export_run",
+    "list_runs",
+    "run_classify",
+    "run_doctor",
+    "run_evaluation",
+    "run_preview",
+    "show",
+    "show_run",
+]
 
 T = TypeVar("T")
 LOW_MASS = 0.5
@@ -235,6 +249,175 @@ def show(path: str, items: str, *, text: str, limit: int, decision: str | None) 
     Console().print(_table(shown))
     print(f"{len(shown)} of {total} rows")
     return 0
+
+
+# -- evaluations ------------------------------------------------------------------------------
+
+
+def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, Any]) -> int:
+    """Evaluate, print what was found, return the exit code."""
+    from llmcat import evaluate
+
+    def say(text: str) -> None:
+        if not shown["quiet"]:
+            print(text, file=sys.stderr)
+
+    with Bar(quiet=shown["quiet"]) as bar:
+        folder = _interruptible(
+            lambda stop: evaluate.evaluate(arms, options, watch=bar, stop=stop, say=say)
+        )
+    if folder is None:
+        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
+        print(f"  {shlex.join(options.command)}", file=sys.stderr)
+        return 130
+    return print_result(folder, options, shown)
+
+
+def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]) -> int:
+    """Print a run's result; return 1 if rows are errors, or an arm is worse and that matters."""
+    from llmcat import report
+
+    found = report.read(folder)
+    if shown["form"] == "md":
+        print(report.markdown(found), end="")
+    else:
+        _print_tables(found)
+    if shown["explain"]:
+        print("\n".join(report.explain(found)))
+    if options is not None and options.audit:
+        _print_audit(folder)
+    if not shown["quiet"]:
+        asked = sum(arm["asked_now"] for arm in found.record["arms"].values())
+        asks = sum(arm["asks"] for arm in found.record["arms"].values())
+        print(f"{asks:,} asks, {asks - asked:,} of them answered before", file=sys.stderr)
+        print(f"wrote {folder / 'report.html'}", file=sys.stderr)
+    worse = shown["fail_if_worse"] and (found.comparison or {}).get("worse")
+    return 1 if worse or any(m["errors"] for m in found.metrics.values()) else 0
+
+
+def _print_tables(found: Result) -> None:
+    """Print what decides, the metrics, the costs, and the segments in which the sign turns."""
+    from llmcat import report
+
+    console = Console(highlight=False)
+    console.print(Text(report.line(found), style="bold"))
+    for section in report.sections(found):
+        rows = section.rows
+        if section.title.startswith("Segments"):
+            rows = [row for row in rows if row[-1]]
+        if not rows or section.title == "Arms":
+            continue
+        table = Table(title=section.title, title_justify="left", show_edge=False, pad_edge=False)
+        for at, head in enumerate(section.heads):
+            table.add_column(Text(head), justify="left" if at < section.text_columns else "right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print()
+        console.print(table)
+        for note in section.notes:
+            console.print(Text(note, style="dim"))
+
+
+def _print_audit(folder: Path) -> None:
+    from llmcat import audit
+    from llmcat.runs import SOLO
+
+    found = audit.audit(folder, SOLO)
+    (folder / "audit.jsonl").write_bytes(
+        b"".join(orjson.dumps(issue) + b"\n" for issue in found.issues)
+    )
+    table = Table(title="Doubtful gold labels", title_justify="left", show_edge=False)
+    for head, justify in (
+        ("row", "right"), ("item", "left"), ("gold", "left"), ("p", "right"),
+        ("rather", "left"), ("p", "right"),
+    ):  # fmt: skip
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+    for issue in found.issues[:20]:
+        cells = (issue["row"], issue["title"], issue["gold"], f"{issue['p_gold']:.3f}",
+                 issue["label"], f"{issue['p_label']:.3f}")  # fmt: skip
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    Console(highlight=False).print(table)
+    print(f"{len(found.issues):,} of {found.n:,} gold labels are confidently contradicted; all in "
+          f"{folder / 'audit.jsonl'}")  # fmt: skip
+    if found.partial:
+        print(f"approximate: {found.partial:,} answers gave not every label a probability")
+    if found.left_out:
+        print(f"left out: {found.left_out:,} items without probabilities")
+
+
+def list_runs(folder: str) -> int:
+    """Print the runs of a folder as a table."""
+    from llmcat.runs import Registry
+
+    registry = Registry.existing(folder)
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("run", "when", "what", "items", "arms", "status", "result"):
+        wide = head in {"arms", "result"}
+        justify: Any = "right" if head == "items" else "left"
+        table.add_column(head, overflow="fold", no_wrap=not wide, justify=justify)
+    for one in registry.runs():
+        arms = ", ".join(f"{name}: {said}" if said else name for name, said in one["arms"].items())
+        created = one["created"][:16].replace("T", " ")
+        cells = (one["name"], created, one["kind"], f"{one['n']:,}", arms, one["status"])
+        table.add_row(*map(Text, (*cells, one["result"])))
+    registry.close()
+    Console(highlight=False).print(table)
+    return 0
+
+
+def show_run(folder: str, name: str, *, form: str) -> int:
+    """Print what a run found, and how to repeat it."""
+    path = _found(folder, name)
+    shown = {"form": form, "explain": False, "quiet": True, "fail_if_worse": False}
+    print_result(path, None, shown)
+    if form == "text":
+        record = orjson.loads((path / "run.json").read_bytes())
+        print(f"\nfolder   {path}")
+        print(f"begun    {record['created']}, llmcat {record['llmcat']}")
+        for arm, what in record["arms"].items():
+            print(f"arm {arm}    {what['identity']['prompt']}, {what['identity']['model']}")
+        print(f"repeat   {shlex.join(record['command'])}")
+    return 0
+
+
+def compare_runs(
+    folder: str, names: Sequence[str], *, metric: str, out: str, command: Sequence[str]
+) -> int:
+    """Compare arms of two finished runs, and print the result."""
+    from llmcat import evaluate
+
+    paths = {}
+    for arm, name in zip("ab", names, strict=True):
+        wanted, _, of = name.partition(":") if not Path(name).exists() else (name, "", "")
+        paths[arm] = (_found(folder, wanted), of)
+    path = evaluate.compare_runs(paths, folder, out=out, metric=metric, command=command)
+    shown = {"form": "text", "explain": False, "quiet": False, "fail_if_worse": False}
+    print_result(path, None, shown)
+    return 0
+
+
+def export_run(folder: str, name: str, file: str) -> int:
+    """Pack a run's folder into a zip file."""
+    from llmcat import evaluate
+
+    packed = evaluate.export_run(_found(folder, name), Path(file))
+    print(f"wrote {file}: {', '.join(packed)}")
+    return 0
+
+
+def _found(folder: str, name: str) -> Path:
+    from llmcat.runs import Registry
+
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    registry = Registry.existing(folder)
+    try:
+        return registry.find(name)
+    finally:
+        registry.close()
+
+
+# -- a look ahead, and at the installation -----------------------------------------------------
 
 
 def run_preview(config: RunConfig) -> int:

@@ -17,8 +17,10 @@ ORDER = [
     "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.failure",
     "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
-    "engines.registry", "decode", "bootstrap", "metrics", "compare", "writers", "memory", "journal",
-    "classify", "session", "run", "preview", "classifier", "doctor", "starter", "terminal", "cli",
+    "engines.registry", "answers", "decode", "bootstrap", "metrics", "compare", "writers",
+    "memory", "journal", "classify", "session", "run", "preview", "classifier", "runs", "gold",
+    "arms", "speed", "trial", "scored", "judge", "report", "evaluate", "audit", "doctor",
+    "starter", "terminal", "cli",
 ]  # fmt: skip
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
@@ -37,6 +39,8 @@ ADAPTERS = {
     "aiohttp": {"engines.vllm_http"},
     "tenacity": {"engines.failure"},
     "pyarrow": {"parquet"},
+    "cleanlab": {"audit"},
+    "pynvml": {"speed"},
     "rich": {"terminal"},
     "jinja2": {"prompts"},
 }

@@ -83,7 +83,8 @@ def _fake(server: _Server, options: dict[str, Any]) -> Engine:
     from llmcat.engines.fake import FakeEngine
 
     for key, value in options.items():
-        if not 0 <= value < 1e6 or (key == "mass" and not 0 < value <= 1):  # noqa: PLR2004
+        most = 1.0 if key in {"mass", "accuracy"} else 1e6
+        if not 0 <= value <= most or (key == "mass" and not value):
             raise BadConfig(f"engine option {key}={value} is out of range")
     return FakeEngine(concurrency=server.concurrency, **options)
 
@@ -113,7 +114,14 @@ ENGINES: dict[str, Maker] = {
     "demo": (_demo, {"device": str, "dtype": str, "batch": int}),
     "fake": (
         _fake,
-        {"noise": float, "sharpness": float, "mass": float, "latency": float, "seed": int},
+        {
+            "accuracy": float,
+            "noise": float,
+            "sharpness": float,
+            "mass": float,
+            "latency": float,
+            "seed": int,
+        },
     ),
 }
 """What makes each engine, and its own options with their types."""

@@ -1,0 +1,377 @@
+"""An evaluation from settings to a folder: ask (llmcat.trial), measure, judge, report.
+
+Everything after the asking is made from the folder's own files, so a report can be made again, and
+runs can be compared, without any engine.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.answers import AnswerStore
+from llmcat.compare import ALPHA
+from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.judge import Question, detectable, judge, segments_of
+from llmcat.records import digest
+from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now
+from llmcat.scored import Labels, Scored, measure, same_items
+from llmcat.trial import BLOCK, close_arms, collect, name_of, open_arms, record_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping, Sequence
+
+    from llmcat.arms import Arm
+    from llmcat.run import Watch
+    from llmcat.trial import Opened
+
+__all__ = ["Options", "compare_runs", "evaluate", "export_run", "finish", "read_costs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an evaluation is done. `question` is None where a single arm is measured.
+
+    `keep` names columns that part the items; `costs` maps (gold, label) to what that error costs.
+    """
+
+    command: tuple[str, ...]
+    question: Question | None = None
+    block: int = BLOCK
+    speed: bool = False
+    audit: bool = False
+    keep: tuple[str, ...] = ()
+    costs: Mapping[tuple[str, str], float] | None = None
+
+
+async def evaluate(
+    arms: Sequence[Arm],
+    options: Options,
+    *,
+    watch: Watch | None = None,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+) -> Path | None:
+    """Ask, measure, judge and report; return the run's folder, None if `stop` came first.
+
+    `say` is told what the user should hear before money is spent. Raises any `LlmcatError`.
+    """
+    config = arms[0].config
+    runs = Path(config.runs)
+    registry = Registry(runs)
+    store = AnswerStore(runs / "answers.sqlite")
+    opened: list[Opened] = []
+    folder: Folder | None = None
+    try:
+        opened = await open_arms(arms, store, keep=options.keep)
+        record = record_of(
+            opened, kind="ab" if options.question else "eval", command=options.command
+        )
+        path = Path(config.out) if config.out else runs / name_of(opened)
+        question = options.question
+        if question is not None:
+            question, remarks = _planned(registry, path, record, question, opened[0])
+            record["remarks"] += remarks
+            alpha = question.level(ALPHA) / (len(opened) - 1)
+            say(detectable(record["items"]["n"], alpha=alpha))
+        for remark in record["remarks"]:
+            say(remark)
+        folder = Folder.begin(path, record)
+        registry.note(path, folder.record)
+        status = "failed"
+        try:
+            whole = await collect(
+                opened,
+                folder,
+                store,
+                block=options.block,
+                speed=options.speed,
+                posteriors=options.audit,
+                watch=watch,
+                stop=stop,
+            )
+            status = "measuring" if whole else "interrupted"
+        finally:
+            folder.save(status)
+            registry.note(path, folder.record)
+        if not whole:
+            return None
+        result = finish(folder, question=question, costs=options.costs)
+        folder.save("done")
+        registry.note(path, folder.record, result)
+        if question is not None:
+            _noted(registry, path, folder.record, question)
+        return path
+    finally:
+        if folder is not None:
+            folder.close()
+        store.close()
+        registry.close()
+        await close_arms(opened)
+
+
+def finish(
+    folder: Folder,
+    *,
+    question: Question | None,
+    costs: Mapping[tuple[str, str], float] | None = None,
+) -> str:
+    """Make metrics, comparison and reports from what the arms answered; return the line of it."""
+    from llmcat import report
+
+    path, record = folder.path, folder.record
+    labels = Labels.read(path)
+    scored = {name: Scored.read(path / named(name, "predictions.jsonl")) for name in record["arms"]}
+    for name, arm in scored.items():
+        folder.write(named(name, "metrics.json"), measure(arm, labels, costs=costs))
+        record["arms"][name]["costs"] = costs_of(record["arms"][name], len(arm.gold))
+    if question is not None:
+        gold, titles, kept = _columns(path)
+        by, cost = cheapness(record["arms"])
+        compared = judge(
+            scored,
+            labels,
+            question,
+            columns=segments_of(gold, titles, labels, kept),
+            costs=cost,
+            by=by,
+        )
+        folder.write("comparison.json", compared)
+    folder.save(record["status"])
+    found = report.read(path)
+    folder.write("report.html", report.html(found))
+    folder.write("report.md", report.markdown(found))
+    return report.line(found)
+
+
+def _columns(path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
+    """Return gold labels, titles and kept columns of a run's items."""
+    gold, titles, kept = [], [], dict[str, list[str]]()
+    with (path / "items.jsonl").open("rb") as lines:
+        for line in lines:
+            item = orjson.loads(line)
+            gold.append(item["gold"])
+            titles.append(next(iter(item["fields"].values()), ""))
+            for name, value in item["kept"].items():
+                kept.setdefault(name, [""] * (len(gold) - 1)).append(value)
+            for values in kept.values():
+                values.extend([""] * (len(gold) - len(values)))
+    return gold, titles, kept
+
+
+# -- what an arm costs --------------------------------------------------------------------------
+
+
+def costs_of(arm: Mapping[str, Any], n: int) -> dict[str, float | None]:
+    """Return what an arm takes: tokens per item, seconds and price per 1,000 items.
+
+    The price is the provider's own where it says one, else the server's hourly price for the time
+    of the solo pass; None where neither is known.
+    """
+    used, speed = arm["usage"], arm["speed"] or {}
+    seconds = speed.get("server_seconds_per_1000")
+    price = None
+    if used["cost"] and n:
+        price = 1000 * used["cost"] / n
+    elif arm["price_per_hour"] and seconds is not None:
+        price = arm["price_per_hour"] * seconds / 3600
+    each = {name: used[name] / n if n else None for name in ("prompt", "cached", "generated")}
+    return {
+        **{f"{name}_tokens_per_item": value for name, value in each.items()},
+        "server_seconds_per_1000": seconds,
+        "price_per_1000": price,
+        "joules_per_1000": speed.get("joules_per_1000"),
+    }
+
+
+def cheapness(arms: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, float | None]]:
+    """Return by what arms can be called cheaper, and each one's: the best that all have.
+
+    Tokens tell only between arms of one model.
+    """
+    for by in ("price_per_1000", "server_seconds_per_1000"):
+        cost = {name: arm["costs"][by] for name, arm in arms.items()}
+        if all(value is not None for value in cost.values()):
+            return by.replace("_", " "), cost
+    if len({arm["served"]["model"] for arm in arms.values()}) > 1:
+        return "", dict.fromkeys(arms)
+    tokens = {
+        name: arm["costs"]["prompt_tokens_per_item"] + arm["costs"]["generated_tokens_per_item"]
+        for name, arm in arms.items()
+    }
+    return "tokens per item", tokens
+
+
+def read_costs(path: str) -> dict[tuple[str, str], float]:
+    """Read what errors cost: a CSV with the columns gold, label, cost. Raises `InputError`."""
+    found = {}
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as lines:
+            for number, row in enumerate(csv.DictReader(lines), 2):
+                try:
+                    found[row["gold"], row["label"]] = float(row["cost"])
+                except (KeyError, TypeError, ValueError) as exc:
+                    raise InputError(
+                        f"{path}: line {number}: a gold label, a label and a number are needed",
+                        hint="the columns are gold, label, cost",
+                    ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path}: {exc}") from exc
+    return found
+
+
+# -- looks --------------------------------------------------------------------------------------
+
+
+def _key(record: Mapping[str, Any]) -> str:
+    """Return what makes two comparisons the same question: the arms, whatever the items."""
+    identity = record["identity"]
+    return digest(*(f"{k}={v}" for k, v in sorted(identity.items()) if k != "items"))
+
+
+def _planned(
+    registry: Registry, path: Path, record: Mapping[str, Any], question: Question, one: Opened
+) -> tuple[Question, list[str]]:
+    """Find the looks there were at this question; refuse one that the plan does not allow.
+
+    Returns the question with the sizes so far, and remarks.
+    """
+    n, items = len(one.labelled.items), one.labelled.digest
+    every = registry.looks(_key(record))
+    earlier = [look for look in every if look.items != items]
+    if not question.looks:
+        remarks = [
+            f"WARNING: this question was looked at before ({look.at[:10]}, {look.n:,} items): "
+            "unless all items are new ones, a second look is not a fresh test, and errs more often "
+            "than 5 %; --looks K plans several"
+            for look in earlier[-1:]
+        ]
+        return question, remarks
+    hint = "label new items, and compare the arms on these alone in another --runs folder"
+    for look in earlier:
+        if look.planned != question.looks:
+            plan = f"with {look.planned} looks planned" if look.planned else "without a plan"
+            raise BadConfig(f"this question was looked at {plan} on {look.at[:10]}", hint=hint)
+        if look.n >= n or not _contains(one, path, look):
+            raise BadConfig(
+                f"the {look.n:,} items of the look of {look.at[:10]} are not all among these {n:,}",
+                hint="a further look adds items to the same ones",
+            )
+    if len(earlier) >= question.looks:
+        raise BadConfig(f"all {question.looks} looks have been taken", hint=hint)
+    sizes = (*sorted(look.n for look in earlier), n)
+    rule = Question(question.metric, question.rule, question.looks, sizes)
+    level = rule.level(ALPHA)
+    remark = f"look {len(sizes)} of {question.looks}: intervals are at {100 * (1 - level):.2f} %"
+    return rule, [remark]
+
+
+def _contains(one: Opened, path: Path, look: Look) -> bool:
+    """Tell whether an earlier look's items are among these, by the folder it left."""
+    folder = Path(look.run) if Path(look.run).is_dir() else path.parent / Path(look.run).name
+    try:
+        with (folder / "items.jsonl").open("rb") as lines:
+            before = {_short(orjson.loads(line)) for line in lines}
+    except OSError as exc:
+        raise JournalError(f"the items of an earlier look are gone: {exc}") from exc
+    these = {
+        _short({"id": i.id, "gold": i.gold, "fields": dict(i.fields)}) for i in one.labelled.items
+    }
+    return before <= these
+
+
+def _short(item: Mapping[str, Any]) -> str:
+    return digest(item["id"], item["gold"], *item["fields"].values())
+
+
+def _noted(registry: Registry, path: Path, record: Mapping[str, Any], question: Question) -> None:
+    n, items = record["items"]["n"], record["identity"]["items"]
+    registry.look(_key(record), Look(question.looks, n, items, str(path.resolve()), now()))
+
+
+# -- runs again ---------------------------------------------------------------------------------
+
+
+def compare_runs(
+    paths: Mapping[str, tuple[Path, str]],
+    runs: str,
+    *,
+    out: str = "",
+    metric: str = "",
+    command: Sequence[str],
+) -> Path:
+    """Compare arms of finished runs: `paths` maps a new name to a run's folder and an arm of it.
+
+    An arm need not be named where a run has one. Makes a run of its own, from copies of their
+    files. Raises `InputError` where their items differ.
+    """
+    records = {name: load(path) for name, (path, _) in paths.items()}
+    first = next(iter(records.values()))
+    arms, scored = dict[str, Any](), dict[str, Scored]()
+    identity = {"items": first["identity"]["items"]}
+    sources: dict[str, tuple[Path, str]] = {}
+    for name, (path, arm) in paths.items():
+        record = records[name]
+        if record["status"] != "done":
+            raise InputError(f"{path} is not finished: {record['status']}")
+        arm = arm or (SOLO if len(record["arms"]) == 1 else "")  # noqa: PLW2901
+        if arm not in record["arms"]:
+            raise InputError(
+                f"{path} has no arm {arm!r}" if arm else f"which arm of {path}?",
+                hint=f"{path.name}:ARM, one of {', '.join(record['arms'])}",
+            )
+        sources[name], arms[name] = (path, arm), record["arms"][arm]
+        for key, value in record["identity"].items():
+            if key.startswith(f"{arm}."):
+                identity[f"{name}.{key.removeprefix(f'{arm}.')}"] = value
+        scored[name] = Scored.read(path / named(arm, "predictions.jsonl"))
+        same_items(next(iter(scored.values())), scored[name])
+    labels = Labels.read(next(iter(sources.values()))[0])
+    question = Question(metric or ("hierarchical_f1" if labels.depth > 1 else "accuracy"))
+    stem = first["items"]["file"].split("\n")[0]
+    name = f"{Path(stem).name.split('.')[0]}-{digest(*map(str, sources.values()), metric)[:8]}"
+    path = Path(out) if out else Path(runs) / name
+    record = {**first, "kind": "ab", "created": now(), "command": list(command)}
+    folder = Folder.begin(path, record | {"arms": arms, "identity": identity})
+    registry = Registry(Path(runs))
+    try:
+        for name, (source, arm) in sources.items():
+            for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.json"):
+                _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
+        for file in ("items.jsonl", "labels.json"):
+            _copy(next(iter(sources.values()))[0] / file, folder.file(file))
+        result = finish(folder, question=question)
+        folder.save("done")
+        registry.note(path, folder.record, result)
+    finally:
+        folder.close()
+        registry.close()
+    return path
+
+
+def export_run(path: Path, out: Path) -> list[str]:
+    """Pack a run's folder into a .zip; return the names of what is in it. Whole or not at all."""
+    load(path)
+    names = sorted(f.name for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    draft = out.with_name(f"{out.name}.part")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in names:
+                packed.write(path / name, f"{path.name}/{name}")
+        draft.replace(out)
+    except OSError as exc:
+        raise JournalError(f"{out}: {exc.strerror}") from exc
+    return names
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.write_bytes(source.read_bytes())
+    except OSError as exc:
+        raise JournalError(f"{exc.filename}: {exc.strerror}") from exc

@@ -1,0 +1,129 @@
+"""Labelled items: read, checked against the taxonomy, sampled.
+
+What a gold label means is settled here, before anything is asked: one that the taxonomy does not
+have ends the run, with the nearest that it has. This module does not know engines or metrics.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmcat.errors import InputError
+from llmcat.readers import ItemReader, expand
+from llmcat.records import NONE, digest
+from llmcat.session import columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.records import Item
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["Labelled", "read_labelled"]
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Items with gold labels, in the order of their rows.
+
+    `rows` is how many the input has, `unlabelled` how many of them have no label and are left
+    out. `remarks` says what the reader of a result should know of these items.
+    """
+
+    items: list[Item]
+    rows: int
+    unlabelled: int
+    remarks: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """A hash of rows, texts and labels."""
+        return digest_of(self.items)
+
+
+def digest_of(items: Sequence[Item]) -> str:
+    """Return a hash of which items these are, and of their labels."""
+    return digest(*(f"{item.row}\x1f{item.id}\x1f{item.gold}\x1f{item.content}" for item in items))
+
+
+def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...] = ()) -> Labelled:
+    """Read the labelled items of the settings; with a limit, a random sample of so many.
+
+    A sample is nested in each larger one of the same seed, and stays in the order of the rows.
+    `keep` names columns to keep beside the text. Raises `InputError` where no item has a label,
+    or labels are not in the taxonomy.
+    """
+    reader = ItemReader(columns=replace(columns_of(config), keep=keep))
+    items, rows, foreign = [], 0, Counter[str]()
+    for item in reader.read(*expand(config.file), fmt=config.input_format or None):
+        rows += 1
+        if not item.gold:
+            continue
+        gold = _resolved(item.gold, taxonomy)
+        if gold is None:
+            foreign[item.gold] += 1
+        items.append(replace(item, gold=gold))
+    if foreign:
+        raise InputError(_unknown(foreign, taxonomy), hint="mend the labels or the taxonomy")
+    if not items:
+        raise InputError(
+            f"none of the {rows:,} items has a label",
+            hint=f"the column {config.label!r} should hold it; --label names another",
+        )
+    unlabelled = rows - len(items)
+    if 0 < config.limit < len(items):
+        order = random.Random(config.seed).sample(range(len(items)), len(items))
+        items = [items[i] for i in sorted(order[: config.limit])]
+    return Labelled(items, rows, unlabelled, tuple(_remarks(items, unlabelled)))
+
+
+def _resolved(gold: str, taxonomy: Taxonomy) -> str | None:
+    """Return the node id of a label, `none` for none, or None."""
+    return taxonomy.resolve(gold) or (NONE if gold.strip().casefold() == NONE else None)
+
+
+def _unknown(foreign: Counter[str], taxonomy: Taxonomy) -> str:
+    """List labels that the taxonomy does not have, the frequent first, each with the nearest."""
+    names: dict[str, str] = {}
+    for node in taxonomy.leaves:
+        for name in (node.id, node.name, node.label):
+            names.setdefault(name.casefold(), node.id)
+    lines = [
+        f"{foreign.total():,} items have labels that are not in the taxonomy "
+        f"({len(foreign):,} different ones):"
+    ]
+    for label, count in foreign.most_common(SHOWN):
+        near = difflib.get_close_matches(label.casefold(), names, n=1, cutoff=0.5)
+        nearest = f"; nearest: {names[near[0]]!r}" if near else ""
+        lines.append(f"{label!r}, {count:,} times{nearest}")
+    if len(foreign) > SHOWN:
+        lines.append(f"and {len(foreign) - SHOWN:,} others")
+    return "\n  ".join(lines)
+
+
+def _remarks(items: Sequence[Item], unlabelled: int) -> list[str]:
+    """Say what is odd about labelled items."""
+    said = []
+    if unlabelled:
+        said.append(f"{unlabelled:,} items have no label and are left out")
+    labels = Counter(item.gold for item in items)
+    if len(labels) == 1:
+        said.append(
+            f"WARNING: every item has the label {next(iter(labels))!r}: this says nothing about "
+            "any other, and nothing about how often it would be given wrongly"
+        )
+    by_text: dict[str, set[str | None]] = {}
+    for item in items:
+        if not item.error:
+            by_text.setdefault(item.content, set()).add(item.gold)
+    twice = sum(len(golds) > 1 for golds in by_text.values())
+    if twice:
+        said.append(f"{twice:,} texts stand in the file with different labels")
+    return said

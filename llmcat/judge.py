@@ -1,0 +1,285 @@
+"""Arms against the first one: every difference, the decision, the segments where the sign turns.
+
+Scored arms in, one JSON value out, which terminal, Markdown and report all show. This module does
+not know files, prompts or engines.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from llmcat import compare, metrics
+from llmcat.bootstrap import DRAWS
+from llmcat.compare import Difference, Rule
+from llmcat.errors import BadConfig
+from llmcat.scored import at_level, same_items
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.scored import Labels, Scored
+
+__all__ = ["METRICS", "Question", "detectable", "judge", "segments_of"]
+
+Array = np.ndarray[Any, Any]
+
+METRICS = ("accuracy", "micro_f1", "macro_f1", "hierarchical_f1", "log_loss", "brier")
+"""What can decide. The last two are losses: less is better."""
+LOSSES = ("log_loss", "brier")
+NAMED = ("accuracy", "micro_f1", "macro_f1", "log_loss", "brier")
+"""The differences whose intervals a simulation has checked; others are marked approximate."""
+LEAST_OF_SEGMENT = 20
+MOST_SEGMENTS = 60
+_CJK = re.compile(r"[㐀-鿿぀-ヿ가-힯]")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a comparison. `looks` is how many looks are planned (0: this one only).
+
+    `sizes` holds how many items each look so far had, this one last.
+    """
+
+    metric: str = "accuracy"
+    rule: Rule = field(default_factory=Rule)
+    looks: int = 0
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no metric."""
+        if self.metric not in METRICS:
+            raise BadConfig(
+                f"{self.metric!r} cannot decide", hint=f"--metric is one of {', '.join(METRICS)}"
+            )
+
+    def level(self, alpha: float) -> float:
+        """Return what a comparison that may err with `alpha` in all may err with at this look."""
+        return compare.spend(self.sizes, self.looks, alpha) if self.looks else alpha
+
+
+def detectable(n: int, *, alpha: float = compare.ALPHA) -> str:
+    """Say which difference in accuracy so many items can show, before they are asked about."""
+    said = []
+    for differing in (0.1, 0.2):
+        effect = compare.smallest_effect(n, differing=differing, alpha=alpha)
+        points = "none" if math.isnan(effect) else f"{100 * effect:.1f} points"
+        said.append(f"{points} if the arms differ on {differing:.0%} of them")
+    return f"the smallest difference that {n:,} items show 8 times in 10: {', '.join(said)}"
+
+
+def judge(
+    arms: Mapping[str, Scored],
+    labels: Labels,
+    question: Question,
+    *,
+    columns: Mapping[str, Sequence[str]],
+    costs: Mapping[str, float | None],
+    by: str = "",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare every arm with the first.
+
+    `columns` holds segments: for each way to part the items, the part of each. `costs` is what
+    each arm costs, by whatever `by` says. Raises `InputError` if the arms have different items.
+    """
+    base, *others = arms
+    for other in others:
+        same_items(arms[base], arms[other])
+    # The further out an interval ends, the more draws it takes.
+    draws = DRAWS * (5 if len(others) > 1 or question.looks > 1 else 1)
+    found = {o: _differences(arms[base], arms[o], labels, draws, seed) for o in others}
+    gains = {other: _gain(found[other][question.metric], question.metric) for other in others}
+    levels = compare.step_down(gains, level=question.level)
+    versus: list[dict[str, Any]] = []
+    for other in others:
+        mine, theirs = costs.get(other), costs.get(base)
+        cheaper = mine is not None and theirs is not None and mine < theirs
+        decision = compare.decide(gains[other], question.rule, alpha=levels[other], cheaper=cheaper)
+        a, b = arms[base].correct, arms[other].correct
+        versus.append(
+            {
+                "arm": other,
+                "base": base,
+                "decision": asdict(decision) | {"gain": gains[other].value},
+                "cheaper": cheaper,
+                "mcnemar": asdict(compare.mcnemar(a, b)),
+                "both_right": int(np.count_nonzero(a & b)),
+                "both_wrong": int(np.count_nonzero(~a & ~b)),
+                "differences": {
+                    name: _plain(difference, name) for name, difference in found[other].items()
+                },
+                "segments": _segments(a, b, columns, seed),
+            }
+        )
+    shipped = [v for v in versus if v["decision"]["verdict"] == "ship"]
+    best = max(shipped, key=lambda v: v["decision"]["gain"]) if shipped else None
+    return {
+        "metric": question.metric,
+        "rule": asdict(question.rule),
+        "looks": {"planned": question.looks, "sizes": list(question.sizes)},
+        "n": len(arms[base].gold),
+        "arms": list(arms),
+        "costs": dict(costs),
+        "cost_by": by,
+        "versus": versus,
+        "ship": best["arm"] if best else None,
+        "worse": [v["arm"] for v in versus if v["decision"]["worse"]],
+        "verdict": verdict_line(versus, best, question),
+    }
+
+
+def _gain(difference: Difference, metric: str) -> Difference:
+    return difference.turned if metric in LOSSES else difference
+
+
+def _plain(difference: Difference, name: str) -> dict[str, Any]:
+    return {
+        "value": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "n": difference.n,
+        "why": difference.why,
+        "approximate": name not in NAMED,
+    }
+
+
+def _differences(
+    a: Scored, b: Scored, labels: Labels, draws: int, seed: int
+) -> dict[str, Difference]:
+    """Return every paired difference B - A by the metric's name."""
+
+    def means(a: Array, b: Array) -> Difference:
+        return compare.difference_of_means(a, b, draws=draws, seed=seed)
+
+    found = {"accuracy": means(a.correct, b.correct)}
+    classes = sorted({*a.classes, *b.classes})
+    hows = compare.differences_of_f1(a.gold, a.label, b.label, classes, draws=draws, seed=seed)
+    found |= {f"{how}_f1": difference for how, difference in hows.items()}
+    if labels.depth > 1:
+        ours, theirs = a.sets(labels), b.sets(labels)
+        for of in get_args(metrics.Of):
+            ratios = compare.difference_of_ratios(ours[of], theirs[of], draws=draws, seed=seed)
+            found[f"hierarchical_{of}"] = ratios
+        for level in range(1, labels.depth):
+            one, other = (at_level(arm, labels, level) for arm in (a, b))
+            found[f"accuracy_level_{level}"] = means(one, other)
+    else:
+        nothing = Difference(math.nan, math.nan, math.nan, 0, "the categories are a flat list")
+        found["hierarchical_f1"] = nothing
+    both = a.answered & b.answered
+    lacks = a.lacks or b.lacks
+    if lacks:
+        nothing = Difference(math.nan, math.nan, math.nan, 0, lacks)
+        return found | dict.fromkeys(("log_loss", "brier", "top_3"), nothing)
+    p = [arm.p_gold[both] for arm in (a, b)]
+    found["log_loss"] = means(*map(metrics.losses, p))
+    squares = [arm.p_squares[both] for arm in (a, b)]
+    errors = [metrics.squared_errors(*pair) for pair in zip(p, squares, strict=True)]
+    found["brier"] = means(*errors)
+    found["top_3"] = means(a.rank[both] <= 3, b.rank[both] <= 3)  # noqa: PLR2004
+    return found
+
+
+# -- segments ---------------------------------------------------------------------------------
+
+
+def segments_of(
+    gold: Sequence[str],
+    titles: Sequence[str],
+    labels: Labels,
+    kept: Mapping[str, Sequence[str]],
+) -> dict[str, list[str]]:
+    """Return the ways to part items: branch, language, length of the title, columns kept."""
+    parts: dict[str, list[str]] = {}
+    if labels.depth > 1:
+        parts["branch"] = [labels.path(c[0]) if (c := labels.chain(g)) else "none" for g in gold]
+    parts["language"] = ["zh, ja, ko" if _CJK.search(t) else "other" for t in titles]
+    sizes = [len(t) for t in titles]
+    quarters = np.unique(np.quantile(sizes or [0], [0.25, 0.5, 0.75]).astype(int))
+    names = _ranges(list(map(int, quarters)))
+    parts["title length"] = [names[int(np.searchsorted(quarters, s))] for s in sizes]
+    for name, values in kept.items():
+        parts[name] = [v or "(empty)" for v in values]
+    return {name: values for name, values in parts.items() if len(set(values)) > 1}
+
+
+def _ranges(bounds: list[int]) -> list[str]:
+    """Name what lies between bounds: up to the first, ..., above the last."""
+    if not bounds:
+        return [""]
+    between = [f"{a + 1}-{b}" for a, b in pairwise(bounds)]
+    return [f"to {bounds[0]}", *between, f"over {bounds[-1]}"]
+
+
+def _segments(
+    a: Array, b: Array, columns: Mapping[str, Sequence[str]], seed: int
+) -> list[dict[str, Any]]:
+    """Compare accuracy in every segment of enough items; p adjusted for there being several."""
+    whole = float(b.mean() - a.mean()) if len(a) else 0.0
+    found: list[dict[str, Any]] = []
+    for by, values in columns.items():
+        part = np.array(values)
+        names, counts = np.unique(part, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:MOST_SEGMENTS]
+        for name in names[order]:
+            here = part == name
+            if np.count_nonzero(here) < LEAST_OF_SEGMENT:
+                continue
+            mine, theirs = a[here], b[here]
+            difference = compare.difference_of_means(mine, theirs, draws=1000, seed=seed)
+            found.append(
+                {
+                    "by": by,
+                    "value": str(name),
+                    "n": int(np.count_nonzero(here)),
+                    "a": float(mine.mean()),
+                    "b": float(theirs.mean()),
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p": compare.mcnemar(mine, theirs).p,
+                    "turned": difference.value * whole < 0,
+                }
+            )
+    adjusted = compare.holm([segment["p"] for segment in found])
+    for segment, p in zip(found, adjusted, strict=True):
+        segment["p_adjusted"] = p
+        segment["clear"] = p <= compare.ALPHA
+    return found
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def verdict_line(
+    versus: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, question: Question
+) -> str:
+    """Return the decision in one line."""
+    shown = best or (versus[0] if len(versus) == 1 else None)
+    if shown is None:
+        return f"don't ship any of {', '.join(v['arm'] for v in versus)}: see each below"
+    decision = shown["decision"]
+    gain, low, high = (gained(question.metric, decision[k]) for k in ("gain", "low", "high"))
+    span = f"{show(question.metric)} {gain} [{low}, {high}] against {shown['base']}"
+    if decision["verdict"] == "more":
+        return f"you need about {decision['more']:,} more items: {shown['arm']} {span}"
+    word = "ship" if decision["verdict"] == "ship" else "don't ship"
+    return f"{word} {shown['arm']}: {span}; {decision['why']}"
+
+
+def show(metric: str) -> str:
+    """Return a metric's name as people write it."""
+    return metric.replace("_", " ").replace("f1", "F1").replace("ece", "ECE")
+
+
+def gained(metric: str, value: float | None) -> str:
+    """Write a gain: in points, +1.2, or as it is for a loss, of which there is less."""
+    if value is None or math.isnan(value):
+        return "none"
+    return f"{value:+.4f}" if metric in LOSSES else f"{100 * value:+.1f}"

@@ -1,0 +1,532 @@
+"""A run's folder to what people read: tables for terminal and Markdown, one HTML file.
+
+The HTML file holds everything, data included: no network, opens from disk. Item text goes into it
+as JSON and onto the page as text, never as markup. This module computes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.errors import JournalError
+from llmcat.judge import LOSSES, gained, show
+from llmcat.records import NONE
+from llmcat.runs import load, named
+from llmcat.scored import ERROR, Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Result", "Section", "explain", "html", "line", "markdown", "read", "sections"]
+
+ASSETS = Path(__file__).parent / "_report"
+ROWS = 20_000
+"""Rows in the page; the interesting ones come first."""
+PROMPTS = 2_000
+"""Rows whose prompts are in the page."""
+PAIRS = 10
+FRACTIONS = ("brier", "log_loss")
+"""Metrics that are no shares: shown as they are, not in percent."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run's folder holds."""
+
+    path: Path
+    record: Mapping[str, Any]
+    labels: Labels
+    metrics: Mapping[str, Mapping[str, Any]]
+    comparison: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with its heading: the first column is text, the others are aligned right."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = field(default=())
+    text_columns: int = 1
+
+
+def read(path: Path) -> Result:
+    """Read a run's folder. Raises `JournalError` if it is not one that was measured."""
+    record = load(path)
+    try:
+        found = {
+            a: orjson.loads((path / named(a, "metrics.json")).read_bytes()) for a in record["arms"]
+        }
+        compared = path / "comparison.json"
+        comparison = orjson.loads(compared.read_bytes()) if compared.is_file() else None
+    except (OSError, orjson.JSONDecodeError) as exc:
+        raise JournalError(
+            f"{path}: the run is not finished ({record['status']})",
+            hint="run its command again: what was answered is not asked again",
+        ) from exc
+    return Result(path, record, Labels.read(path), found, comparison)
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+def line(result: Result) -> str:
+    """Return the result in one line: the decision, or the accuracy."""
+    if result.comparison is not None:
+        return str(result.comparison["verdict"])
+    (found,) = result.metrics.values()
+    accuracy = found["metrics"]["accuracy"]
+    errors = sum(found["errors"].values())
+    broken = f", {errors:,} errors" if errors else ""
+    return f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
+
+
+def sections(result: Result) -> list[Section]:
+    """Return all tables, the important ones first."""
+    found = [*_versus(result), _metrics(result), _costs(result)]
+    found += [*_segments(result), *_confusions(result), *_errors(result), _arms(result)]
+    return [section for section in found if section.rows]
+
+
+def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
+    """Write a value with its interval: 91.2 % [89.0, 93.1]."""
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    if value is None:
+        return f"none ({estimate['why']})"
+    scale, digits, unit = (1, 4, "") if name in FRACTIONS else (100, 1, " %")
+    text = f"{scale * value:.{digits}f}{unit}"
+    if low is None or high is None:
+        return text
+    return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def _metrics(result: Result) -> Section:
+    arms = list(result.metrics)
+    names = list(result.metrics[arms[0]]["metrics"])
+    rows = [
+        [show(name), *(_estimate(name, result.metrics[a]["metrics"][name]) for a in arms)]
+        for name in names
+    ]
+    note = "in brackets 95 % intervals: Wilson's for shares, bootstrap (BCa) for averages over"
+    note += " classes of at least 10 items each, normal ones for means; coverage at a precision is"
+    note += " chosen on these items"
+    return Section("Metrics", ["metric", *arms], rows, [note])
+
+
+def _versus(result: Result) -> list[Section]:
+    """Return a table per comparison with the first arm."""
+    if result.comparison is None:
+        return []
+    found = []
+    primary = result.comparison["metric"]
+    for versus in result.comparison["versus"]:
+        rows = []
+        for name, difference in versus["differences"].items():
+            loss = name in LOSSES
+            scale, digits = (1, 4) if name in FRACTIONS else (100, 1)
+            if difference["value"] is None:
+                rows.append([show(name), "none", difference["why"]])
+                continue
+            text = f"{scale * difference['value']:+.{digits}f}"
+            low, high = (f"{scale * difference[k]:+.{digits}f}" for k in ("low", "high"))
+            marks = [
+                "decides" if name == primary else "",
+                "less is better" if loss else "",
+                "approximate" if difference["approximate"] else "",
+            ]
+            rows.append([show(name), text, f"[{low}, {high}]", ", ".join(filter(None, marks))])
+        mcnemar, decision = versus["mcnemar"], versus["decision"]
+        a, b = versus["base"], versus["arm"]
+        level = 100 * (1 - decision["alpha"])
+        low, high = gained(primary, decision["low"]), gained(primary, decision["high"])
+        notes = [
+            f"{_word(decision)}: {decision['why']}; "
+            f"the {level:.4g} % interval of the gain that decides is [{low}, {high}]",
+            f"right: both {versus['both_right']:,}, only {a} {mcnemar['only_a']:,}, only {b} "
+            f"{mcnemar['only_b']:,}, neither {versus['both_wrong']:,}; "
+            f"McNemar's exact p = {mcnemar['p']:.3g}",
+        ]
+        by = result.comparison["cost_by"]
+        if result.comparison["rule"]["non_inferior"] is not None:
+            notes.append(
+                f"{b} is {'the' if versus['cheaper'] else 'not the'} cheaper arm"
+                + (f", by {by}" if by else ": nothing says what the arms cost (--speed, prices)")
+            )
+        heads = ["difference", "points", "95 % interval", ""]
+        found.append(Section(f"{b} against {a}", heads, rows, notes))
+    return found
+
+
+def _word(decision: Mapping[str, Any]) -> str:
+    words = {"ship": "ship", "don't": "don't ship"}
+    return words.get(decision["verdict"]) or f"about {decision['more']:,} more items are needed"
+
+
+def _costs(result: Result) -> Section:
+    arms = result.record["arms"]
+    rows = []
+    for title, of, key, digits in (
+        ("prompt tokens per item", "costs", "prompt_tokens_per_item", 1),
+        ("of these cached", "costs", "cached_tokens_per_item", 1),
+        ("generated tokens per item", "costs", "generated_tokens_per_item", 2),
+        ("items/s, alone", "speed", "items_per_second", 1),
+        ("latency p50, s", "latency", "p50", 3),
+        ("latency p95, s", "latency", "p95", 3),
+        ("latency p99, s", "latency", "p99", 3),
+        ("server-seconds per 1,000 items", "costs", "server_seconds_per_1000", 1),
+        ("price per 1,000 items", "costs", "price_per_1000", 4),
+        ("energy per 1,000 items, J", "costs", "joules_per_1000", 0),
+    ):
+        values = []
+        for arm in arms.values():
+            speed = arm["speed"] or {}
+            holder = {
+                "costs": arm["costs"],
+                "speed": speed,
+                "latency": speed.get("latency_seconds"),
+            }
+            value = (holder[of] or {}).get(key)
+            missing = "no price known" if key.startswith("price") else "not measured"
+            values.append(missing if value is None else f"{value:,.{digits}f}")
+        rows.append([title, *values])
+    notes = []
+    if any(arm["speed"] for arm in arms.values()):
+        timed = next(arm["speed"] for arm in arms.values() if arm["speed"])
+        notes.append(
+            f"each arm alone on {timed['items']:,} items, {timed['concurrency']} in flight, after "
+            f"{timed['warmed_with']} to warm up"
+        )
+    else:
+        notes.append("--speed measures rates and latencies, each arm alone")
+    return Section("Cost and speed", ["", *arms], rows, notes)
+
+
+def _segments(result: Result) -> list[Section]:
+    if result.comparison is None:
+        return []
+    found = []
+    for versus in result.comparison["versus"]:
+        rows = [
+            [
+                f"{s['by']}: {s['value']}",
+                f"{s['n']:,}",
+                f"{100 * s['a']:.1f} %",
+                f"{100 * s['b']:.1f} %",
+                f"{100 * s['difference']:+.1f}",
+                f"[{100 * s['low']:+.1f}, {100 * s['high']:+.1f}]",
+                f"{s['p_adjusted']:.2g}",
+                "sign turns" if s["turned"] else "",
+            ]
+            for s in sorted(versus["segments"], key=lambda s: (not s["turned"], s["by"], -s["n"]))
+        ]
+        heads = ["segment", "items", versus["base"], versus["arm"], "points", "95 %", "p", ""]
+        turned = sum(s["turned"] and s["clear"] for s in versus["segments"])
+        notes = [
+            "p by McNemar's exact test, adjusted for the number of segments (Holm); "
+            f"the sign turns clearly in {turned} of {len(rows)}"
+        ]
+        title = f"Segments: {versus['arm']} against {versus['base']}, accuracy"
+        found.append(Section(title, heads, rows, notes))
+    return found
+
+
+def _confusions(result: Result) -> list[Section]:
+    found = []
+    for arm, measured in result.metrics.items():
+        pairs = measured["confusions"]
+        dear = any(pair["cost"] != pair["count"] for pair in pairs)
+        rows = [
+            [
+                result.labels.path(pair["gold"]),
+                result.labels.path(pair["label"]),
+                f"{pair['count']:,}",
+                *([f"{pair['cost']:,.4g}"] if dear else []),
+            ]
+            for pair in pairs[:PAIRS]
+        ]
+        heads = ["gold", "given", "items", *(["cost"] if dear else [])]
+        left = [f"and {len(pairs) - PAIRS:,} other pairs"] if len(pairs) > PAIRS else []
+        found.append(Section(f"Confused most: {arm}", heads, rows, left, text_columns=2))
+    return found
+
+
+def _errors(result: Result) -> list[Section]:
+    rows = [
+        [reason, arm, f"{count:,}"]
+        for arm, measured in result.metrics.items()
+        for reason, count in measured["errors"].items()
+    ]
+    notes = ["a row without an answer counts as wrong; it is asked again when the command is run"]
+    return [Section("Errors", ["reason", "arm", "items"], rows, notes, text_columns=2)]
+
+
+def _arms(result: Result) -> Section:
+    rows = []
+    for name, arm in result.record["arms"].items():
+        served, identity = arm["served"], arm["identity"]
+        what = f"{served['engine']} {served['version']}, {served['model']}"
+        rows.append([name, arm["said"], identity["prompt"], what])
+    items = result.record["items"]
+    notes = [
+        f"{items['n']:,} of {items['rows']:,} rows of {items['file'].replace(chr(10), ', ')}"
+        + (f", a sample with seed {items['seed']}" if items["limit"] else ""),
+        f"llmcat {result.record['llmcat']}, {result.record['created']}",
+    ]
+    return Section("Arms", ["arm", "changes", "prompt", "engine and model"], rows, notes, 4)
+
+
+# -- Markdown ---------------------------------------------------------------------------------
+
+
+def markdown(result: Result) -> str:
+    """Return the report for a pull request."""
+    parts = [f"## {line(result)}", ""]
+    parts += [f"> {remark}\n" for remark in result.record["remarks"]]
+    for section in sections(result):
+        parts += [f"### {section.title}", ""]
+        width = len(section.heads)
+        bars = [":--" if i < section.text_columns else "--:" for i in range(width)]
+        parts += [_md_row(section.heads), _md_row(bars)]
+        parts += [_md_row([*row, *[""] * (width - len(row))]) for row in section.rows]
+        parts += ["", *(f"{note}\n" for note in section.notes)]
+    if result.comparison is not None:
+        parts += _md_disagreements(result)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_md_text(str(cell)) for cell in cells) + " |"
+
+
+def _md_text(text: str) -> str:
+    """Keep text from being read as Markdown or HTML."""
+    for mark in "\\`*_[]<>|":
+        text = text.replace(mark, f"\\{mark}") if mark in "\\`*[]|" else text
+    return text.replace("<", "&lt;").replace("\n", " ")
+
+
+def _md_disagreements(result: Result) -> list[str]:
+    arms = list(result.metrics)
+    parts = []
+    for versus in (result.comparison or {})["versus"]:
+        pair = (versus["base"], versus["arm"])
+        for mine, theirs in (pair, pair[::-1]):
+            shown = []
+            for row in _joined(result):
+                labels = dict(zip(arms, row["labels"], strict=True))
+                if labels[mine] == row["gold"] != labels[theirs]:
+                    path = result.labels.path
+                    shown.append([row["title"], path(row["gold"]), path(labels[theirs])])
+                if len(shown) == PAIRS:
+                    break
+            if shown:
+                parts += [f"### Right only in {mine} (the first {len(shown)})", ""]
+                heads = ["item", f"gold, and {mine}", theirs]
+                parts += [_md_row(heads), _md_row([":--"] * 3), *map(_md_row, shown), ""]
+    return parts
+
+
+# -- rows -------------------------------------------------------------------------------------
+
+
+def _joined(result: Result) -> Iterator[dict[str, Any]]:
+    """Yield each item with what every arm said."""
+    arms = list(result.metrics)
+    sources = [(result.path / named(arm, "predictions.jsonl")).open("rb") for arm in arms]
+    try:
+        with (result.path / "items.jsonl").open("rb") as items:
+            for raw, *rows in zip(items, *sources, strict=True):
+                item, said = orjson.loads(raw), [orjson.loads(row) for row in rows]
+                yield {
+                    "row": item["row"],
+                    "id": item["id"],
+                    "gold": item["gold"],
+                    "fields": item["fields"],
+                    "title": next(iter(item["fields"].values()), ""),
+                    "labels": [
+                        ERROR if s["decision"] == "error" else s["label"] or NONE for s in said
+                    ],
+                    "p": [s["confidence"] for s in said],
+                    "notes": [s["reason"] for s in said],
+                }
+    except (OSError, ValueError, KeyError) as exc:
+        raise JournalError(f"{result.path}: the files do not fit together: {exc}") from exc
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _interest(row: Mapping[str, Any]) -> tuple[int, float]:
+    """Sort what people want to see to the front: disagreements, then sure mistakes."""
+    right = [label == row["gold"] for label in row["labels"]]
+    sure = max((p or 0.0) for p in row["p"])
+    if any(right) and not all(right):
+        return 0, -sure
+    if len(set(row["labels"])) > 1:
+        return 1, -sure
+    return (2, -sure) if not any(right) else (3, sure)
+
+
+def _asks(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, list[Any]]]]:
+    """Return the asks of some rows: the key of what is shared, and the messages after that."""
+    found: dict[int, list[tuple[str, list[Any]]]] = {}
+    try:
+        with (path / named(arm, "asks.jsonl")).open("rb") as lines:
+            for raw in lines:
+                ask = orjson.loads(raw)
+                if ask["row"] in rows:
+                    found.setdefault(ask["row"], []).append((ask["prefix"], ask["tail"]))
+    except OSError:
+        return {}
+    return found
+
+
+# -- HTML -------------------------------------------------------------------------------------
+
+
+def html(result: Result) -> str:
+    """Return the page."""
+    data = orjson.dumps(_data(result)).decode()
+    for mark, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        data = data.replace(mark, code)
+    page = (ASSETS / "page.html").read_text("utf-8")
+    for name in ("style.css", "script.js"):
+        page = page.replace(f"/* {name} */", (ASSETS / name).read_text("utf-8"))
+    return page.replace("null /* data */", data)
+
+
+def _data(result: Result) -> dict[str, Any]:
+    arms = list(result.metrics)
+    labels: dict[str, int] = {}
+
+    def at(label: str) -> int:
+        return labels.setdefault(label, len(labels))
+
+    rows = sorted(_joined(result), key=_interest)
+    shown = rows[:ROWS]
+    with_prompts = {row["row"] for row in shown[:PROMPTS]}
+    prompts = {}
+    for arm in arms:
+        asks = _asks(result.path, arm, with_prompts)
+        used = {key for tails in asks.values() for key, _ in tails}
+        shared = _shared(result.path, arm)
+        prompts[arm] = {
+            "shared": {k: v for k, v in shared.items() if k in used},
+            "asks": {str(row): said for row, said in asks.items()},
+        }
+    return {
+        "title": " against ".join(reversed(arms)) if len(arms) > 1 else "Evaluation",
+        "file": result.record["items"]["file"],
+        "line": line(result),
+        "verdict": (result.comparison or {}).get("ship") or "",
+        "decided": result.comparison is not None,
+        "remarks": result.record["remarks"],
+        "sections": [
+            {
+                "title": s.title,
+                "heads": s.heads,
+                "rows": s.rows,
+                "notes": s.notes,
+                "text": s.text_columns,
+            }
+            for s in sections(result)
+        ],
+        "arms": arms,
+        "classes": {
+            arm: [
+                [at(c["label"]), c["support"], c["given"], c["precision"], c["recall"], c["f1"]]
+                for c in result.metrics[arm]["classes"]
+            ]
+            for arm in arms
+        },
+        "confusions": {
+            arm: [
+                [at(c["gold"]), at(c["label"]), c["count"], c["cost"]]
+                for c in result.metrics[arm]["confusions"]
+            ]
+            for arm in arms
+        },
+        "reliability": {arm: result.metrics[arm]["reliability"] for arm in arms},
+        "risk_coverage": {arm: result.metrics[arm]["risk_coverage"] for arm in arms},
+        "rows": [
+            [
+                row["row"],
+                row["id"],
+                row["title"],
+                at(row["gold"]),
+                [at(label) for label in row["labels"]],
+                row["p"],
+                row["notes"],
+                row["fields"] if len(row["fields"]) > 1 else None,
+            ]
+            for row in shown
+        ],
+        "total": len(rows),
+        "prompts": prompts,
+        "labels": [result.labels.path(label) for label in labels],
+        "error": labels.get(ERROR, -1),
+    }
+
+
+def _shared(path: Path, arm: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads((path / named(arm, "prefixes.json")).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found
+
+
+# -- what to change ---------------------------------------------------------------------------
+
+
+def explain(result: Result, *, most: int = 8) -> list[str]:
+    """Group the disagreements by confused pair; print the lines of each prompt that show either.
+
+    So that who writes the prompt sees what to change. Returns lines of text.
+    """
+    arms = list(result.metrics)
+    found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for row in _joined(result):
+        right = [label == row["gold"] for label in row["labels"]]
+        if any(right) and not all(right):
+            for arm, label in zip(arms, row["labels"], strict=True):
+                if label not in {row["gold"], ERROR}:
+                    found.setdefault((row["gold"], label), []).append((arm, row))
+    lines = []
+    order = sorted(found.items(), key=lambda pair: -len(pair[1]))
+    shared = {arm: _shared(result.path, arm) for arm in arms}
+    path = result.labels.path
+    for (gold, label), cases in order[:most]:
+        by = ", ".join(f"{arm} {n}" for arm in arms if (n := sum(a == arm for a, _ in cases)))
+        times = "once" if len(cases) == 1 else f"{len(cases)} times"
+        lines.append(f"{path(gold)}  taken for  {path(label)}: {times} ({by})")
+        lines += [f"    e.g. {row['title'][:90]}" for _, row in cases[:3]]
+        for arm in arms:
+            texts = _lines_with(shared[arm], gold, label, result.labels)
+            lines += [f"    in {arm}: {text}" for text in texts]
+        lines.append("")
+    if len(order) > most:
+        lines.append(f"and {len(order) - most} other pairs")
+    return lines or ["the arms are right on the same items"]
+
+
+def _lines_with(shared: Mapping[str, Any], gold: str, label: str, labels: Labels) -> list[str]:
+    """Return the lines of the shared messages that name either label, in any of its languages."""
+    nodes = [labels.nodes[one] for one in (gold, label) if one in labels.nodes]
+    names = [name.casefold() for n in nodes for name in (n["path"][-1], *n["names"].values())]
+    texts = [
+        text.strip()
+        for messages in shared.values()
+        for message in messages
+        if isinstance(message["content"], str)
+        for text in message["content"].splitlines()
+    ]
+    fits = [text for text in texts if any(name in text.casefold() for name in names)]
+    if NONE in {gold, label}:
+        fits += [text for text in texts if "none of" in text.casefold() or "以上" in text]
+    return list(dict.fromkeys(fits))[:8]

@@ -1,0 +1,242 @@
+"""What runs leave behind: a folder for each, and a registry of all.
+
+    runs/runs.sqlite     which runs there were, and how often a question was looked at
+    runs/answers.sqlite  answers by request (llmcat.answers)
+    runs/NAME-HASH/      one run: run.json and the files that llmcat.trial and llmcat.evaluate write
+
+This module does not know engines, metrics or decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from llmcat.errors import InputError, JournalError
+from llmcat.journal import locked, refuse_other
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["SOLO", "Folder", "Look", "Registry", "load", "named"]
+
+SOLO = "eval"
+"""The name of the arm that is measured alone: its files have no name in front."""
+
+
+def named(arm: str, suffix: str) -> str:
+    """Return the name of an arm's file: `b.metrics.json`; `metrics.json` where there is one arm."""
+    return suffix if arm == SOLO else f"{arm}.{suffix}"
+
+
+@dataclass
+class Folder:
+    """The folder of a run, locked while it is written."""
+
+    path: Path
+    record: dict[str, Any]
+    _lock: BinaryIO | None = field(default=None, repr=False)
+
+    @classmethod
+    def begin(cls, path: Path, record: dict[str, Any]) -> Folder:
+        """Take the folder for a run, or go on with the same one.
+
+        Raises `RunMismatch` if another run is in it, `JournalError` if it cannot be written.
+        """
+        before = None
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                before = load(path)
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / ".lock").open("ab")
+        except OSError as exc:
+            raise JournalError(f"{exc.filename or path}: {exc.strerror}") from exc
+        if not locked(lock):
+            lock.close()
+            raise JournalError(f"{path}: another llmcat is writing it")
+        if before is not None:
+            hint = "choose another --out; answers that were given are not asked for again"
+            refuse_other(str(path), before["identity"], record["identity"], hint=hint)
+            record = {**record, "created": before["created"]}
+        folder = cls(path, record, lock)
+        folder.save("running")
+        return folder
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file in it."""
+        return self.path / name
+
+    def save(self, status: str) -> None:
+        """Write the record, whole or not at all."""
+        self.record["status"] = status
+        self.write("run.json", self.record)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a file, whole or not at all: text as it is, anything else as JSON."""
+        path = self.file(name)
+        draft = path.with_name(f"{name}.part")
+        try:
+            if isinstance(value, str):
+                draft.write_text(value, "utf-8")
+            else:
+                draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+            draft.replace(path)
+        except OSError as exc:
+            raise JournalError(f"{path}: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            self.file(".lock").unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the record of the run in a folder. Raises `JournalError` if there is none."""
+    try:
+        record = orjson.loads((path / "run.json").read_bytes())
+        if not {"identity", "arms", "created", "status"} <= dict(record).keys():
+            raise ValueError("not the record of an evaluation")
+    except (OSError, ValueError, TypeError) as exc:
+        raise JournalError(
+            f"{path} holds no evaluation run", hint="choose another --out, or an empty folder"
+        ) from exc
+    return dict(record)
+
+
+# -- the registry -----------------------------------------------------------------------------
+
+
+def _first(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE runs (name TEXT PRIMARY KEY, folder TEXT, kind TEXT, created TEXT, "
+        "file TEXT, n INTEGER, arms TEXT, status TEXT, result TEXT)"
+    )
+    db.execute(
+        "CREATE TABLE looks (question TEXT, planned INTEGER, n INTEGER, items TEXT, run TEXT, "
+        "at TEXT, PRIMARY KEY (question, n, items))"
+    )
+
+
+MIGRATIONS = (_first,)
+"""The n-th takes a registry from version n to n + 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a question: over how many items, with how many looks planned (0: none)."""
+
+    planned: int
+    n: int
+    items: str
+    run: str
+    at: str
+
+
+class Registry:
+    """Which runs there were, in an SQLite file. Raises `JournalError` if it cannot be used."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the registry of a runs folder, or make it; bring an older one up to date."""
+        self.path = folder / "runs.sqlite"
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("BEGIN IMMEDIATE")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise JournalError(f"{self.path} was written by a later llmcat", hint="update it")
+            for number, migrate in enumerate(MIGRATIONS[version:], version + 1):
+                migrate(self._db)
+                self._db.execute(f"PRAGMA user_version = {number}")
+            self._db.execute("COMMIT")
+
+    @classmethod
+    def existing(cls, folder: str) -> Registry:
+        """Open a registry that is there. Raises `InputError` if none is."""
+        if not (Path(folder) / "runs.sqlite").is_file():
+            raise InputError(f"{folder}: no runs there", hint="--runs names another folder")
+        return cls(Path(folder))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            raise JournalError(f"{self.path}: {exc}") from exc
+
+    def note(self, folder: Path, record: Mapping[str, Any], result: str = "") -> None:
+        """Write down how a run stands; `result` is its verdict in a line."""
+        items = record["items"]
+        values = (
+            folder.name,
+            str(folder.resolve()),
+            record["kind"],
+            record["created"],
+            items["file"],
+            items["n"],
+            orjson.dumps({n: arm["said"] for n, arm in record["arms"].items()}).decode(),
+            record["status"],
+            result,
+        )
+        with self._told():
+            self._db.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+            )
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, the latest first."""
+        with self._told():
+            rows = self._db.execute("SELECT * FROM runs ORDER BY created DESC, rowid DESC")
+            return [dict(row) | {"arms": orjson.loads(row["arms"])} for row in rows]
+
+    def find(self, name: str) -> Path:
+        """Return the folder of a run, by its name, the beginning of it or of its hash.
+
+        Raises `InputError` where there is none, or several.
+        """
+        every = self.runs()
+        fits = [run for run in every if name in {run["name"], run["name"].rpartition("-")[2]}]
+        fits = fits or [r for r in every if f"-{name}" in r["name"] or r["name"].startswith(name)]
+        if len(fits) != 1:
+            what = "no run is" if not fits else f"{len(fits)} runs are"
+            known = ", ".join(run["name"] for run in (fits or every)[:5]) or "none"
+            raise InputError(f"{what} called {name!r}", hint=f"there are: {known}")
+        folder = Path(fits[0]["folder"])
+        if not folder.is_dir():
+            raise InputError(f"the folder of run {fits[0]['name']} is gone: {folder}")
+        return folder
+
+    def looks(self, question: str) -> list[Look]:
+        """Return the looks at a question so far, in their order."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT planned, n, items, run, at FROM looks WHERE question = ? ORDER BY at, n",
+                (question,),
+            )
+            return [Look(*row) for row in rows]
+
+    def look(self, question: str, look: Look) -> None:
+        """Write down that a question was looked at; the same items again are the same look."""
+        with self._told():
+            self._db.execute(
+                "INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?)",
+                (question, look.planned, look.n, look.items, look.run, look.at),
+            )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+
+def now() -> str:
+    """Return the time as it is written down."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

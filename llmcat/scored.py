@@ -1,0 +1,264 @@
+"""One arm's predictions beside the gold labels, as arrays, and every metric of them.
+
+Read from a run's folder, so that nothing depends on who asked. This module does not know prompts,
+engines or other arms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from llmcat import metrics
+from llmcat.errors import InputError, JournalError
+from llmcat.metrics import Estimate, nothing
+from llmcat.records import NONE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["ERROR", "Labels", "Scored", "measure"]
+
+Array = np.ndarray[Any, Any]
+
+ERROR = "(error)"
+"""The label of a row that has none: it counts as wrong."""
+PRECISIONS = (0.90, 0.95, 0.99)
+BINS = 15
+POINTS = 200
+
+
+class Labels:
+    """The taxonomy as a run wrote it down: id to path and parent."""
+
+    def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        """`nodes` maps an id to `{"path": [...], "parent": id or null}`."""
+        self.nodes = nodes
+        self._chains: dict[str, tuple[str, ...]] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> Labels:
+        """Read those of a run's folder."""
+        return cls(_json(folder / "labels.json"))
+
+    @property
+    def depth(self) -> int:
+        """The number of levels; 1 for a flat list."""
+        return max((len(node["path"]) for node in self.nodes.values()), default=1)
+
+    def chain(self, label: str) -> tuple[str, ...]:
+        """Return the ids from the department down to the label; none for `none` and errors."""
+        if label not in self._chains:
+            found: list[str] = []
+            at: str | None = label if label in self.nodes else None
+            while at is not None:
+                found.append(at)
+                at = self.nodes[at]["parent"]
+            self._chains[label] = tuple(reversed(found))
+        return self._chains[label]
+
+    def path(self, label: str) -> str:
+        """Return the path as people read it."""
+        if label == NONE:
+            return "none of these"
+        node = self.nodes.get(label)
+        return " > ".join(node["path"]) if node else label
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Columns of shape `(n,)`, in the order of the rows.
+
+    `label` is a node id, `none` or `ERROR`. `confidence`, `p_gold`, `p_squares` and `rank` are NaN
+    where the answer does not say.
+    """
+
+    row: Array
+    gold: Array
+    label: Array
+    confidence: Array
+    p_gold: Array
+    p_squares: Array
+    rank: Array
+    kind: Array
+    errors: Counter[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Scored:
+        """Read a run's predictions. Raises `JournalError` if they cannot be read."""
+        columns: dict[str, list[Any]] = {name: [] for name in ("row", "gold", "label", "kind")}
+        numbers: dict[str, list[float]] = {
+            name: [] for name in ("confidence", "p_gold", "p_squares", "rank")
+        }
+        errors = Counter[str]()
+        try:
+            with path.open("rb") as lines:
+                for line in lines:
+                    row = orjson.loads(line)
+                    failed = row["decision"] == "error"
+                    if failed:
+                        errors[row["reason"] or "?"] += 1
+                    columns["row"].append(row["row"])
+                    columns["gold"].append(row["gold"])
+                    columns["label"].append(ERROR if failed else row["label"] or NONE)
+                    columns["kind"].append(row["kind"] or "")
+                    for name, column in numbers.items():
+                        value = row[name]
+                        column.append(math.nan if value is None else value)
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
+            raise JournalError(f"{path} cannot be read: {exc}") from exc
+        arrays = {name: np.array(column) for name, column in columns.items()}
+        return cls(**arrays, **{n: np.array(c) for n, c in numbers.items()}, errors=errors)
+
+    @cached_property
+    def correct(self) -> Array:
+        """Whether each label is the gold one, shape `(n,)`."""
+        return np.asarray(self.gold == self.label)
+
+    @cached_property
+    def answered(self) -> Array:
+        """Whether each row is no error, shape `(n,)`."""
+        return np.asarray(self.label != ERROR)
+
+    @property
+    def lacks(self) -> str:
+        """Why there are no losses, where some answer gives its gold label no probability."""
+        if not self.answered.any():
+            return "no answers"
+        return (
+            "some answers give no probability to every label"
+            if np.isnan(self.p_gold[self.answered]).any()
+            else ""
+        )
+
+    @property
+    def classes(self) -> list[str]:
+        """All labels that occur, without `none` and errors, in alphabetical order."""
+        return sorted({*self.gold.tolist(), *self.label.tolist()} - {NONE, ERROR})
+
+    def sets(self, labels: Labels) -> dict[metrics.Of, metrics.Ratio]:
+        """Return the hierarchical ratios."""
+        gold = (frozenset(labels.chain(g)) for g in self.gold.tolist())
+        given = (frozenset(labels.chain(g)) for g in self.label.tolist())
+        return metrics.hierarchical_ratios(gold, given)
+
+
+def same_items(a: Scored, b: Scored) -> None:
+    """Raise `InputError` if two arms do not have the same items with the same gold labels."""
+    if not (np.array_equal(a.row, b.row) and np.array_equal(a.gold, b.gold)):
+        raise InputError(
+            "the arms have different items or labels: they cannot be compared",
+            hint="compare runs of the same file, --limit and --seed",
+        )
+
+
+def measure(
+    scored: Scored,
+    labels: Labels,
+    *,
+    costs: Mapping[tuple[str, str], float] | None = None,
+    draws: int = 2000,
+) -> dict[str, Any]:
+    """Return every metric as JSON: `metrics` by name, `classes`, `confusions`, curves, `errors`.
+
+    Rows that are errors count as wrong; they have no probabilities, and metrics of probabilities
+    are over the others.
+    """
+    return {
+        "n": len(scored.gold),
+        "metrics": {name: asdict(e) for name, e in _estimates(scored, labels, draws).items()},
+        "errors": dict(scored.errors.most_common()),
+        "classes": [
+            asdict(c)
+            for c in metrics.of_classes(scored.gold, scored.label, [*scored.classes, NONE])
+        ],
+        "confusions": [
+            asdict(c) for c in metrics.confusions(scored.gold, scored.label, cost=costs)
+        ],
+        **_curves(scored),
+    }
+
+
+def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate]:
+    gold, label = scored.gold, scored.label
+    found = {"accuracy": metrics.accuracy(scored.correct)}
+    for (how, of), estimate in metrics.averages(gold, label, scored.classes, draws=draws).items():
+        found[f"{how}_{of}"] = estimate
+    depth = labels.depth
+    if depth > 1:
+        for of, ratio in scored.sets(labels).items():
+            found[f"hierarchical_{of}"] = metrics.hierarchical(ratio, draws=draws)
+        for level in range(1, depth + 1):
+            found[f"accuracy_level_{level}"] = metrics.accuracy(at_level(scored, labels, level))
+    ok, why = scored.answered, scored.lacks
+    p_gold, rank = scored.p_gold[ok], scored.rank[ok]
+    for k in (3, 5):
+        found[f"top_{k}"] = nothing(why) if why else metrics.top_k(rank, k)
+    found["log_loss"] = nothing(why) if why else metrics.log_loss(p_gold)
+    found["brier"] = nothing(why) if why else metrics.brier_score(p_gold, scored.p_squares[ok])
+    sure, right = confidences(scored)
+    unsure = "" if len(sure) else "no answer has a confidence"
+    ece = metrics.calibration_error(sure, right, bins=BINS)
+    found["ece"], found["ece_debiased"] = (nothing(unsure),) * 2 if unsure else ece
+    for precision in PRECISIONS:
+        name = f"coverage_at_{precision:.0%}".rstrip("%")
+        at = metrics.coverage_at(sure, right, precision=precision)
+        found[name] = nothing(unsure) if unsure else at
+    given, wanted = label == NONE, gold == NONE
+    found["none_precision"] = (
+        metrics.accuracy(wanted[given]) if given.any() else nothing("none was never given")
+    )
+    found["none_recall"] = (
+        metrics.accuracy(given[wanted]) if wanted.any() else nothing("no item belongs nowhere")
+    )
+    return found
+
+
+def at_level(scored: Scored, labels: Labels, level: int) -> Array:
+    """Return whether each label agrees with its gold label down to a level (1 is the top).
+
+    Only items whose gold label goes that deep, shape `(m,)`.
+    """
+    chain = labels.chain
+    return np.array(
+        [
+            chain(given)[:level] == chain(gold)[:level]
+            for gold, given in zip(scored.gold.tolist(), scored.label.tolist(), strict=True)
+            if len(chain(gold)) >= level
+        ],
+        dtype=bool,
+    )
+
+
+def confidences(scored: Scored) -> tuple[Array, Array]:
+    """Return the confidences that there are, and whether each of these answers is right."""
+    known = ~np.isnan(scored.confidence)
+    return scored.confidence[known], scored.correct[known]
+
+
+def _curves(scored: Scored) -> dict[str, Any]:
+    """Return the reliability diagram and the risk-coverage curve, thinned to `POINTS`."""
+    sure, right = confidences(scored)
+    if not len(sure):
+        return {"reliability": [], "risk_coverage": []}
+    share, mean, accuracy = metrics.reliability(sure, right, bins=BINS)
+    coverage, risk = metrics.risk_coverage(sure, right)
+    at = np.unique(np.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).astype(int))
+    return {
+        "reliability": np.stack([share, mean, accuracy], axis=1).round(6).tolist(),
+        "risk_coverage": np.stack([coverage[at], risk[at]], axis=1).round(6).tolist(),
+    }
+
+
+def _json(path: Path) -> Any:
+    try:
+        return orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as exc:
+        raise JournalError(f"{path} cannot be read: {exc}") from exc
