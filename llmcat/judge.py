@@ -114,7 +114,7 @@ def judge(
                 "differences": {
                     name: _plain(difference, name) for name, difference in found[other].items()
                 },
-                "segments": _segments(a, b, columns, seed),
+                "segments": _segments(a, b, columns),
             }
         )
     shipped = [v for v in versus if v["decision"]["verdict"] == "ship"]
@@ -217,9 +217,7 @@ def _ranges(bounds: list[int]) -> list[str]:
     return [f"to {bounds[0]}", *between, f"over {bounds[-1]}"]
 
 
-def _segments(
-    a: Array, b: Array, columns: Mapping[str, Sequence[str]], seed: int
-) -> list[dict[str, Any]]:
+def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Compare accuracy in every segment of enough items; p adjusted for there being several."""
     whole = float(b.mean() - a.mean()) if len(a) else 0.0
     found: list[dict[str, Any]] = []
@@ -232,7 +230,7 @@ def _segments(
             if np.count_nonzero(here) < LEAST_OF_SEGMENT:
                 continue
             mine, theirs = a[here], b[here]
-            difference = compare.difference_of_means(mine, theirs, draws=1000, seed=seed)
+            difference = compare.difference_of_proportions(mine, theirs)
             found.append(
                 {
                     "by": by,

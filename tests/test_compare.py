@@ -108,6 +108,19 @@ def test_ratios_are_those_of_their_sums() -> None:
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=3e-3)
 
 
+def test_the_closed_form_holds_the_truth_where_few_items_differ() -> None:
+    """40 items, of which about two differ."""
+    hits = 0
+    for seed in range(2000):
+        draw = np.random.default_rng(seed).random(40)
+        a, b = draw > 0.02, (draw > 0.02) & (draw < 0.95)
+        found = compare.difference_of_proportions(a, b)
+        hits += found.low <= -0.05 <= found.high
+    assert hits / 2000 >= 0.94
+    both = np.array([True, True, False])
+    assert compare.difference_of_proportions(both, both).low < 0  # three items prove nothing
+
+
 def test_intervals_hold_the_truth() -> None:
     """About 95 of 100: accuracy of 300 items, the true difference 5 points."""
     hits = 0

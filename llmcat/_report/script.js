@@ -1,7 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = document.getElementById("main");
-const PAGE = 50;
 
 // -- small helpers: text is always set as text, never as markup
 
@@ -46,16 +45,16 @@ function legend() {
     el("span", {}, el("i", { style: `background:${color(k)}` }), arm)));
 }
 
-/* Pages of PAGE entries below a body that `draw(entries)` fills; returns what shows other entries. */
-function pager(draw) {
+/* Pages of `size` entries below a body that `draw(entries)` fills; returns what shows other entries. */
+function pager(draw, size = 50) {
   let entries = [], page = 0;
   const count = el("span", { class: "count" });
   const back = el("button", { type: "button", "aria-label": "previous page", onclick: () => go(page - 1) }, "‹");
   const next = el("button", { type: "button", "aria-label": "next page", onclick: () => go(page + 1) }, "›");
   function go(to) {
-    const pages = Math.max(1, Math.ceil(entries.length / PAGE));
+    const pages = Math.max(1, Math.ceil(entries.length / size));
     page = Math.min(Math.max(0, to), pages - 1);
-    const from = page * PAGE, end = Math.min(entries.length, from + PAGE);
+    const from = page * size, end = Math.min(entries.length, from + size);
     count.textContent = entries.length ? `${from + 1}–${end} of ${entries.length.toLocaleString("en")}` : "nothing fits";
     back.disabled = page === 0;
     next.disabled = page === pages - 1;
@@ -155,7 +154,7 @@ function classes() {
           el("span", { class: "bar", style: `background:${color(k)};width:${70 * (value ?? 0)}%` }),
           " " + (value === null ? "–" : (100 * value).toFixed(0)));
       })),
-      ...data.arms.flatMap((_, k) => [3, 4].map((i) => el("td", {}, c.arms[k] ? percent(c.arms[k][i], 0) : "–")))))));
+      ...data.arms.flatMap((_, k) => [3, 4].map((i) => el("td", {}, c.arms[k] ? percent(c.arms[k][i], 0) : "–")))))), 20);
   const select = el("select", { "aria-label": "order of the classes", onchange: () => show() },
     ...Object.keys(orders).map((name) => el("option", {}, name)));
   const show = () => pages.show([...all].sort(orders[select.value]));
@@ -180,7 +179,7 @@ function confusions(filterRows) {
     const left = named ? 150 : 26, size = named ? 15 : Math.max(2, 560 / order.length), side = size * order.length;
     const right = data.classes[arm].map((c) => [c[0], c[1], c[4]]);
     const most = Math.max(1, ...pairs.map((p) => p[2]), ...right.map((r) => (r[2] ?? 0) * r[1]));
-    const box = svg("svg", { viewBox: `0 0 ${left + side + 8} ${left + side + 8}`, role: "img",
+    const box = svg("svg", { class: "matrix", viewBox: `0 0 ${left + side + 8} ${left + side + 8}`, role: "img",
       "aria-label": `confusions of ${arm}: rows are gold, columns what was given` });
     const radius = (n) => Math.max(1.1, (Math.max(size, 7) / 2) * Math.sqrt(n / most));
     box.append(svg("rect", { x: left, y: left, width: side, height: side, fill: "none", class: "axis" }));
@@ -205,7 +204,7 @@ function confusions(filterRows) {
     const pages = pager((entries) => body.replaceChildren(...entries.map(([g, p, count, cost]) =>
       el("tr", {}, el("td", { class: "text" }, label(g)), el("td", { class: "text" }, label(p)), el("td", {}, count),
         el("td", {}, cost === count ? "" : cost.toFixed(2)),
-        el("td", {}, el("button", { type: "button", onclick: () => filterRows(g, p, k) }, "show"))))));
+        el("td", {}, el("button", { type: "button", onclick: () => filterRows(g, p, k) }, "show"))))), 10);
     pages.show(pairs);
     return el("details", k === data.arms.length - 1 ? { open: "" } : {}, el("summary", {}, `${arm}: ${pairs.length} pairs`), box,
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {},
@@ -246,7 +245,7 @@ function items() {
       el("td", { class: "text", "data-head": "gold" }, label(row[3])),
       ...data.arms.map((arm, k) => el("td", { class: "text", "data-head": arm },
         el("span", { class: right(row, k) ? "right" : "wrong" }, right(row, k) ? "" : label(row[4][k])),
-        row[5][k] === null ? "" : ` ${percent(row[5][k], 0)}`))];
+        row[5][k] === null ? "" : el("span", { class: "p" }, ` ${percent(row[5][k], 0)}`)))];
     const tr = el("tr", { class: "item", tabindex: 0, "aria-expanded": "false", onclick: toggle,
       onkeydown: (e) => { if (e.key === "Enter") toggle(); } }, ...cells);
     function toggle() {
