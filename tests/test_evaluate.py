@@ -1,0 +1,601 @@
+"""llmcat eval, ab and runs as a person uses them: what is asked, refused and decided."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import EXAMPLES, Ran, read_rows
+from sklearn import metrics as sklearn_metrics
+
+from llmcat import audit
+from llmcat.judge import Question, judge
+from llmcat.runs import MIGRATIONS, Look, Registry
+from llmcat.scored import Labels, Scored
+
+Cli = Callable[..., Ran]
+LABELS = "shoes,bags,toys"
+FAKE = ("--labels", LABELS, "--engine", "fake")
+SHOP = ("--file", EXAMPLES / "items.jsonl", "--taxonomy", EXAMPLES / "taxonomy.yaml")
+
+
+def labelled(path: Path, n: int = 600, *, seed: int = 0, start: int = 0) -> Path:
+    """A file of labelled items; `none` is one of the labels. More items go on where fewer end."""
+    draw = np.random.default_rng(seed)
+    kinds = [*LABELS.split(","), "none"]
+    rows = [(f"item {i} no {draw.integers(1e9)}", kinds[draw.integers(4)]) for i in range(n)]
+    with path.open("w") as lines:
+        for i, (title, label) in enumerate(rows[start:], start):
+            shop = "north" if i % 3 else "south"
+            lines.write(json.dumps({"id": i, "title": title, "label": label, "shop": shop}) + "\n")
+    return path
+
+
+def folders(path: Path) -> list[Path]:
+    return sorted(p for p in (path / "runs").iterdir() if p.is_dir())
+
+
+def decision(path: Path) -> dict[str, Any]:
+    found = json.loads((path / "comparison.json").read_text())
+    return found["versus"][0]  # type: ignore[no-any-return]
+
+
+# -- eval -------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_leaves_predictions_metrics_and_a_report(llmcat: Cli, tmp_path: Path) -> None:
+    """The metrics are scikit-learn's on the predictions; a second time nothing is asked."""
+    labelled(tmp_path / "x.jsonl")
+    command = ("eval", "--file", "x.jsonl", *FAKE, "--engine-option", "accuracy=0.8")
+    ran = llmcat(*command)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("accuracy 8")
+    (folder,) = folders(tmp_path)
+    rows = read_rows(folder / "predictions.jsonl")
+    gold = [r["gold"] for r in rows]
+    given = [r["label"] or "none" for r in rows]
+    found = json.loads((folder / "metrics.json").read_text())["metrics"]
+    names = LABELS.split(",")
+    hits = sum(g == p for g, p in zip(gold, given, strict=True))
+    assert found["accuracy"]["value"] == hits / 600
+    for how in ("micro", "macro", "weighted"):
+        expected = sklearn_metrics.f1_score(gold, given, labels=names, average=how)
+        assert found[f"{how}_f1"]["value"] == pytest.approx(expected)
+        assert found[f"{how}_f1"]["low"] < expected < found[f"{how}_f1"]["high"]
+    for of, score in (("precision", "precision_score"), ("recall", "recall_score")):
+        expected = getattr(sklearn_metrics, score)(gold, given, labels=["none"], average="macro")
+        assert found[f"none_{of}"]["value"] == pytest.approx(expected)
+    p = np.array([[_p(r, name) for name in sorted([*names, "none"])] for r in rows])
+    expected = sklearn_metrics.log_loss(gold, p / p.sum(1, keepdims=True))
+    assert found["log_loss"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert "600 asks, 0 of them answered before" in ran.err
+    for name in ("report.html", "report.md", "run.json", "items.jsonl"):
+        assert (folder / name).stat().st_size
+    before = (folder / "predictions.jsonl").read_bytes()
+    again = llmcat(*command)
+    assert "600 asks, 600 of them answered before" in again.err
+    assert (folder / "predictions.jsonl").read_bytes() == before
+
+
+def _p(row: dict[str, Any], name: str) -> float:
+    if name == "none":
+        return float(row["p_none"])
+    if row["label"] == name:
+        return float(row["confidence"])
+    return float(next(a["p"] for a in row["alternatives"] if a["label"] == name))
+
+
+def test_a_changed_prompt_asks_anew_and_is_refused_in_the_same_folder(
+    llmcat: Cli, tmp_path: Path
+) -> None:
+    """The folder of a run holds one run: the message names what is different."""
+    labelled(tmp_path / "x.jsonl", 70)
+    mine = tmp_path / "mine.jinja"
+    text = llmcat("prompts", "show", "zero-shot").out
+    mine.write_text(text)
+    command = ("eval", "--file", "x.jsonl", *FAKE, "--prompt", "./mine.jinja", "--out", "here")
+    assert llmcat(*command).code == 0
+    assert "70 of them answered before" in llmcat(*command).err
+    mine.write_text(text.replace("You sort", "You put"))
+    ran = llmcat(*command)
+    assert ran.code == 2
+    assert "begun by a different run" in ran.err
+    assert "eval.prompt" in ran.err
+    other = llmcat(*command[:-1], "there")
+    assert "70 asks, 0 of them answered before" in other.err
+
+
+def test_samples_are_nested_and_random(llmcat: Cli, tmp_path: Path) -> None:
+    """--limit N --seed S: the same ones each time, and all of them in a larger sample."""
+    labelled(tmp_path / "x.jsonl", 300)
+    ids = []
+    for limit, seed in ((50, 1), (120, 1), (50, 2)):
+        out = f"out{limit}-{seed}"
+        sample = ("--limit", limit, "--seed", seed, "--out", out)
+        assert llmcat("eval", "--file", "x.jsonl", *FAKE, *sample).code == 0
+        ids.append([r["id"] for r in read_rows(tmp_path / out / "predictions.jsonl")])
+    assert len(ids[0]) == 50
+    assert set(ids[0]) < set(ids[1])
+    assert set(ids[0]) != set(ids[2])
+    assert max(map(int, ids[0])) > 200
+    assert ids[0] == sorted(ids[0], key=int)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"title":"a","label":"shoe"}', "'shoe', 1 times; nearest: 'shoes'"),
+        ('{"title":"a"}\n{"title":"b"}', "none of the 2 items has a label"),
+        ("", "no rows"),
+    ],
+)  # fmt: skip
+def test_bad_labels_end_it_before_anything_is_asked(
+    llmcat: Cli, tmp_path: Path, content: str, says: str
+) -> None:
+    """Unknown labels are listed with the nearest valid ones."""
+    (tmp_path / "x.jsonl").write_text(content)
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE)
+    assert ran.code == 2
+    assert says in ran.err
+    assert not folders(tmp_path)
+
+
+def test_odd_sets_are_told(llmcat: Cli, tmp_path: Path) -> None:
+    """One class only, missing labels, one text with two labels, examples that are items."""
+    rows = [{"title": f"x{i}", "label": "toys"} for i in range(5)] + [{"title": "unlabelled"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE)
+    assert ran.code == 0
+    assert "WARNING: every item has the label 'toys'" in ran.err
+    assert "1 items have no label and are left out" in ran.err
+    rows = [{"title": "same", "label": "toys"}, {"title": "same", "label": "bags"}]
+    (tmp_path / "y.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shots = ("--prompt", "few-shot", "--examples", "y.jsonl")
+    ran = llmcat("eval", "--file", "y.jsonl", *FAKE, *shots)
+    assert "1 texts stand in the file with different labels" in ran.err
+    assert "WARNING: 2 items are among the examples" in ran.err
+
+
+def test_rows_that_are_errors_count_as_wrong(llmcat: Cli, tmp_path: Path) -> None:
+    """They have their reasons in the metrics, and the exit code says so."""
+    rows = [{"title": "", "label": "toys"}, {"title": "toys", "label": "toys"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE, "--engine-option", "accuracy=1")
+    assert ran.code == 1
+    assert ran.out.startswith("accuracy 50.0 %")
+    (folder,) = folders(tmp_path)
+    found = json.loads((folder / "metrics.json").read_text())
+    assert list(found["errors"].values()) == [1]
+    assert found["metrics"]["log_loss"]["n"] == 1
+
+
+def test_what_there_are_no_probabilities_for_is_not_a_number(llmcat: Cli, tmp_path: Path) -> None:
+    """Names instead of codes: no log-loss, no calibration, and the reason why."""
+    labelled(tmp_path / "x.jsonl", 40)
+    assert llmcat("eval", "--file", "x.jsonl", *FAKE, "--prompt", "text").code == 0
+    (folder,) = folders(tmp_path)
+    found = json.loads((folder / "metrics.json").read_text())["metrics"]
+    for name in ("log_loss", "brier", "ece", "top_3", "coverage_at_95"):
+        assert found[name]["value"] is None
+        assert found[name]["why"]
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C: exit 130 and the command; the same command asks only for the rest."""
+    labelled(tmp_path / "x.jsonl", 2000)
+    command = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE]
+    command += ["--engine-option", "latency=0.05", "--concurrency", "16"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/predictions.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "this goes on, and asks nothing twice" in said
+    assert "llmcat eval --file x.jsonl" in said
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    known = int(ran.stderr.split("2,000 asks, ")[1].split(" ")[0].replace(",", ""))
+    assert 100 < known < 2000
+
+
+def test_killed_runs_keep_their_answers(tmp_path: Path) -> None:
+    """Kill -9: what was written stays, the folder is not locked, the run goes on."""
+    labelled(tmp_path / "x.jsonl", 3000)
+    command = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE, "--quiet"]
+    command += ["--engine-option", "latency=0.02", "--concurrency", "16"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (tmp_path / "runs/answers.sqlite").exists() and _answers(tmp_path) > 300:
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    kept = _answers(tmp_path)
+    assert kept > 300
+    command.remove("--quiet")
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"3,000 asks, {kept:,} of them answered before" in ran.stderr
+
+
+def _answers(path: Path) -> int:
+    with sqlite3.connect(path / "runs" / "answers.sqlite", timeout=10) as db:
+        try:
+            return int(db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+
+def test_a_folder_that_is_no_run_is_left_alone(llmcat: Cli, tmp_path: Path) -> None:
+    """Nor is a file of the user's overwritten, or a broken store used."""
+    labelled(tmp_path / "x.jsonl", 10)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE, "--out", "mine")
+    assert ran.code == 2
+    assert "holds no evaluation run" in ran.err
+    (tmp_path / "runs" / "answers.sqlite").write_bytes(b"garbage" * 1000)
+    shutil.rmtree(tmp_path / "runs" / "answers.sqlite-wal", ignore_errors=True)
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE)
+    assert ran.code == 2
+    assert "answers.sqlite" in ran.err
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
+    """Not a traceback; and with room again the run goes on."""
+    labelled(tmp_path / "x.jsonl", 400)
+    words = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE]
+    limited = ["bash", "-c", f"ulimit -f 64; trap '' XFSZ; exec {' '.join(words)}"]
+    ran = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "llmcat: error: " in ran.stderr
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def test_errors_can_have_a_price(llmcat: Cli, tmp_path: Path) -> None:
+    """The dearest confusion comes first."""
+    labelled(tmp_path / "x.jsonl", 400)
+    with (tmp_path / "costs.csv").open("w", newline="") as sink:
+        csv.writer(sink).writerows([["gold", "label", "cost"], ["toys", "bags", 50]])
+    priced = ("--costs", "costs.csv", "--engine-option", "accuracy=0.7")
+    assert llmcat("eval", "--file", "x.jsonl", *FAKE, *priced).code == 0
+    (folder,) = folders(tmp_path)
+    dearest = json.loads((folder / "metrics.json").read_text())["confusions"][0]
+    assert (dearest["gold"], dearest["label"]) == ("toys", "bags")
+    assert dearest["cost"] == 50 * dearest["count"]
+    (tmp_path / "costs.csv").write_text("gold,label,cost\na,b,much\n")
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE, *priced)
+    assert ran.code == 2
+    assert "costs.csv: line 2" in ran.err
+
+
+def test_the_audit_finds_labels_that_were_changed(llmcat: Cli, tmp_path: Path) -> None:
+    """Of 40 wrong labels among 600 most are found, and little else."""
+    path = labelled(tmp_path / "x.jsonl")
+    rows = read_rows(path)
+    names = [*LABELS.split(","), "none"]
+    changed = set()
+    for row in rows:  # the fake engine matches words: the true label is in the title
+        row["title"] += f" {row['label'] if row['label'] != 'none' else 'sofa'}"
+    for row in rows[::15]:
+        row["label"] = names[(names.index(row["label"]) + 1) % 4]
+        changed.add(str(row["id"]))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--engine-option", "noise=0.2", "--engine-option", "sharpness=5")
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE, *options, "--audit")
+    assert ran.code == 0, ran.err
+    assert "of 600 gold labels are confidently contradicted" in ran.out
+    (folder,) = folders(tmp_path)
+    found = {issue["id"] for issue in read_rows(folder / "audit.jsonl")}
+    assert len(found & changed) >= 0.8 * len(changed)
+    assert len(found - changed) <= 0.5 * len(changed)
+    assert audit.audit(folder, "eval").partial == 0
+
+
+# -- ab ---------------------------------------------------------------------------------------
+
+
+def arms(**accuracy: float) -> list[str]:
+    return [
+        word
+        for name, value in accuracy.items()
+        for word in (f"--{name}", f"engine_option=accuracy={value}")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict", "code"),
+    [(0.80, 0.88, "ship", 0), (0.88, 0.80, "don't", 1), (0.80, 0.80, "don't", 0)],
+)
+def test_arms_with_a_known_difference_come_out_as_they_must(
+    llmcat: Cli, tmp_path: Path, a: float, b: float, verdict: str, code: int
+) -> None:
+    """Eight points better is shipped, worse trips the gate, the same is the same."""
+    labelled(tmp_path / "x.jsonl")
+    gate = ("--fail-if-worse", "--block", "64")
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, *arms(a=a, b=b), *gate)
+    assert ran.code == code, ran.err
+    (folder,) = folders(tmp_path)
+    versus = decision(folder)
+    assert versus["decision"]["verdict"] == verdict
+    assert "smallest difference that 600 items show" in ran.err.splitlines()[0]
+    right = [
+        np.array(
+            [
+                (r["label"] or "none") == r["gold"]
+                for r in read_rows(folder / f"{arm}.predictions.jsonl")
+            ]
+        )
+        for arm in "ab"
+    ]
+    assert versus["mcnemar"]["only_a"] == np.count_nonzero(right[0] & ~right[1])
+    assert versus["mcnemar"]["only_b"] == np.count_nonzero(~right[0] & right[1])
+    assert versus["differences"]["accuracy"]["value"] == pytest.approx(
+        right[1].mean() - right[0].mean()
+    )
+    words = {"ship": "ship b", "don't": "don't ship b"}
+    assert ran.out.startswith(words[verdict])
+
+
+def test_too_few_items_are_told_as_a_number(llmcat: Cli, tmp_path: Path) -> None:
+    """`you need about n more items`: arms that differ on many items, and little on the whole."""
+    labelled(tmp_path / "x.jsonl", 150)
+    (tmp_path / "q.toml").write_text(
+        '[arms.a]\nengine_option = "accuracy=0.80,seed=1"\n'
+        '[arms.b]\nengine_option = "accuracy=0.84,seed=2"\n'
+    )
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, "--arms", "q.toml")
+    assert ran.code == 0, ran.err
+    (folder,) = folders(tmp_path)
+    found = decision(folder)["decision"]
+    assert found["low"] < 0 < found["high"]
+    assert found["verdict"] == "more"
+    assert ran.out.startswith(f"you need about {found['more']:,} more items")
+
+
+def test_several_arms_are_corrected_for_and_the_best_is_shipped(
+    llmcat: Cli, tmp_path: Path
+) -> None:
+    """Holm: the clearest of three is read at 5 % / 3."""
+    labelled(tmp_path / "x.jsonl")
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, *arms(a=0.7, b=0.8, c=0.9, d=0.7))
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("ship c")
+    (folder,) = folders(tmp_path)
+    found = json.loads((folder / "comparison.json").read_text())
+    levels = sorted(v["decision"]["alpha"] for v in found["versus"])
+    assert levels == pytest.approx([0.05 / 3, 0.05 / 2, 0.05])
+    assert found["ship"] == "c"
+
+
+def test_a_definition_file_with_two_prompts(llmcat: Cli, tmp_path: Path) -> None:
+    """Settings, decision and arms in one file; flags win; segments by a column."""
+    labelled(tmp_path / "x.jsonl", 300)
+    (tmp_path / "q.toml").write_text(
+        f'file = "x.jsonl"\nlabels = "{LABELS}"\nengine = "fake"\n'
+        '[decision]\nmetric = "macro_f1"\nmin_effect = 2\n'
+        '[arms.old]\nprompt = "zero-shot"\n[arms.new]\nprompt = "zero-shot.zh"\n'
+        'engine_option = "accuracy=0.9,noise=0.1"\n'
+    )
+    ran = llmcat("ab", "--arms", "q.toml", "--limit", 200, "--segments", "shop", "--explain")
+    assert ran.code == 0, ran.err
+    (folder,) = folders(tmp_path)
+    found = json.loads((folder / "comparison.json").read_text())
+    assert (found["metric"], found["rule"]["min_effect"]) == ("macro_f1", 0.02)
+    assert found["arms"] == ["old", "new"]
+    assert found["n"] == 200
+    shops = {s["value"]: s["n"] for s in found["versus"][0]["segments"] if s["by"] == "shop"}
+    assert sum(shops.values()) == 200
+    assert "taken for" in ran.out
+    assert "in old: A. shoes" in ran.out
+    shared = json.loads((folder / "new.prefixes.json").read_text())
+    assert "以上都不是" in str(shared)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--a", "zero-shot"), "a comparison needs two arms"),
+        (("--a", "zero-shot", "--b", "file=y.jsonl"), "'file' is the same for all arms"),
+        (("--a", "zero-shot", "--b", "promt=x"), "'promt' is no setting"),
+        (("--a", "zero-shot", "--b", "no-such-prompt"), "no-such-prompt"),
+        (("--a", "zero-shot", "--b", "shots=many"), "arm b: shots"),
+        (("--a", "zero-shot", "--b", "zero-shot.zh", "--block", "8"), "at least 64"),
+        (("--a", "zero-shot", "--b", "taxonomy=t.yaml"), "labels"),
+        (("--a", "zero-shot", "--b", "text", "--segments", "nowhere"), "no column 'nowhere'"),
+        (("--arms", "nothing.toml"), "nothing.toml"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(
+    llmcat: Cli, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    """Exit 2, one line, nothing asked."""
+    labelled(tmp_path / "x.jsonl", 20)
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, *words)
+    assert ran.code == 2, ran.err
+    assert says in ran.err
+
+
+def test_the_cheaper_arm_ships_when_it_is_not_worse(llmcat: Cli, tmp_path: Path) -> None:
+    """--non-inferior: cheaper by tokens here; the dearer one does not ship."""
+    labelled(tmp_path / "x.jsonl", 600)
+    (tmp_path / "long.jinja").write_text(
+        llmcat("prompts", "show", "zero-shot").out.replace("Rules:", "Rules, " + "many " * 40 + ":")
+    )
+    accurate = ("--engine-option", "accuracy=0.85", "--non-inferior", "2")
+    file = ("--file", "x.jsonl")
+    ran = llmcat("ab", *file, *FAKE, *accurate, "--a", "./long.jinja", "--b", "zero-shot")
+    assert ran.out.startswith("ship b"), ran.out + ran.err
+    ran = llmcat("ab", *file, *FAKE, *accurate, "--a", "zero-shot", "--b", "./long.jinja")
+    assert ran.out.startswith("don't ship b")
+    assert "not the cheaper arm" in ran.out
+
+
+def test_speed_is_measured_alone_and_priced(llmcat: Cli, tmp_path: Path) -> None:
+    """Latency as the engine has it, rate and price from the solo pass."""
+    labelled(tmp_path / "x.jsonl", 300)
+    slow = ("--a", "engine_option=latency=0.01", "--b", "engine_option=latency=0.03")
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, *slow, "--speed", "--price-per-hour", "3.6")
+    assert ran.code == 0, ran.err
+    (folder,) = folders(tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    for arm, latency in (("a", 0.01), ("b", 0.03)):
+        speed, costs = record["arms"][arm]["speed"], record["arms"][arm]["costs"]
+        assert speed["latency_seconds"]["p50"] == pytest.approx(latency, rel=0.2)
+        assert speed["items"] == 300 - speed["warmed_with"]
+        seconds = costs["server_seconds_per_1000"]
+        assert costs["price_per_1000"] == pytest.approx(3.6 * seconds / 3600)
+    assert "not measured" in ran.out  # energy
+
+
+# -- looks ------------------------------------------------------------------------------------
+
+
+def test_a_second_look_is_not_a_fresh_test(llmcat: Cli, tmp_path: Path) -> None:
+    """Without a plan it says so; a plan made afterwards is refused."""
+    two = ("--file", "x.jsonl", *FAKE, *arms(a=0.8, b=0.82))
+    labelled(tmp_path / "x.jsonl", 200)
+    assert "looked at before" not in llmcat("ab", *two).err
+    assert "looked at before" not in llmcat("ab", *two).err  # the same look again
+    labelled(tmp_path / "x.jsonl", 300)
+    assert "this question was looked at before" in llmcat("ab", *two).err
+    ran = llmcat("ab", *two, "--looks", "3")
+    assert ran.code == 2
+    assert "without a plan" in ran.err
+
+
+def test_planned_looks_spend_the_error(llmcat: Cli, tmp_path: Path) -> None:
+    """Each at its own level; other items, more looks than planned or another plan are refused."""
+    two = ("--file", "x.jsonl", *FAKE, *arms(a=0.8, b=0.82))
+    alphas = []
+    for number, n in enumerate((200, 300, 400), 1):
+        labelled(tmp_path / "x.jsonl", n)
+        ran = llmcat("ab", *two, "--looks", "3")
+        assert ran.code == 0, ran.err
+        assert f"look {number} of 3" in ran.err
+        latest = max(folders(tmp_path), key=lambda p: p.stat().st_mtime)
+        alphas.append(decision(latest)["decision"]["alpha"])
+    assert alphas[0] == pytest.approx(0.05 / 3)
+    assert all(0 < alpha < 0.05 for alpha in alphas)
+    again = llmcat("ab", *two, "--looks", "3")
+    assert again.code == 0  # the same look, not a fourth
+    labelled(tmp_path / "x.jsonl", 500)
+    assert "all 3 looks have been taken" in llmcat("ab", *two, "--looks", "3").err
+    assert "3 looks planned" in llmcat("ab", *two, "--looks", "4").err
+    labelled(tmp_path / "x.jsonl", 450, seed=9)
+    assert "are not all among these" in llmcat("ab", *two, "--looks", "3").err
+
+
+# -- runs -------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_shown_compared_and_exported(llmcat: Cli, tmp_path: Path) -> None:
+    """Two evaluations become a comparison; different items are refused; a run is a zip file."""
+    labelled(tmp_path / "x.jsonl", 400)
+    for accuracy in ("0.8", "0.9"):
+        option = ("--engine-option", f"accuracy={accuracy}")
+        assert llmcat("eval", "--file", "x.jsonl", *FAKE, *option).code == 0
+    names = [p.name for p in folders(tmp_path)]
+    listed = llmcat("runs", "list", COLUMNS="200").out
+    assert all(name in listed for name in names)
+    by_option = {
+        json.loads((p / "run.json").read_text())["command"][-1]: p.name for p in folders(tmp_path)
+    }
+    low, high = by_option["accuracy=0.8"], by_option["accuracy=0.9"]
+    ran = llmcat("runs", "compare", low, high.rpartition("-")[2])
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("ship b")
+    shown = llmcat("runs", "show", low)
+    assert "repeat   llmcat eval --file x.jsonl" in shown.out
+    assert llmcat("runs", "export", low, "run.zip").code == 0
+    with zipfile.ZipFile(tmp_path / "run.zip") as packed:
+        assert f"{low}/predictions.jsonl" in packed.namelist()
+        assert packed.testzip() is None
+    labelled(tmp_path / "x.jsonl", 300)
+    assert llmcat("eval", "--file", "x.jsonl", *FAKE, "--out", "fewer").code == 0
+    ran = llmcat("runs", "compare", low, "fewer")
+    assert ran.code == 2
+    assert "different items or labels" in ran.err
+    assert "no run is called" in llmcat("runs", "show", "zzz").err
+    assert "no runs there" in llmcat("runs", "--runs", "nowhere", "list").err
+
+
+def test_the_registry_is_brought_up_to_date(tmp_path: Path) -> None:
+    """A new file has the latest version; one from the future is not touched."""
+    registry = Registry(tmp_path)
+    registry.look("q", Look(2, 10, "x", "run", "now"))
+    registry.look("q", Look(2, 10, "x", "run", "later"))
+    assert len(registry.looks("q")) == 1
+    registry.close()
+    with sqlite3.connect(tmp_path / "runs.sqlite") as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(Exception, match="later llmcat"):
+        Registry(tmp_path)
+
+
+def test_two_at_once_share_the_answers_but_not_the_folder(llmcat: Cli, tmp_path: Path) -> None:
+    """The second is told that the folder is being written."""
+    labelled(tmp_path / "x.jsonl", 500)
+    words = ["eval", "--file", "x.jsonl", *FAKE, "--engine-option", "latency=0.1"]
+    command = [sys.executable, "-m", "llmcat.cli", *words, "--concurrency", "8"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/*/.lock")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        ran = llmcat(*words, "--concurrency", "8")
+        assert ran.code == 2
+        assert "another llmcat is writing it" in ran.err
+    finally:
+        first.terminate()
+        first.wait(60)
+
+
+# -- real things ------------------------------------------------------------------------------
+
+
+def test_two_prompts_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> None:
+    """The demo model, our examples: tokens from the server, prefixes cached, a decision."""
+    two = ("--a", "zero-shot", "--b", "definitions", "--base-url", server)
+    ran = llmcat("ab", *SHOP, *two, "--limit", "128", "--block", "64", "--speed")
+    assert ran.code == 0, ran.err
+    (folder,) = folders(tmp_path)
+    found = json.loads((folder / "comparison.json").read_text())
+    assert found["metric"] == "hierarchical_f1"
+    assert found["versus"][0]["decision"]["verdict"] in {"ship", "don't", "more"}
+    record = json.loads((folder / "run.json").read_text())
+    for arm in record["arms"].values():
+        assert arm["costs"]["generated_tokens_per_item"] == pytest.approx(1.0)
+        assert arm["costs"]["cached_tokens_per_item"] > 0
+        assert arm["speed"]["items_per_second"] > 0
+    again = llmcat("ab", *SHOP, *two, "--limit", "128", "--block", "64")
+    assert "256 asks, 256 of them answered before" in again.err
+
+
+def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:
+    """Every difference is 0 with an interval of no width, and nothing ships."""
+    labelled(tmp_path / "x.jsonl", 100)
+    assert llmcat("eval", "--file", "x.jsonl", *FAKE, "--out", "one").code == 0
+    scored = Scored.read(tmp_path / "one" / "predictions.jsonl")
+    labels = Labels.read(tmp_path / "one")
+    found = judge({"a": scored, "b": scored}, labels, Question(), columns={}, costs={})
+    for name, difference in found["versus"][0]["differences"].items():
+        if not difference["why"]:
+            assert (difference["value"], difference["low"], difference["high"]) == (0, 0, 0), name
+    assert found["ship"] is None
