@@ -395,10 +395,11 @@ def _more(
     if not half or not target:
         return verdict("don't", "the arms answer alike")
     wanted = gain.n * (half * (sure + float(norm.ppf(POWER))) / sure / target) ** 2
+    why = f"the interval holds {what} and more than that"
     if wanted <= gain.n:  # clear of one bound, not of the other
-        gap = max(abs(least - distance), least / 4)
-        wanted = gain.n * (half / gap) ** 2
+        wanted = gain.n * (half / max(abs(least - distance), half / 5)) ** 2
+        why = "whether the gain is as large as asked for is open"
     more = math.ceil(wanted - gain.n)
     if not 0 < wanted < MANY:
         return verdict("don't", "the arms are alike: no number of items that one labels tells them")
-    return verdict("more", f"the interval holds {what} and more than that", max(more, 1))
+    return verdict("more", why, max(more, 1))

@@ -273,6 +273,8 @@ def verdict_line(
 
 def show(metric: str) -> str:
     """Return a metric's name as people write it."""
+    if metric.startswith("coverage_at_"):
+        return f"coverage at {metric.rpartition('_')[2]} % precision"
     return metric.replace("_", " ").replace("f1", "F1").replace("ece", "ECE")
 
 

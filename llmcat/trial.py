@@ -244,7 +244,9 @@ async def collect(
     try:
         if speed:
             for one in opened:
+                before = one.engine.asked
                 one.speed = await unless(stop, alone(one.session, one.engine, one.labelled.items))
+                one.asked += one.engine.asked - before
         with ExitStack() as stack:
             sinks = [_Sink(folder, one, stack, posteriors=posteriors) for one in opened]
             for turn, begin in enumerate(range(0, len(first.labelled.items), block)):
