@@ -26,7 +26,7 @@ MARK = "<!-- results -->"
 
 
 def keep(folder: Path, name: str) -> None:
-    """Write down a run: the whole report, and the figures for the table."""
+    """Write down a run: its figures and, for the table, some of them again; no items."""
     found = report.read(folder)
     record = found.record
     arms = {
@@ -51,7 +51,7 @@ def keep(folder: Path, name: str) -> None:
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     head = f"    {' '.join(kept['command'])}\n\n{kept['date']}, {kept['machine']}\n\n"
-    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{head}{report.markdown(found)}")
+    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{head}{report.markdown(found, items=False)}")
     print(f"wrote {RESULTS / name}.json and .md")
 
 
@@ -69,7 +69,9 @@ def table() -> str:
             figures = [_share(found[m]) for m in SHOWN if m != "log_loss"]
             link = f"[{kept['set']}](eval/results/{path.stem}.md)"
             lines.append(f"| {link} | {kept['n']:,} | {arm['prompt']} | {' | '.join(figures)} |")
-            model = f"{arm['model']} on {arm['engine']} (vLLM {arm['version']}), {kept['machine']}"
+            model = (
+                f"Model {arm['model']} by {arm['engine']}, vLLM {arm['version']}, {kept['machine']}"
+            )
             about.add(f"{model}, {kept['date']}")
     return "\n".join([*lines, "", *(f"({one}.)" for one in sorted(about))])
 

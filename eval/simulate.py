@@ -14,12 +14,15 @@ Exit code 1 if a bar is missed: 93 to 97 %, at most 67 of 1,000 (5 % with 99 % t
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import scipy
 from scipy.stats import binom
 
 from llmcat import compare, metrics
@@ -149,6 +152,10 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     sets, missed = args.sets, []
+    versions = f"numpy {np.__version__}, scipy {scipy.__version__}"
+    print("# Do the intervals and the decision keep what they say?\n")
+    print(f"    {' '.join(['python', *sys.argv])}\n")
+    print(f"{datetime.now(UTC).date()}; Python {platform.python_version()}, {versions}\n")
     true = truth()
     with get_context("spawn").Pool(args.processes) as pool:
         print(f"## Intervals that hold the true difference, of {sets:,} sets\n")

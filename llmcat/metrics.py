@@ -33,6 +33,7 @@ __all__ = [
     "coverage_at",
     "hierarchical",
     "hierarchical_ratios",
+    "kappa",
     "log_loss",
     "losses",
     "of_classes",
@@ -46,6 +47,8 @@ Array = np.ndarray[Any, Any]
 
 _NOTHING = "no items"
 LEAST_ITEMS = 10
+NORMAL = 1.959963984540054
+"""The normal quantile of a 95 % interval."""
 LEAST = 1e-15
 """A probability of 0 for what happened counts as this, as in scikit-learn's `log_loss`."""
 
@@ -75,6 +78,33 @@ def accuracy(correct: Array) -> Estimate:
         return nothing()
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Estimate(hits / n, float(interval.low), float(interval.high), n)
+
+
+def kappa(gold: Array, label: Array) -> Estimate:
+    """Cohen's kappa: agreement beyond chance (Cohen 1960), with its asymptotic interval.
+
+    Variance by Fleiss, Cohen and Everitt (1969), equation 13. NaN where chance alone agrees always.
+    """
+    from scipy.stats.contingency import crosstab
+
+    n = len(gold)
+    if not n:
+        return nothing()
+    names = np.unique(np.concatenate([gold, label]))
+    p = np.asarray(crosstab(gold, label, levels=(names, names)).count, dtype=float) / n
+    of_gold, of_label = p.sum(axis=1), p.sum(axis=0)
+    by_chance = float(of_gold @ of_label)
+    if by_chance >= 1.0:
+        return nothing("one label only: chance alone agrees always")
+    agreed = float(np.trace(p))
+    value = (agreed - by_chance) / (1 - by_chance)
+    apart = of_label[:, None] + of_gold[None, :]  # of cell (i, j): given i plus gold j
+    on = np.diag(p) @ (1 - np.diag(apart) * (1 - value)) ** 2
+    off = (1 - value) ** 2 * float(((p - np.diag(np.diag(p))) * apart**2).sum())
+    rest = (value - by_chance * (1 - value)) ** 2
+    spread = max(float(on) + off - rest, 0.0)
+    half = NORMAL * math.sqrt(spread / n) / (1 - by_chance)
+    return Estimate(value, value - half, min(1.0, value + half), n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,5 +434,5 @@ def _mean(values: Array) -> Estimate:
     n, mean = len(values), float(values.mean())
     if n < 2:  # noqa: PLR2004
         return Estimate(mean, n=n)
-    half = 1.959963984540054 * float(values.std(ddof=1)) / math.sqrt(n)
+    half = NORMAL * float(values.std(ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)

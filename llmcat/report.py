@@ -29,7 +29,7 @@ ROWS = 20_000
 PROMPTS = 2_000
 """Rows whose prompts are in the page."""
 PAIRS = 10
-FRACTIONS = ("brier", "log_loss")
+FRACTIONS = ("brier", "kappa", "log_loss")
 """Metrics that are no shares: shown as they are, not in percent."""
 
 
@@ -178,7 +178,12 @@ def _costs(result: Result) -> Section:
         ("latency p50, s", "latency", "p50", 3),
         ("latency p95, s", "latency", "p95", 3),
         ("latency p99, s", "latency", "p99", 3),
-        ("server-seconds per 1,000 items", "costs", "server_seconds_per_1000", 1),
+        (
+            "server-seconds per 1,000 items (GPU-seconds, with one GPU)",
+            "costs",
+            "server_seconds_per_1000",
+            1,
+        ),
         ("price per 1,000 items", "costs", "price_per_1000", 4),
         ("energy per 1,000 items, J", "costs", "joules_per_1000", 0),
     ):
@@ -283,8 +288,8 @@ def _arms(result: Result) -> Section:
 # -- Markdown ---------------------------------------------------------------------------------
 
 
-def markdown(result: Result) -> str:
-    """Return the report for a pull request."""
+def markdown(result: Result, *, items: bool = True) -> str:
+    """Return the report for a pull request; without `items`, figures only."""
     parts = [f"## {line(result)}", ""]
     parts += [f"> {remark}\n" for remark in result.record["remarks"]]
     for section in sections(result):
@@ -294,7 +299,7 @@ def markdown(result: Result) -> str:
         parts += [_md_row(section.heads), _md_row(bars)]
         parts += [_md_row([*row, *[""] * (width - len(row))]) for row in section.rows]
         parts += ["", *(f"{note}\n" for note in section.notes)]
-    if result.comparison is not None:
+    if items and result.comparison is not None:
         parts += _md_disagreements(result)
     return "\n".join(parts).rstrip() + "\n"
 

@@ -191,6 +191,7 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
     found = {"accuracy": metrics.accuracy(scored.correct)}
     for (how, of), estimate in metrics.averages(gold, label, scored.classes, draws=draws).items():
         found[f"{how}_{of}"] = estimate
+    found["kappa"] = metrics.kappa(gold, label)
     depth = labels.depth
     if depth > 1:
         for of, ratio in scored.sets(labels).items():

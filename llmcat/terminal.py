@@ -347,22 +347,19 @@ def _print_audit(folder: Path) -> None:
 
 
 def list_runs(folder: str) -> int:
-    """Print the runs of a folder as a table."""
+    """Print the runs of a folder, the latest first."""
     from llmcat.runs import Registry
 
     registry = Registry.existing(folder)
-    table = Table(show_edge=False, pad_edge=False)
-    for head in ("run", "when", "what", "items", "arms", "status", "result"):
-        wide = head in {"arms", "result"}
-        justify: Any = "right" if head == "items" else "left"
-        table.add_column(head, overflow="fold", no_wrap=not wide, justify=justify)
     for one in registry.runs():
-        arms = ", ".join(f"{name}: {said}" if said else name for name, said in one["arms"].items())
         created = one["created"][:16].replace("T", " ")
-        cells = (one["name"], created, one["kind"], f"{one['n']:,}", arms, one["status"])
-        table.add_row(*map(Text, (*cells, one["result"])))
+        print(f"{one['name']}  {created}  {one['kind']}  {one['n']:,} items  {one['status']}")
+        if one["result"]:
+            print(f"    {one['result']}")
+        for name, said in one["arms"].items():
+            if said:
+                print(f"    {name}: {said}")
     registry.close()
-    Console(highlight=False).print(table)
     return 0
 
 

@@ -49,6 +49,25 @@ def test_classes_and_averages_are_those_of_scikit_learn(pairs: list[tuple[str, s
     assert mine.value == pytest.approx(expected)
 
 
+@given(draws)
+def test_kappa_is_that_of_scikit_learn_and_statsmodels(pairs: list[tuple[str, str]]) -> None:
+    """The value, and the standard error of its interval."""
+    from statsmodels.stats.inter_rater import cohens_kappa, to_table
+
+    gold, label = columns(pairs)
+    found = metrics.kappa(gold, label)
+    if len({*gold, *label}) == 1:
+        assert found.why
+        return
+    expected = sklearn_metrics.cohen_kappa_score(gold, label)
+    assert found.value == pytest.approx(expected, abs=1e-9)
+    codes = np.stack([np.searchsorted(LABELS, gold), np.searchsorted(LABELS, label)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        theirs = cohens_kappa(to_table(codes.T, bins=np.arange(5))[0])
+    deviation = max(theirs.var_kappa, 0.0) ** 0.5  # theirs can be -1e-18
+    assert found.value - found.low == pytest.approx(1.959964 * deviation, abs=1e-6)
+
+
 def test_wilson() -> None:
     """The intervals of Newcombe (1998), table I, method 3."""
     for k, n, low, high in (
@@ -168,7 +187,8 @@ def test_nothing_is_not_a_number_and_says_why() -> None:
     """No metric of nothing is 0."""
     none = np.zeros(0)
     for found in (
-        metrics.accuracy(none), metrics.log_loss(none), metrics.brier_score(none, none),
+        metrics.accuracy(none), metrics.kappa(none, none),
+        metrics.log_loss(none), metrics.brier_score(none, none),
         metrics.coverage_at(none, none, precision=0.9), metrics.top_k(none, 3),
         metrics.hierarchical(metrics.hierarchical_ratios([], [])["f1"]),
         *metrics.calibration_error(none, none),
