@@ -140,7 +140,7 @@ def test_the_commands_of_the_readme_exist() -> None:
     seen = 0
     for path in DOCS:
         for block in blocks(path.read_text("utf-8"), "(?:sh|console)"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", "").splitlines():
                 for found in re.findall(r"(?:^|\| |\$ )(llmcat [^|#>]*)", line):
                     words = shlex.split(found)
                     known = help_of(words[1])
