@@ -151,7 +151,7 @@ function classes() {
       el("td", { class: "bars" }, ...data.arms.map((arm, k) => {
         const value = f1(c, k);
         return el("div", { title: `${arm}: F1 ${percent(value)}` },
-          el("span", { class: "bar", style: `background:${color(k)};width:${70 * (value ?? 0)}%` }),
+          el("span", { class: "bar", style: `background:${color(k)};width:${60 * (value ?? 0)}%` }),
           " " + (value === null ? "–" : (100 * value).toFixed(0)));
       })),
       ...data.arms.flatMap((_, k) => [3, 4].map((i) => el("td", {}, c.arms[k] ? percent(c.arms[k][i], 0) : "–")))))), 20);
