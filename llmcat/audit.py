@@ -26,13 +26,16 @@ class Audit:
     """`issues`: item, gold, label and what p says of each, the most doubtful first.
 
     `partial` counts answers that did not give every label a probability: what was left over is
-    spread over the labels not seen. `left_out` counts items without any probabilities.
+    spread over the labels not seen. `left_out` counts items without any probabilities, `elsewhere`
+    those that the model gives a label that no item here has: confident learning has nothing to
+    say of these.
     """
 
     issues: list[dict[str, Any]]
     n: int
     partial: int
     left_out: int
+    elsewhere: int
 
 
 def check() -> None:
@@ -67,6 +70,7 @@ def audit(folder: Path, arm: str) -> Audit:
     present = np.unique(gold_)
     if len(present) < 2:  # noqa: PLR2004
         raise InputError("every item has the same gold label: nothing can contradict it")
+    elsewhere = int(np.count_nonzero(~np.isin(p.argmax(axis=1), present)))
     p = p[:, present]
     p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
     names = names[present]
@@ -93,4 +97,4 @@ def audit(folder: Path, arm: str) -> Audit:
                 "p_label": round(float(p[i, best]), 6),
             }
         )
-    return Audit(issues, len(labels), int((~seen).sum()), int((~usable).sum()))
+    return Audit(issues, len(labels), int((~seen).sum()), int((~usable).sum()), elsewhere)

@@ -7,7 +7,7 @@ B - A. This module does not know files, prompts or engines.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "ALPHA",
     "Decision",
     "Difference",
     "McNemar",
+    "Paired",
     "Rule",
     "decide",
+    "difference_of_accuracy",
     "difference_of_means",
     "difference_of_proportions",
     "difference_of_ratios",
@@ -41,7 +44,12 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+Verdict = Literal["ship", "don't", "more"]
 ALPHA, POWER = 0.05, 0.8
+FEW = 30
+"""With fewer items that differ, accuracy is compared in closed form."""
+LEAST_DIFFERING = 10
+"""With fewer items that differ, a bootstrap decides nothing."""
 MANY = 10_000_000
 """More items than this nobody labels: then the answer is that the arms are alike."""
 
@@ -72,37 +80,82 @@ def mcnemar(a: Array, b: Array) -> McNemar:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference B - A over `n` items with its 95 % interval; `why` it is NaN."""
+    """A difference B - A over `n` items with its 95 % interval; `why` it is NaN.
+
+    `differing` is on how many items the arms differ in what is compared. `classes` is over how many
+    an average over classes runs, 0 for none. `source` gives the interval at other levels.
+    """
 
     value: float
     low: float
     high: float
     n: int
     why: str = ""
-    bootstrap: Bootstrap | None = field(default=None, repr=False, compare=False)
+    differing: int = 0
+    classes: int = 0
+    source: Bootstrap | Paired | None = field(default=None, repr=False, compare=False)
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Return the interval at another level."""
-        if self.bootstrap is None:
+        if self.source is None:
             return self.low, self.high
-        return self.bootstrap.interval(alpha)
+        return self.source.interval(alpha)
 
     @property
     def turned(self) -> Difference:
         """The same as a gain, where less is better: A - B."""
-        strap = self.bootstrap
-        if strap is not None:
-            drawn = -strap.drawn[::-1]
-            strap = Bootstrap(-strap.value, drawn, -strap.bias, -strap.acceleration)
-        return Difference(-self.value, -self.high, -self.low, self.n, self.why, strap)
+        return replace(
+            self,
+            value=-self.value,
+            low=-self.high,
+            high=-self.low,
+            source=self.source and self.source.turned,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Shares of true values in two arms, by the items that only one has right."""
+
+    only_a: int
+    only_b: int
+    n: int
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Return the adjusted Wald interval for paired proportions (Bonett and Price 2012).
+
+        It stays sound where hardly any items differ, which a bootstrap does not: draws never show
+        a sign that no item has.
+        """
+        one, other = (self.only_a + 1) / (self.n + 2), (self.only_b + 1) / (self.n + 2)
+        spread = (one + other - (other - one) ** 2) / (self.n + 2)
+        half = float(norm.ppf(1 - alpha / 2)) * math.sqrt(spread)
+        return max(-1.0, other - one - half), min(1.0, other - one + half)
+
+    @property
+    def turned(self) -> Paired:
+        """The same with the arms exchanged."""
+        return Paired(self.only_b, self.only_a, self.n)
 
 
 def _nothing(why: str, n: int = 0) -> Difference:
     return Difference(math.nan, math.nan, math.nan, n, why)
 
 
-def _difference(strap: Bootstrap, n: int) -> Difference:
-    return Difference(strap.value, *strap.interval(), n, bootstrap=strap)
+def _difference(strap: Bootstrap, n: int, differing: int, classes: int = 0) -> Difference:
+    low, high = strap.interval()
+    return Difference(strap.value, low, high, n, "", differing, classes, strap)
+
+
+def difference_of_accuracy(a: Array, b: Array, *, draws: int = DRAWS, seed: int = 0) -> Difference:
+    """Compare two columns of right and wrong.
+
+    Paired bootstrap (BCa); where fewer than `FEW` items differ, the closed form of `Paired`.
+    """
+    found = mcnemar(a, b)
+    if len(a) and found.only_a + found.only_b < FEW:
+        return difference_of_proportions(a, b)
+    return difference_of_means(a, b, draws=draws, seed=seed)
 
 
 def difference_of_means(a: Array, b: Array, *, draws: int = DRAWS, seed: int = 0) -> Difference:
@@ -115,23 +168,18 @@ def difference_of_means(a: Array, b: Array, *, draws: int = DRAWS, seed: int = 0
     values, counts = np.unique(b.astype(float) - a.astype(float), return_counts=True)
     n = int(counts.sum())
     strap = resample(lambda w: np.asarray(w @ values / n), counts, values, draws=draws, seed=seed)
-    return _difference(strap, n)
+    return _difference(strap, n, int(counts[values != 0].sum()))
 
 
-def difference_of_proportions(a: Array, b: Array, *, alpha: float = ALPHA) -> Difference:
-    """Compare shares of true values of few items, in closed form.
-
-    Adjusted Wald interval for paired proportions (Bonett and Price 2012, equation 2): it stays
-    sound where hardly any items differ, which a bootstrap does not.
-    """
+def difference_of_proportions(a: Array, b: Array) -> Difference:
+    """Compare two columns of right and wrong in closed form, as `Paired` says."""
     n = len(a)
     if not n:
         return _nothing("no items")
     found = mcnemar(a, b)
-    one, other = (found.only_a + 1) / (n + 2), (found.only_b + 1) / (n + 2)
-    half = norm.ppf(1 - alpha / 2) * math.sqrt((one + other - (other - one) ** 2) / (n + 2))
-    low, high = max(-1.0, other - one - half), min(1.0, other - one + half)
-    return Difference((found.only_b - found.only_a) / n, float(low), float(high), n)
+    pair = Paired(found.only_a, found.only_b, n)
+    value = (found.only_b - found.only_a) / n
+    return Difference(value, *pair.interval(ALPHA), n, "", found.only_a + found.only_b, 0, pair)
 
 
 def differences_of_f1(
@@ -159,9 +207,11 @@ def differences_of_f1(
     ]
     statistics = [(lambda w, a=a, b=b: b(w) - a(w), b.influence - a.influence) for a, b in pairs]
     straps = resample_all(statistics, counts, draws=draws, seed=seed)
-    n = int(counts.sum())
+    n, differing = int(counts.sum()), int(counts[one != other].sum())
     return {
-        how: _difference(strap, n) if of[0].labels else _nothing(f"no class has {least} items", n)
+        how: _difference(strap, n, differing, 0 if how == "micro" else len(of[0].labels))
+        if of[0].labels
+        else _nothing(f"no class has {least} items", n)
         for how, of, strap in zip(hows, pairs, straps, strict=True)
     }
 
@@ -181,7 +231,8 @@ def difference_of_ratios(a: Ratio, b: Ratio, *, draws: int = DRAWS, seed: int = 
         draws=draws,
         seed=seed,
     )
-    return _difference(strap, int(counts.sum()))
+    same = (one.above == other.above) & (one.below == other.below)
+    return _difference(strap, int(counts.sum()), int(counts[~same].sum()))
 
 
 # -- several comparisons, several looks -------------------------------------------------------
@@ -198,19 +249,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def step_down(
-    differences: Mapping[str, Difference], *, level: Callable[[float], float] = lambda a: a
+    differences: Mapping[str, Difference],
+    *,
+    against: Mapping[str, float] | None = None,
+    level: Callable[[float], float] = lambda a: a,
 ) -> dict[str, float]:
     """Return the level at which each difference's interval is to be read (Holm 1979).
 
-    The clearest difference of m is read at alpha / m; if its interval leaves 0 out, the next
-    at alpha / (m - 1), and so on; after the first that does not, all stay at its level. `level`
-    turns what a comparison may err in all into what it may err at this look.
+    The clearest difference of m is read at alpha / m; if its interval leaves out what it is tested
+    `against` (0 where nothing is said), the next at alpha / (m - 1), and so on; after the first
+    that does not, all stay at its level. `level` turns what a comparison may err in all into what
+    it may err at this look.
     """
     left = dict(differences)
     levels: dict[str, float] = {}
     while left:
         alpha = level(ALPHA / len(left))
-        clear = {n: _clearness(d, alpha) for n, d in left.items()}
+        clear = {n: _clearness(d, alpha, (against or {}).get(n, 0.0)) for n, d in left.items()}
         best = max(clear, key=clear.__getitem__)
         if clear[best] <= 0:
             return levels | dict.fromkeys(left, alpha)
@@ -219,10 +274,10 @@ def step_down(
     return levels
 
 
-def _clearness(difference: Difference, alpha: float) -> float:
-    """Return how far from 0 an interval ends, in its own widths; negative if it holds 0."""
+def _clearness(difference: Difference, alpha: float, null: float) -> float:
+    """Return how far from the null an interval ends, in its own widths; negative if it holds it."""
     low, high = difference.interval(alpha)
-    away = max(low, -high)
+    away = max(low - null, null - high)
     return away / (high - low) if high > low else (math.inf if away > 0 else -1.0)
 
 
@@ -321,7 +376,7 @@ class Rule:
     """When B is shipped: as differences of the primary metric, 0.01 being one point.
 
     Without `non_inferior`: the interval's lower bound is above 0 and the estimate at least
-    `min_effect`. With it, B being the cheaper arm: the lower bound is above `-non_inferior`.
+    `min_effect`. With it, if B is the cheaper arm: the lower bound is above `-non_inferior`.
     """
 
     min_effect: float = 0.01
@@ -332,7 +387,7 @@ class Rule:
 class Decision:
     """`ship`, `don't` or `more` items; `why` in words, `more` about how many more."""
 
-    verdict: Literal["ship", "don't", "more"]
+    verdict: Verdict
     why: str
     low: float
     high: float
@@ -346,60 +401,55 @@ def decide(  # noqa: PLR0911  one return per way it can go
 ) -> Decision:
     """Apply the rule to a gain (a difference where more is better) at its level.
 
-    `worse` is set when the whole interval lies below 0, or, where not being inferior is asked for,
-    below what may be lost.
+    Where not being inferior is asked for, that is the rule of a cheaper arm; any other has to gain.
+    `worse` is set when the whole interval lies below 0, or below what may be lost.
     """
     low, high = gain.interval(alpha)
-    found = gain.value
+    margin = rule.non_inferior if cheaper else None
+    worse = high < -(margin or 0.0)
 
-    def verdict(
-        what: Literal["ship", "don't", "more"], why: str, more: int | None = None
-    ) -> Decision:
-        worse = high < -(rule.non_inferior or 0.0)
+    def verdict(what: Verdict, why: str, more: int | None = None) -> Decision:
         return Decision(what, why, low, high, alpha, more, worse)
 
-    if math.isnan(found):
+    if math.isnan(gain.value):
         return verdict("don't", f"there is nothing to compare: {gain.why}")
-    margin = rule.non_inferior
+    if isinstance(gain.source, Bootstrap) and gain.differing < LEAST_DIFFERING:
+        if not gain.differing and margin is None:
+            return verdict("don't", "the arms answer alike")
+        more = math.ceil(gain.n * (LEAST_DIFFERING / max(gain.differing, 1) - 1))
+        why = f"the arms differ on {gain.differing} items only, too few for this metric"
+        return verdict("more", why, max(more, 1))
     if margin is not None:
-        if not cheaper:
-            return verdict("don't", "it is not the cheaper arm, so not being worse is not enough")
         if low > -margin:
             return verdict("ship", "it is cheaper, and the loss is within the margin")
         if high < -margin:
             return verdict("don't", "the loss is beyond the margin")
-        # Which of the two it is shows when the interval leaves the margin out.
-        return _more(verdict, gain, low, high, found + margin, margin, "the margin")
-    if low > 0 and found >= rule.min_effect:
+        wanted = _wanted(gain, alpha, gain.value + margin)
+        why = "whether the loss is within the margin is open"
+    elif low > 0 and gain.value >= rule.min_effect:
         return verdict("ship", "the gain is there, and at least as large as asked for")
-    if high < 0:
+    elif high < 0:
         return verdict("don't", "it is worse")
-    if high < rule.min_effect:
+    elif high < rule.min_effect:
         return verdict("don't", "if there is a gain, it is smaller than asked for")
-    return _more(verdict, gain, low, high, found, rule.min_effect, "0")
+    else:
+        over = gain.value - rule.min_effect
+        # To ship: the interval leaves 0 out, and the estimate stays above what was asked for.
+        ship = max(_wanted(gain, alpha, gain.value), _wanted(gain, alpha, over, sure=False))
+        wanted = ship if over > 0 else _wanted(gain, alpha, over)
+        why = "the interval holds both a gain that is worth it and none"
+    if not wanted < MANY:
+        return verdict("don't", "the arms are too close: no number of items that one labels tells")
+    return verdict("more", why, max(1, math.ceil(wanted - gain.n)))
 
 
-def _more(
-    verdict: Callable[..., Decision],
-    gain: Difference,
-    low: float,
-    high: float,
-    distance: float,
-    least: float,
-    what: str,
-) -> Decision:
-    """Say how many more items would settle it with power 0.8, if what was found is the truth."""
-    sure = float(norm.ppf(1 - ALPHA / 2))
-    half = (high - low) / 2
-    target = max(abs(distance), least)
-    if not half or not target:
-        return verdict("don't", "the arms answer alike")
-    wanted = gain.n * (half * (sure + float(norm.ppf(POWER))) / sure / target) ** 2
-    why = f"the interval holds {what} and more than that"
-    if wanted <= gain.n:  # clear of one bound, not of the other
-        wanted = gain.n * (half / max(abs(least - distance), half / 5)) ** 2
-        why = "whether the gain is as large as asked for is open"
-    more = math.ceil(wanted - gain.n)
-    if not 0 < wanted < MANY:
-        return verdict("don't", "the arms are alike: no number of items that one labels tells them")
-    return verdict("more", why, max(more, 1))
+def _wanted(gain: Difference, alpha: float, gap: float, *, sure: bool = True) -> float:
+    """Return how many items show a gap with power 0.8, if what was found is the truth.
+
+    `sure`: at the level of the interval; else only that the estimate is on its side.
+    """
+    low, high = gain.interval(alpha)
+    z = float(norm.ppf(1 - alpha / 2))
+    deviation = (high - low) / 2 / z
+    needed = (z if sure else 0.0) + float(norm.ppf(POWER))
+    return gain.n * (needed * deviation / gap) ** 2 if gap else math.inf

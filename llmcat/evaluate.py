@@ -78,7 +78,7 @@ async def evaluate(
         if question is not None:
             question, remarks = _planned(registry, path, record, question, opened[0])
             record["remarks"] += remarks
-            alpha = question.level(ALPHA) / (len(opened) - 1)
+            alpha = question.level(ALPHA / (len(opened) - 1))
             say(detectable(record["items"]["n"], alpha=alpha))
         for remark in record["remarks"]:
             say(remark)
@@ -230,9 +230,18 @@ def read_costs(path: str) -> dict[tuple[str, str], float]:
 
 
 def _key(record: Mapping[str, Any]) -> str:
-    """Return what makes two comparisons the same question: the arms, whatever the items."""
-    identity = record["identity"]
-    return digest(*(f"{k}={v}" for k, v in sorted(identity.items()) if k != "items"))
+    """Return what makes two comparisons the same question: the arms, whatever they are called.
+
+    Neither the items nor the rule: another rule is another look.
+    """
+    arms = (digest(*(f"{k}={v}" for k, v in sorted(arm["identity"].items())))
+            for arm in record["arms"].values())  # fmt: skip
+    return digest(*sorted(arms))
+
+
+def _rule(question: Question) -> str:
+    rule = question.rule
+    return f"{question.metric} {rule.min_effect} {rule.non_inferior}"
 
 
 def _planned(
@@ -242,22 +251,18 @@ def _planned(
 
     Returns the question with the sizes so far, and remarks.
     """
-    n, items = len(one.labelled.items), one.labelled.digest
+    n, items, rule = len(one.labelled.items), one.labelled.digest, _rule(question)
     every = registry.looks(_key(record))
-    earlier = [look for look in every if look.items != items]
     if not question.looks:
-        remarks = [
-            f"WARNING: this question was looked at before ({look.at[:10]}, {look.n:,} items): "
-            "unless all items are new ones, a second look is not a fresh test, and errs more often "
-            "than 5 %; --looks K plans several"
-            for look in earlier[-1:]
-        ]
-        return question, remarks
+        return question, _second_look(every, items, rule)
     hint = "label new items, and compare the arms on these alone in another --runs folder"
-    for look in earlier:
-        if look.planned != question.looks:
+    earlier = [look for look in every if (look.items, look.rule) != (items, rule)]
+    for look in every:
+        if look.planned != question.looks or look.rule != rule:
             plan = f"with {look.planned} looks planned" if look.planned else "without a plan"
-            raise BadConfig(f"this question was looked at {plan} on {look.at[:10]}", hint=hint)
+            was = "" if look.rule == rule else " by another rule"
+            raise BadConfig(f"this question was looked at {plan}{was} on {look.at[:10]}", hint=hint)
+    for look in earlier:
         if look.n >= n or not _contains(one, path, look):
             raise BadConfig(
                 f"the {look.n:,} items of the look of {look.at[:10]} are not all among these {n:,}",
@@ -266,10 +271,31 @@ def _planned(
     if len(earlier) >= question.looks:
         raise BadConfig(f"all {question.looks} looks have been taken", hint=hint)
     sizes = (*sorted(look.n for look in earlier), n)
-    rule = Question(question.metric, question.rule, question.looks, sizes)
-    level = rule.level(ALPHA)
-    remark = f"look {len(sizes)} of {question.looks}: intervals are at {100 * (1 - level):.2f} %"
-    return rule, [remark]
+    planned = Question(question.metric, question.rule, question.looks, sizes)
+    remark = (
+        f"look {len(sizes)} of {question.looks}: the interval that decides is at "
+        f"{100 * (1 - planned.level(ALPHA)):.2f} %"
+    )
+    return planned, [remark]
+
+
+def _second_look(every: Sequence[Look], items: str, rule: str) -> list[str]:
+    """Say what an unplanned look is worth after others."""
+    for look in reversed(every):
+        when = f"({look.at[:10]}, {look.n:,} items)"
+        if look.planned:
+            return [
+                f"WARNING: {look.planned} looks at this question were planned {when}; without "
+                "--looks this one is not among them, and errs more often than it says"
+            ]
+        if (look.items, look.rule) != (items, rule):
+            how = "" if look.rule == rule else "by another rule "
+            return [
+                f"WARNING: this question was looked at before {how}{when}: unless all items are "
+                "new ones, a second look is not a fresh test, and errs more often than 5 %; "
+                "--looks K plans several"
+            ]
+    return []
 
 
 def _contains(one: Opened, path: Path, look: Look) -> bool:
@@ -292,7 +318,8 @@ def _short(item: Mapping[str, Any]) -> str:
 
 def _noted(registry: Registry, path: Path, record: Mapping[str, Any], question: Question) -> None:
     n, items = record["items"]["n"], record["identity"]["items"]
-    registry.look(_key(record), Look(question.looks, n, items, str(path.resolve()), now()))
+    look = Look(_rule(question), question.looks, n, items, str(path.resolve()), now())
+    registry.look(_key(record), look)
 
 
 # -- runs again ---------------------------------------------------------------------------------
@@ -338,8 +365,14 @@ def compare_runs(
     name = f"{Path(stem).name.split('.')[0]}-{digest(*map(str, sources.values()), metric)[:8]}"
     path = Path(out) if out else Path(runs) / name
     record = {**first, "kind": "ab", "created": now(), "command": list(command)}
-    folder = Folder.begin(path, record | {"arms": arms, "identity": identity})
+    record |= {"arms": arms, "identity": identity}
     registry = Registry(Path(runs))
+    looks = registry.looks(_key(record))
+    record["remarks"] = [
+        *first["remarks"],
+        *_second_look(looks, identity["items"], _rule(question)),
+    ]
+    folder = Folder.begin(path, record)
     try:
         for name, (source, arm) in sources.items():
             for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.json"):
@@ -349,6 +382,7 @@ def compare_runs(
         result = finish(folder, question=question)
         folder.save("done")
         registry.note(path, folder.record, result)
+        _noted(registry, path, folder.record, question)
     finally:
         folder.close()
         registry.close()

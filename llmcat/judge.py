@@ -70,7 +70,8 @@ def detectable(n: int, *, alpha: float = compare.ALPHA) -> str:
         effect = compare.smallest_effect(n, differing=differing, alpha=alpha)
         points = "none" if math.isnan(effect) else f"{100 * effect:.1f} points"
         said.append(f"{points} if the arms differ on {differing:.0%} of them")
-    return f"the smallest difference that {n:,} items show 8 times in 10: {', '.join(said)}"
+    can = "; ".join(said)
+    return f"the smallest difference in accuracy that {n:,} items show 8 times in 10: {can}"
 
 
 def judge(
@@ -134,6 +135,10 @@ def judge(
     }
 
 
+def _cheaper(mine: float | None, theirs: float | None) -> bool:
+    return mine is not None and theirs is not None and mine < theirs
+
+
 def _gain(difference: Difference, metric: str) -> Difference:
     return difference.turned if metric in LOSSES else difference
 
@@ -145,6 +150,8 @@ def _plain(difference: Difference, name: str) -> dict[str, Any]:
         "high": difference.high,
         "n": difference.n,
         "why": difference.why,
+        "differing": difference.differing,
+        "classes": difference.classes,
         "approximate": name not in NAMED,
     }
 
@@ -157,7 +164,10 @@ def _differences(
     def means(a: Array, b: Array) -> Difference:
         return compare.difference_of_means(a, b, draws=draws, seed=seed)
 
-    found = {"accuracy": means(a.correct, b.correct)}
+    def shares(a: Array, b: Array) -> Difference:
+        return compare.difference_of_accuracy(a, b, draws=draws, seed=seed)
+
+    found = {"accuracy": shares(a.correct, b.correct)}
     classes = sorted({*a.classes, *b.classes})
     hows = compare.differences_of_f1(a.gold, a.label, b.label, classes, draws=draws, seed=seed)
     found |= {f"{how}_f1": difference for how, difference in hows.items()}
@@ -168,7 +178,7 @@ def _differences(
             found[f"hierarchical_{of}"] = ratios
         for level in range(1, labels.depth):
             one, other = (at_level(arm, labels, level) for arm in (a, b))
-            found[f"accuracy_level_{level}"] = means(one, other)
+            found[f"accuracy_level_{level}"] = shares(one, other)
     else:
         nothing = Difference(math.nan, math.nan, math.nan, 0, "the categories are a flat list")
         found["hierarchical_f1"] = nothing
@@ -182,7 +192,7 @@ def _differences(
     squares = [arm.p_squares[both] for arm in (a, b)]
     errors = [metrics.squared_errors(*pair) for pair in zip(p, squares, strict=True)]
     found["brier"] = means(*errors)
-    found["top_3"] = means(a.rank[both] <= 3, b.rank[both] <= 3)  # noqa: PLR2004
+    found["top_3"] = shares(a.rank[both] <= 3, b.rank[both] <= 3)  # noqa: PLR2004
     return found
 
 
@@ -259,14 +269,19 @@ def verdict_line(
     versus: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, question: Question
 ) -> str:
     """Return the decision in one line."""
-    shown = best or (versus[0] if len(versus) == 1 else None)
+    open_ = [v for v in versus if v["decision"]["verdict"] == "more"]
+    shown = best or (open_[0] if open_ else None) or (versus[0] if len(versus) == 1 else None)
     if shown is None:
         return f"don't ship any of {', '.join(v['arm'] for v in versus)}: see each below"
     decision = shown["decision"]
     gain, low, high = (gained(question.metric, decision[k]) for k in ("gain", "low", "high"))
-    span = f"{show(question.metric)} {gain} [{low}, {high}] against {shown['base']}"
+    level = 100 * (1 - decision["alpha"])
+    at = "" if level == 95 else f" at {level:.4g} %"  # noqa: PLR2004
+    span = f"{show(question.metric)} {gain} [{low}, {high}]{at} against {shown['base']}"
     if decision["verdict"] == "more":
-        return f"you need about {decision['more']:,} more items: {shown['arm']} {span}"
+        plan = "" if question.looks else " (all new ones, or planned with --looks)"
+        items = f"{decision['more']:,} more item{'s' * (decision['more'] > 1)}"
+        return f"you need about {items}{plan}: {shown['arm']} {span}; {decision['why']}"
     word = "ship" if decision["verdict"] == "ship" else "don't ship"
     return f"{word} {shown['arm']}: {span}; {decision['why']}"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llmcat.bootstrap import cells, resample, resample_all
+from llmcat.bootstrap import BIASED, Bootstrap, cells, resample, resample_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -265,7 +265,7 @@ def averages(
         both = [(one, one.influence) for one in found]
         straps = resample_all(both, counts, draws=draws, seed=seed)
         spans = [
-            strap.interval() if one.sound else span
+            _span(strap) if one.sound else span
             for strap, one, span in zip(straps, found, spans, strict=True)
         ]
     return {
@@ -302,7 +302,14 @@ def hierarchical(ratio: Ratio, *, draws: int = 2000, seed: int = 0) -> Estimate:
     (above, below), counts = cells(ratio.above, ratio.below)
     one = Ratio(above, below)
     strap = resample(one, counts, one.influence(counts), draws=draws, seed=seed)
-    return Estimate(strap.value, *strap.interval(), len(ratio.above))
+    return Estimate(strap.value, *_span(strap), len(ratio.above))
+
+
+def _span(strap: Bootstrap) -> tuple[float, float]:
+    """Return an interval where one is sound: the draws differ, and around the estimate."""
+    if not len(strap.drawn) or abs(strap.bias) > 2 * BIASED:
+        return math.nan, math.nan
+    return strap.interval()
 
 
 def top_k(rank: Array, k: int) -> Estimate:
@@ -337,14 +344,21 @@ def brier_score(p_gold: Array, p_squares: Array) -> Estimate:
 
 
 def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[Array, Array, Array]:
-    """Return share, mean confidence and accuracy of bins of equal mass, each `(bins,)`."""
+    """Return share, mean confidence and accuracy of bins of equal mass, each `(at most bins,)`.
+
+    Equal confidences stay together, so that the order of the items does not matter.
+    """
     n = len(confidence)
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, min(bins, n) or 1) if len(part)]
-    share = np.array([len(part) / n for part in parts])
-    sure = np.array([float(confidence[part].mean()) for part in parts])
-    right = np.array([float(correct[part].mean()) for part in parts])
-    return share, sure, right
+    if not n:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    _, value, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2  # mean rank of each value, from 0
+    _, part, items = np.unique(
+        np.floor(middle * bins / n)[value], return_inverse=True, return_counts=True
+    )
+    sure = np.bincount(part, weights=confidence) / items
+    right = np.bincount(part, weights=correct.astype(float)) / items
+    return items / n, sure, right
 
 
 def calibration_error(
@@ -354,8 +368,8 @@ def calibration_error(
 
     The plain error is too large, since within a bin chance alone parts accuracy from
     confidence: with few items a perfect model has one. Debiased by how much more chance adds to the
-    found accuracies (Kumar, Liang and Ma 2019, section 4.2 and appendix), which is
-    normal with variance `a (1 - a) / n` per bin; computed in closed form, not by drawing.
+    found accuracies (Kumar, Liang and Ma 2019, on debiased estimates), taken as normal with
+    variance `a (1 - a) / n` per bin; computed in closed form, not by drawing.
     """
     n = len(confidence)
     if not n:

@@ -136,6 +136,7 @@ def _versus(result: Result) -> list[Section]:
             low, high = (f"{scale * difference[k]:+.{digits}f}" for k in ("low", "high"))
             marks = [
                 "decides" if name == primary else "",
+                f"{difference['classes']} classes of 10 items" if difference["classes"] else "",
                 "less is better" if loss else "",
                 "approximate" if difference["approximate"] else "",
             ]
@@ -154,8 +155,9 @@ def _versus(result: Result) -> list[Section]:
         by = result.comparison["cost_by"]
         if result.comparison["rule"]["non_inferior"] is not None:
             notes.append(
-                f"{b} is {'the' if versus['cheaper'] else 'not the'} cheaper arm"
-                + (f", by {by}" if by else ": nothing says what the arms cost (--speed, prices)")
+                f"{b} is {'the' if versus['cheaper'] else 'not the'} cheaper arm, by {by}"
+                if by
+                else "nothing says which arm is cheaper (--speed, prices): it has to gain"
             )
         heads = ["difference", "points", "95 % interval", ""]
         found.append(Section(f"{b} against {a}", heads, rows, notes))

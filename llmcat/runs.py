@@ -120,8 +120,8 @@ def _first(db: sqlite3.Connection) -> None:
         "file TEXT, n INTEGER, arms TEXT, status TEXT, result TEXT)"
     )
     db.execute(
-        "CREATE TABLE looks (question TEXT, planned INTEGER, n INTEGER, items TEXT, run TEXT, "
-        "at TEXT, PRIMARY KEY (question, n, items))"
+        "CREATE TABLE looks (question TEXT, rule TEXT, planned INTEGER, n INTEGER, items TEXT, "
+        "run TEXT, at TEXT, PRIMARY KEY (question, rule, planned, items))"
     )
 
 
@@ -131,8 +131,9 @@ MIGRATIONS = (_first,)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at a question: over how many items, with how many looks planned (0: none)."""
+    """One look at a question: by which rule, with how many looks planned (0: none), at what."""
 
+    rule: str
     planned: int
     n: int
     items: str
@@ -219,7 +220,8 @@ class Registry:
         """Return the looks at a question so far, in their order."""
         with self._told():
             rows = self._db.execute(
-                "SELECT planned, n, items, run, at FROM looks WHERE question = ? ORDER BY at, n",
+                "SELECT rule, planned, n, items, run, at FROM looks WHERE question = ? "
+                "ORDER BY at, n",
                 (question,),
             )
             return [Look(*row) for row in rows]
@@ -228,8 +230,8 @@ class Registry:
         """Write down that a question was looked at; the same items again are the same look."""
         with self._told():
             self._db.execute(
-                "INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?)",
-                (question, look.planned, look.n, look.items, look.run, look.at),
+                "INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (question, look.rule, look.planned, look.n, look.items, look.run, look.at),
             )
 
     def close(self) -> None:

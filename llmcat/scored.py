@@ -210,7 +210,7 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
     found["ece"], found["ece_debiased"] = (nothing(unsure),) * 2 if unsure else ece
     for precision in PRECISIONS:
         name = f"coverage_at_{precision:.0%}".rstrip("%")
-        at = metrics.coverage_at(sure, right, precision=precision)
+        at = metrics.coverage_at(*taken(scored), precision=precision)
         found[name] = nothing(unsure) if unsure else at
     given, wanted = label == NONE, gold == NONE
     found["none_precision"] = (
@@ -244,13 +244,20 @@ def confidences(scored: Scored) -> tuple[Array, Array]:
     return scored.confidence[known], scored.correct[known]
 
 
+def taken(scored: Scored) -> tuple[Array, Array]:
+    """Return confidences and correctness of all items; an error is what is taken last."""
+    sure = np.where(scored.answered, scored.confidence, -1.0)
+    known = ~np.isnan(sure)
+    return sure[known], scored.correct[known]
+
+
 def _curves(scored: Scored) -> dict[str, Any]:
     """Return the reliability diagram and the risk-coverage curve, thinned to `POINTS`."""
     sure, right = confidences(scored)
     if not len(sure):
         return {"reliability": [], "risk_coverage": []}
     share, mean, accuracy = metrics.reliability(sure, right, bins=BINS)
-    coverage, risk = metrics.risk_coverage(sure, right)
+    coverage, risk = metrics.risk_coverage(*taken(scored))
     at = np.unique(np.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).astype(int))
     return {
         "reliability": np.stack([share, mean, accuracy], axis=1).round(6).tolist(),

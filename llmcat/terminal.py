@@ -342,6 +342,8 @@ def _print_audit(folder: Path) -> None:
           f"{folder / 'audit.jsonl'}")  # fmt: skip
     if found.partial:
         print(f"approximate: {found.partial:,} answers gave not every label a probability")
+    if found.elsewhere:
+        print(f"not judged: {found.elsewhere:,} items that get a label no item here has")
     if found.left_out:
         print(f"left out: {found.left_out:,} items without probabilities")
 

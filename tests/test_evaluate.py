@@ -21,6 +21,7 @@ from conftest import EXAMPLES, Ran, read_rows
 from sklearn import metrics as sklearn_metrics
 
 from llmcat import audit
+from llmcat.compare import Rule
 from llmcat.judge import Question, judge
 from llmcat.runs import MIGRATIONS, Look, Registry
 from llmcat.scored import Labels, Scored
@@ -333,7 +334,7 @@ def test_arms_with_a_known_difference_come_out_as_they_must(
     (folder,) = folders(tmp_path)
     versus = decision(folder)
     assert versus["decision"]["verdict"] == verdict
-    assert "smallest difference that 600 items show" in ran.err.splitlines()[0]
+    assert "smallest difference in accuracy that 600 items show" in ran.err.splitlines()[0]
     right = [
         np.array(
             [
@@ -472,6 +473,7 @@ def test_a_second_look_is_not_a_fresh_test(llmcat: Cli, tmp_path: Path) -> None:
     labelled(tmp_path / "x.jsonl", 200)
     assert "looked at before" not in llmcat("ab", *two).err
     assert "looked at before" not in llmcat("ab", *two).err  # the same look again
+    assert "before by another rule" in llmcat("ab", *two, "--metric", "macro_f1").err
     labelled(tmp_path / "x.jsonl", 300)
     assert "this question was looked at before" in llmcat("ab", *two).err
     ran = llmcat("ab", *two, "--looks", "3")
@@ -499,6 +501,7 @@ def test_planned_looks_spend_the_error(llmcat: Cli, tmp_path: Path) -> None:
     assert "3 looks planned" in llmcat("ab", *two, "--looks", "4").err
     labelled(tmp_path / "x.jsonl", 450, seed=9)
     assert "are not all among these" in llmcat("ab", *two, "--looks", "3").err
+    assert "3 looks at this question were planned" in llmcat("ab", *two).err
 
 
 # -- runs -------------------------------------------------------------------------------------
@@ -538,8 +541,8 @@ def test_runs_are_listed_shown_compared_and_exported(llmcat: Cli, tmp_path: Path
 def test_the_registry_is_brought_up_to_date(tmp_path: Path) -> None:
     """A new file has the latest version; one from the future is not touched."""
     registry = Registry(tmp_path)
-    registry.look("q", Look(2, 10, "x", "run", "now"))
-    registry.look("q", Look(2, 10, "x", "run", "later"))
+    registry.look("q", Look("accuracy", 2, 10, "x", "run", "now"))
+    registry.look("q", Look("accuracy", 2, 10, "x", "run", "later"))
     assert len(registry.looks("q")) == 1
     registry.close()
     with sqlite3.connect(tmp_path / "runs.sqlite") as db:
@@ -589,13 +592,19 @@ def test_two_prompts_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path
 
 
 def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:
-    """Every difference is 0 with an interval of no width, and nothing ships."""
+    """Every difference is 0 and nothing ships; a hundred items that agree prove little."""
     labelled(tmp_path / "x.jsonl", 100)
     assert llmcat("eval", "--file", "x.jsonl", *FAKE, "--out", "one").code == 0
     scored = Scored.read(tmp_path / "one" / "predictions.jsonl")
     labels = Labels.read(tmp_path / "one")
-    found = judge({"a": scored, "b": scored}, labels, Question(), columns={}, costs={})
-    for name, difference in found["versus"][0]["differences"].items():
+    for metric in ("accuracy", "macro_f1", "log_loss"):
+        for costs in ({}, {"a": 2.0, "b": 1.0}):
+            rule = Rule(non_inferior=0.01)
+            question = Question(metric, rule)
+            found = judge({"a": scored, "b": scored}, labels, question, columns={}, costs=costs)
+            assert found["ship"] is None
+    for difference in found["versus"][0]["differences"].values():
         if not difference["why"]:
-            assert (difference["value"], difference["low"], difference["high"]) == (0, 0, 0), name
-    assert found["ship"] is None
+            assert difference["value"] == 0
+    accuracy = found["versus"][0]["differences"]["accuracy"]
+    assert accuracy["low"] < 0 < accuracy["high"]

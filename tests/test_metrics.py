@@ -161,6 +161,28 @@ def test_the_closed_form_of_chance_is_what_drawing_gives() -> None:
     assert metrics._folded_mean(mean, deviation) == pytest.approx(drawn, abs=1e-3)
 
 
+def test_the_order_of_the_items_does_not_matter() -> None:
+    """Equal confidences are in one bin, however the right ones are sorted."""
+    sure = np.repeat([0.9, 0.7], 500)
+    right = np.concatenate([np.arange(500) < 450, np.arange(500) < 300])
+    shuffled = np.random.default_rng(0).permutation(1000)
+    plain, _ = metrics.calibration_error(sure, right)
+    again, _ = metrics.calibration_error(sure[shuffled], right[shuffled])
+    assert plain.value == pytest.approx(0.05)
+    assert again.value == pytest.approx(plain.value)
+
+
+def test_averages_over_very_many_classes_have_no_interval() -> None:
+    """1,000 classes of ten items: the draws lie beside the estimate."""
+    draw = np.random.default_rng(1)
+    gold = np.repeat([f"c{i:04}" for i in range(1000)], 10)
+    label = np.where(draw.random(10_000) < 0.75, gold, draw.permutation(gold))
+    names = sorted(set(gold))
+    found = metrics.averages(gold, label, names, draws=200)
+    assert math.isnan(found["macro", "f1"].low)
+    assert found["micro", "f1"].low < found["micro", "f1"].value < found["micro", "f1"].high
+
+
 def test_risk_and_coverage() -> None:
     """Items of one confidence are taken together; the order of the input does not matter."""
     sure = np.array([0.9, 0.9, 0.8, 0.7, 0.7])
