@@ -69,7 +69,10 @@ class AnswerStore:
             if row is None:
                 return None
             blob = row[0]
-        said = orjson.loads(blob)
+        try:
+            said = orjson.loads(blob)
+        except orjson.JSONDecodeError:  # broken: it is asked again
+            return None
         p = tuple(-float("inf") if x is None else x for x in said["logprobs"])
         return Answer(
             ask=ask,
@@ -124,9 +127,11 @@ class Remembering:
     every answer; `asked` counts what went to the engine.
     """
 
-    def __init__(self, engine: Engine, store: AnswerStore, options: str = "") -> None:
-        """`options` are the engine's own, which may shape its answers."""
-        self.engine, self.store, self.options = engine, store, options
+    def __init__(
+        self, engine: Engine, store: AnswerStore, options: str = "", where: str = ""
+    ) -> None:
+        """`options` are the engine's own; `where` tells models of one name apart."""
+        self.engine, self.store, self.options, self.where = engine, store, options, where
         self.name: str = engine.name
         self.capabilities: Capabilities = engine.capabilities
         self.fresh = False
@@ -142,7 +147,7 @@ class Remembering:
         if self._served is None:
             self._served = await self.engine.open()
             named = self._served.identity()
-            self._prefix = digest(*named.values(), self._served.version, self.options)
+            self._prefix = digest(*named.values(), self._served.version, self.options, self.where)
         return self._served
 
     async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcat import config as settings
+from llmcat.engines.registry import ENGINES
 from llmcat.errors import BadConfig
 from llmcat.runs import SOLO
 
@@ -27,6 +28,7 @@ SHARED = ("file", "out", "out_format", "input_format", "id", "label", "limit", "
 """What all arms have in common: the items, and where results go."""
 _FREE = [name for name in settings.RunConfig.model_fields if name not in SHARED]
 _BETWEEN = re.compile(rf",(?=(?:{'|'.join(_FREE)})=)")
+_OF_ENGINES = frozenset(option for _, options in ENGINES.values() for option in options)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -62,11 +64,18 @@ def arms_of(changes: Mapping[str, str | Mapping[str, Any]], common: Mapping[str,
 
 
 def _parsed(text: str) -> dict[str, str]:
-    """Read `prompt=zh,shots=4`; text without a setting's name in front is a prompt."""
-    found = {}
+    """Read `prompt=zh,shots=4`; text without a setting's name in front is a prompt.
+
+    What follows `engine_option` and is an option of an engine belongs to it.
+    """
+    found: dict[str, str] = {}
+    key = ""
     for part in _BETWEEN.split(text):
-        key, equals, value = part.partition("=")
-        if equals and re.fullmatch(r"[a-z_]+", key):
+        before, (key, equals, value) = key, part.partition("=")
+        if before == "engine_option" and key in _OF_ENGINES:  # `seed` is one of both kinds
+            key = before
+            found[key] += f",{part}"
+        elif equals and re.fullmatch(r"[a-z_]+", key):
             found[key] = value
         else:
             found["prompt"] = part
@@ -83,6 +92,8 @@ def definition(path: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Map
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
         raise BadConfig(f"{path}: {exc}") from exc
     arms, decision = keys.pop("arms", {}), keys.pop("decision", {})
+    if not isinstance(decision, dict):
+        raise BadConfig(f"{path}: decision is a table", hint="[decision] and below it its keys")
     if not isinstance(arms, dict) or not all(isinstance(arm, dict) for arm in arms.values()):
         raise BadConfig(f"{path}: arms are tables", hint="[arms.a] and below it its settings")
     for key in keys:

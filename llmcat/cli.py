@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmcat import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["main"]
 
@@ -147,9 +147,15 @@ def _parser(name: str, epilog: str = "") -> argparse.ArgumentParser:
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, *, leave_out: frozenset[str] = frozenset()
+    parser: argparse.ArgumentParser,
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    told: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a flag for every setting but the secrets; what is not given stays unset."""
+    """Add a flag for every setting but the secrets; what is not given stays unset.
+
+    `told` has other words for some.
+    """
     from llmcat.config import RunConfig
 
     for title, names in GROUPS.items():
@@ -161,7 +167,8 @@ def _add_settings(
                 continue
             field = RunConfig.model_fields[name]
             flags = [f"--{name.replace('_', '-')}", *([SHORT[name]] if name in SHORT else [])]
-            options: dict[str, Any] = {"dest": name, "default": None, "help": field.description}
+            options: dict[str, Any] = {"dest": name, "default": None}
+            options["help"] = (told or {}).get(name, field.description)
             choices = [c for c in getattr(field.annotation, "__args__", ()) if isinstance(c, str)]
             if field.annotation is bool:
                 options["action"] = "store_true"
@@ -289,7 +296,8 @@ ARMS = "abcdef"
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
-    _add_settings(parser, leave_out=frozenset({"out_format"}))
+    where = "folder of the results (default: one of its own in --runs)"
+    _add_settings(parser, leave_out=frozenset({"out_format"}), told={"out": where})
     group = parser.add_argument_group("results")
     group.add_argument("--segments", metavar="COLUMNS", help="columns of the file that part the "
                        "items, comma-separated")  # fmt: skip
@@ -309,6 +317,7 @@ def _eval(argv: list[str]) -> int:
                         "confidently contradicted")  # fmt: skip
     args = parser.parse_args(argv)
     config = _settings(args)
+    _check_items(config)
     from llmcat import arms, audit, runs, terminal
 
     if args.audit:
@@ -349,13 +358,27 @@ def _ab(argv: list[str]) -> int:
     from llmcat.errors import BadConfig
 
     common, decision, changes = definition(args.arms) if args.arms else ({}, {}, {})
-    common |= _flags(args)
+    flags = _flags(args)
+    if {"labels", "taxonomy"} & flags.keys():  # given by a flag, categories replace the file's
+        common = {k: v for k, v in common.items() if k not in {"labels", "taxonomy"}}
+    common |= flags
     given = {name: getattr(args, name) for name in ARMS if getattr(args, name) is not None}
     found = arms_of({**changes, **given}, common)
     if len(found) < 2:  # noqa: PLR2004
         raise BadConfig("a comparison needs two arms", hint="--a zero-shot --b definitions")
+    _check_items(found[0].config)
     options = _options(args, ["ab", *argv], _question(args, decision, found[0].config))
     return terminal.run_evaluation(found, options, _shown(args))
+
+
+def _check_items(config: Any) -> None:
+    """Raise `BadConfig` where nothing is there to read, or to write to."""
+    from llmcat.errors import BadConfig
+
+    if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        raise BadConfig("no items", hint="--file FILE, or pipe them in")
+    if config.out == "-":
+        raise BadConfig("--out - : an evaluation writes a folder")
 
 
 def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -> Any:

@@ -6,7 +6,9 @@ runs can be compared, without any engine.
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +19,27 @@ import orjson
 from llmcat.answers import AnswerStore
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.judge import Question, detectable, judge, segments_of
-from llmcat.records import digest
-from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now
+from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
+from llmcat.records import NONE, digest
+from llmcat.run import unless
+from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now, stem_of
 from llmcat.scored import Labels, Scored, measure, same_items
-from llmcat.trial import BLOCK, close_arms, collect, name_of, open_arms, record_of
+from llmcat.trial import (
+    BLOCK,
+    close_arms,
+    collect,
+    name_of,
+    open_arms,
+    read_arms,
+    record_of,
+)
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
     from llmcat.arms import Arm
     from llmcat.run import Watch
+    from llmcat.taxonomy import Taxonomy
     from llmcat.trial import Opened
 
 __all__ = ["Options", "compare_runs", "evaluate", "export_run", "finish", "read_costs"]
@@ -63,13 +74,17 @@ async def evaluate(
     `say` is told what the user should hear before money is spent. Raises any `LlmcatError`.
     """
     config = arms[0].config
+    read = await unless(stop, asyncio.to_thread(read_arms, arms, keep=options.keep))
+    costs = resolved(options.costs, read[0].taxonomy)
     runs = Path(config.runs)
     registry = Registry(runs)
     store = AnswerStore(runs / "answers.sqlite")
     opened: list[Opened] = []
     folder: Folder | None = None
     try:
-        opened = await open_arms(arms, store, keep=options.keep)
+        opened = await open_arms(read, store)
+        if options.question is not None:
+            _can_decide(options.question, opened)
         record = record_of(
             opened, kind="ab" if options.question else "eval", command=options.command
         )
@@ -96,14 +111,14 @@ async def evaluate(
                 watch=watch,
                 stop=stop,
             )
-            status = "measuring" if whole else "interrupted"
+            if whole:
+                result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
+            status = "done" if whole else "interrupted"
         finally:
             folder.save(status)
             registry.note(path, folder.record)
         if not whole:
             return None
-        result = finish(folder, question=question, costs=options.costs)
-        folder.save("done")
         registry.note(path, folder.record, result)
         if question is not None:
             _noted(registry, path, folder.record, question)
@@ -114,6 +129,38 @@ async def evaluate(
         store.close()
         registry.close()
         await close_arms(opened)
+
+
+def _can_decide(question: Question, opened: Sequence[Opened]) -> None:
+    """Raise `BadConfig` where an arm cannot have the metric that decides."""
+    for one in opened:
+        task = one.session.task
+        if question.metric in LOSSES and (
+            task.prompt.front.read == "text" or task.plan.kind != "menu"
+        ):
+            raise BadConfig(
+                f"{question.metric} cannot decide: arm {one.arm.name} gives no probability to "
+                "every label",
+                hint="--metric accuracy",
+            )
+        if question.metric == "hierarchical_f1" and one.session.taxonomy.depth == 1:
+            raise BadConfig("hierarchical_f1 cannot decide: the categories are a flat list")
+
+
+def resolved(
+    costs: Mapping[tuple[str, str], float] | None, taxonomy: Taxonomy
+) -> dict[tuple[str, str], float] | None:
+    """Return costs by node ids. Raises `InputError` for a label that is none."""
+    if costs is None:
+        return None
+    found = {}
+    for pair, cost in costs.items():
+        ids = [NONE if name == NONE else taxonomy.resolve(name) for name in pair]
+        for name, id_ in zip(pair, ids, strict=True):
+            if id_ is None:
+                raise InputError(f"--costs: {name!r} is not in the taxonomy")
+        found[str(ids[0]), str(ids[1])] = cost
+    return found
 
 
 def finish(
@@ -152,17 +199,15 @@ def finish(
 
 def _columns(path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Return gold labels, titles and kept columns of a run's items."""
-    gold, titles, kept = [], [], dict[str, list[str]]()
+    gold, titles, rows = [], [], []
     with (path / "items.jsonl").open("rb") as lines:
         for line in lines:
             item = orjson.loads(line)
             gold.append(item["gold"])
             titles.append(next(iter(item["fields"].values()), ""))
-            for name, value in item["kept"].items():
-                kept.setdefault(name, [""] * (len(gold) - 1)).append(value)
-            for values in kept.values():
-                values.extend([""] * (len(gold) - len(values)))
-    return gold, titles, kept
+            rows.append(item["kept"])
+    names = dict.fromkeys(name for row in rows for name in row)
+    return gold, titles, {name: [row.get(name, "") for row in rows] for name in names}
 
 
 # -- what an arm costs --------------------------------------------------------------------------
@@ -215,13 +260,15 @@ def read_costs(path: str) -> dict[tuple[str, str], float]:
         with Path(path).open(encoding="utf-8-sig", newline="") as lines:
             for number, row in enumerate(csv.DictReader(lines), 2):
                 try:
-                    found[row["gold"], row["label"]] = float(row["cost"])
+                    cost = found[row["gold"], row["label"]] = float(row["cost"])
+                    if not 0 <= cost < math.inf:
+                        raise ValueError("a cost is a number from 0")
                 except (KeyError, TypeError, ValueError) as exc:
                     raise InputError(
                         f"{path}: line {number}: a gold label, a label and a number are needed",
                         hint="the columns are gold, label, cost",
                     ) from exc
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise InputError(f"{path}: {exc}") from exc
     return found
 
@@ -256,12 +303,13 @@ def _planned(
     if not question.looks:
         return question, _second_look(every, items, rule)
     hint = "label new items, and compare the arms on these alone in another --runs folder"
-    earlier = [look for look in every if (look.items, look.rule) != (items, rule)]
     for look in every:
         if look.planned != question.looks or look.rule != rule:
             plan = f"with {look.planned} looks planned" if look.planned else "without a plan"
             was = "" if look.rule == rule else " by another rule"
             raise BadConfig(f"this question was looked at {plan}{was} on {look.at[:10]}", hint=hint)
+    again = next((look for look in every if look.items == items), None)
+    earlier = [look for look in every if again is None or look.n < again.n]
     for look in earlier:
         if look.n >= n or not _contains(one, path, look):
             raise BadConfig(
@@ -359,10 +407,12 @@ def compare_runs(
                 identity[f"{name}.{key.removeprefix(f'{arm}.')}"] = value
         scored[name] = Scored.read(path / named(arm, "predictions.jsonl"))
         same_items(next(iter(scored.values())), scored[name])
+        if _ids(path) != _ids(next(iter(sources.values()))[0]):
+            raise InputError("the runs have different items: they cannot be compared")
     labels = Labels.read(next(iter(sources.values()))[0])
     question = Question(metric or ("hierarchical_f1" if labels.depth > 1 else "accuracy"))
-    stem = first["items"]["file"].split("\n")[0]
-    name = f"{Path(stem).name.split('.')[0]}-{digest(*map(str, sources.values()), metric)[:8]}"
+    stem = stem_of(first["items"]["file"])
+    name = f"{stem}-{digest(*map(str, sources.values()), metric)[:8]}"
     path = Path(out) if out else Path(runs) / name
     record = {**first, "kind": "ab", "created": now(), "command": list(command)}
     record |= {"arms": arms, "identity": identity}
@@ -375,7 +425,7 @@ def compare_runs(
     folder = Folder.begin(path, record)
     try:
         for name, (source, arm) in sources.items():
-            for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.json"):
+            for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.jsonl"):
                 _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
         for file in ("items.jsonl", "labels.json"):
             _copy(next(iter(sources.values()))[0] / file, folder.file(file))
@@ -389,17 +439,26 @@ def compare_runs(
     return path
 
 
+def _ids(path: Path) -> list[str]:
+    """Return the ids of a run's items."""
+    return [orjson.loads(line)["id"] for line in (path / "items.jsonl").read_bytes().splitlines()]
+
+
 def export_run(path: Path, out: Path) -> list[str]:
     """Pack a run's folder into a .zip; return the names of what is in it. Whole or not at all."""
     load(path)
     names = sorted(f.name for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    draft = out.with_name(f"{out.name}.part")
+    if out.suffix != ".zip":
+        raise BadConfig(f"{out}: a run is packed into a .zip")
+    draft = out.with_suffix(".part")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as packed:
+        deflate = zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(draft, "w", deflate, strict_timestamps=False) as packed:
             for name in names:
-                packed.write(path / name, f"{path.name}/{name}")
+                packed.write(path / name, f"{path.resolve().name}/{name}")
         draft.replace(out)
     except OSError as exc:
+        draft.unlink(missing_ok=True)
         raise JournalError(f"{out}: {exc.strerror}") from exc
     return names
 

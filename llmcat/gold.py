@@ -61,10 +61,11 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     or labels are not in the taxonomy.
     """
     reader = ItemReader(columns=replace(columns_of(config), keep=keep))
-    items, rows, foreign = [], 0, Counter[str]()
+    items, rows, broken, foreign = [], 0, 0, Counter[str]()
     for item in reader.read(*expand(config.file), fmt=config.input_format or None):
         rows += 1
         if not item.gold:
+            broken += item.error is not None
             continue
         gold = _resolved(item.gold, taxonomy)
         if gold is None:
@@ -81,7 +82,8 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     if 0 < config.limit < len(items):
         order = random.Random(config.seed).sample(range(len(items)), len(items))
         items = [items[i] for i in sorted(order[: config.limit])]
-    return Labelled(items, rows, unlabelled, tuple(_remarks(items, unlabelled)))
+    remarks = _remarks(items, unlabelled - broken, broken, taxonomy)
+    return Labelled(items, rows, unlabelled, tuple(remarks))
 
 
 def _resolved(gold: str, taxonomy: Taxonomy) -> str | None:
@@ -100,6 +102,9 @@ def _unknown(foreign: Counter[str], taxonomy: Taxonomy) -> str:
         f"({len(foreign):,} different ones):"
     ]
     for label, count in foreign.most_common(SHOWN):
+        if same := [node.label for node in taxonomy.leaves if node.name == label][:3]:
+            lines.append(f"{label!r}, {count:,} times; several are called so: {', '.join(same)}")
+            continue
         near = difflib.get_close_matches(label.casefold(), names, n=1, cutoff=0.5)
         nearest = f"; nearest: {names[near[0]]!r}" if near else ""
         lines.append(f"{label!r}, {count:,} times{nearest}")
@@ -108,9 +113,19 @@ def _unknown(foreign: Counter[str], taxonomy: Taxonomy) -> str:
     return "\n  ".join(lines)
 
 
-def _remarks(items: Sequence[Item], unlabelled: int) -> list[str]:
+def _remarks(items: Sequence[Item], unlabelled: int, broken: int, taxonomy: Taxonomy) -> list[str]:
     """Say what is odd about labelled items."""
     said = []
+    if broken:
+        said.append(f"WARNING: {broken:,} rows cannot be read, or have neither text nor label")
+    leaves = {node.id for node in taxonomy.leaves} | {NONE}
+    inner = Counter(item.gold for item in items if item.gold not in leaves)
+    if inner:
+        named = ", ".join(map(repr, list(inner)[:5]))
+        said.append(
+            f"WARNING: {inner.total():,} items are labelled with a category that no menu offers, "
+            f"an inner or a deprecated one ({named}): they count as wrong, and there is no log-loss"
+        )
     if unlabelled:
         said.append(f"{unlabelled:,} items have no label and are left out")
     labels = Counter(item.gold for item in items)

@@ -36,6 +36,8 @@ NAMED = ("accuracy", "micro_f1", "macro_f1", "log_loss", "brier")
 """The differences whose intervals a simulation has checked; others are marked approximate."""
 LEAST_OF_SEGMENT = 20
 MOST_SEGMENTS = 60
+LONGEST = 60
+"""Characters of a segment's name."""
 _CJK = re.compile(r"[㐀-鿿぀-ヿ가-힯]")
 
 
@@ -215,7 +217,7 @@ def segments_of(
     names = _ranges(list(map(int, quarters)))
     parts["title length"] = [names[int(np.searchsorted(quarters, s))] for s in sizes]
     for name, values in kept.items():
-        parts[name] = [v or "(empty)" for v in values]
+        parts[name] = [" ".join(v.split())[:LONGEST] or "(empty)" for v in values]
     return {name: values for name, values in parts.items() if len(set(values)) > 1}
 
 
@@ -232,7 +234,7 @@ def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[
     whole = float(b.mean() - a.mean()) if len(a) else 0.0
     found: list[dict[str, Any]] = []
     for by, values in columns.items():
-        part = np.array(values)
+        part = np.array(values, dtype=object)
         names, counts = np.unique(part, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:MOST_SEGMENTS]
         for name in names[order]:

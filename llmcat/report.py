@@ -29,6 +29,8 @@ ROWS = 20_000
 PROMPTS = 2_000
 """Rows whose prompts are in the page."""
 PAIRS = 10
+LEAST_NAME = 4
+"""Characters a name needs to be looked for in running text."""
 FRACTIONS = ("brier", "kappa", "log_loss")
 """Metrics that are no shares: shown as they are, not in percent."""
 
@@ -63,7 +65,7 @@ def read(path: Path) -> Result:
             a: orjson.loads((path / named(a, "metrics.json")).read_bytes()) for a in record["arms"]
         }
         compared = path / "comparison.json"
-        comparison = orjson.loads(compared.read_bytes()) if compared.is_file() else None
+        comparison = orjson.loads(compared.read_bytes()) if record["kind"] == "ab" else None
     except (OSError, orjson.JSONDecodeError) as exc:
         raise JournalError(
             f"{path}: the run is not finished ({record['status']})",
@@ -280,11 +282,16 @@ def _arms(result: Result) -> Section:
         rows.append([name, arm["said"], identity["prompt"], what])
     items = result.record["items"]
     notes = [
-        f"{items['n']:,} of {items['rows']:,} rows of {items['file'].replace(chr(10), ', ')}"
+        f"{items['n']:,} of {items['rows']:,} rows of {_files(result)}"
         + (f", a sample with seed {items['seed']}" if items["limit"] else ""),
         f"llmcat {result.record['llmcat']}, {result.record['created']}",
     ]
     return Section("Arms", ["arm", "changes", "prompt", "engine and model"], rows, notes, 4)
+
+
+def _files(result: Result) -> str:
+    """Return the names of the items' files, without their folders."""
+    return ", ".join(Path(name).name for name in result.record["items"]["file"].split("\n"))
 
 
 # -- Markdown ---------------------------------------------------------------------------------
@@ -293,7 +300,7 @@ def _arms(result: Result) -> Section:
 def markdown(result: Result, *, items: bool = True) -> str:
     """Return the report for a pull request; without `items`, figures only."""
     parts = [f"## {line(result)}", ""]
-    parts += [f"> {remark}\n" for remark in result.record["remarks"]]
+    parts += [f"> {_md_text(remark)}\n" for remark in result.record["remarks"]]
     for section in sections(result):
         parts += [f"### {section.title}", ""]
         width = len(section.heads)
@@ -312,8 +319,8 @@ def _md_row(cells: Sequence[str]) -> str:
 
 def _md_text(text: str) -> str:
     """Keep text from being read as Markdown or HTML."""
-    for mark in "\\`*_[]<>|":
-        text = text.replace(mark, f"\\{mark}") if mark in "\\`*[]|" else text
+    for mark in "\\`*[]|":
+        text = text.replace(mark, f"\\{mark}")
     return text.replace("<", "&lt;").replace("\n", " ")
 
 
@@ -421,14 +428,13 @@ def _data(result: Result) -> dict[str, Any]:
     for arm in arms:
         asks = _asks(result.path, arm, with_prompts)
         used = {key for tails in asks.values() for key, _ in tails}
-        shared = _shared(result.path, arm)
         prompts[arm] = {
-            "shared": {k: v for k, v in shared.items() if k in used},
+            "shared": {k: v for k, v in _shared(result.path, arm) if k in used},
             "asks": {str(row): said for row, said in asks.items()},
         }
     return {
         "title": " against ".join(reversed(arms)) if len(arms) > 1 else "Evaluation",
-        "file": result.record["items"]["file"],
+        "file": _files(result),
         "line": line(result),
         "verdict": (result.comparison or {}).get("ship") or "",
         "decided": result.comparison is not None,
@@ -480,12 +486,15 @@ def _data(result: Result) -> dict[str, Any]:
     }
 
 
-def _shared(path: Path, arm: str) -> dict[str, Any]:
+def _shared(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what asks share: a key, and the messages."""
     try:
-        found: dict[str, Any] = orjson.loads((path / named(arm, "prefixes.json")).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return found
+        with (path / named(arm, "prefixes.jsonl")).open("rb") as lines:
+            for raw in lines:
+                shared = orjson.loads(raw)
+                yield shared["key"], shared["messages"]
+    except OSError as exc:
+        raise JournalError(f"{exc.filename}: {exc.strerror}") from exc
 
 
 # -- what to change ---------------------------------------------------------------------------
@@ -506,7 +515,7 @@ def explain(result: Result, *, most: int = 8) -> list[str]:
                     found.setdefault((row["gold"], label), []).append((arm, row))
     lines = []
     order = sorted(found.items(), key=lambda pair: -len(pair[1]))
-    shared = {arm: _shared(result.path, arm) for arm in arms}
+    texts = {arm: _lines(result.path, arm) for arm in arms}
     path = result.labels.path
     for (gold, label), cases in order[:most]:
         by = ", ".join(f"{arm} {n}" for arm in arms if (n := sum(a == arm for a, _ in cases)))
@@ -514,26 +523,36 @@ def explain(result: Result, *, most: int = 8) -> list[str]:
         lines.append(f"{path(gold)}  taken for  {path(label)}: {times} ({by})")
         lines += [f"    e.g. {row['title'][:90]}" for _, row in cases[:3]]
         for arm in arms:
-            texts = _lines_with(shared[arm], gold, label, result.labels)
-            lines += [f"    in {arm}: {text}" for text in texts]
+            shown = _lines_with(texts[arm], gold, label, result.labels)
+            lines += [f"    in {arm}: {text}" for text in shown]
         lines.append("")
     if len(order) > most:
         lines.append(f"and {len(order) - most} other pairs")
     return lines or ["the arms are right on the same items"]
 
 
-def _lines_with(shared: Mapping[str, Any], gold: str, label: str, labels: Labels) -> list[str]:
-    """Return the lines of the shared messages that name either label, in any of its languages."""
-    nodes = [labels.nodes[one] for one in (gold, label) if one in labels.nodes]
-    names = [name.casefold() for n in nodes for name in (n["path"][-1], *n["names"].values())]
-    texts = [
-        text.strip()
-        for messages in shared.values()
-        for message in messages
-        if isinstance(message["content"], str)
-        for text in message["content"].splitlines()
-    ]
-    fits = [text for text in texts if any(name in text.casefold() for name in names)]
-    if NONE in {gold, label}:
-        fits += [text for text in texts if "none of" in text.casefold() or "以上" in text]
-    return list(dict.fromkeys(fits))[:8]
+def _lines(path: Path, arm: str) -> list[str]:
+    """Return the different lines of all messages that asks share."""
+    return list(
+        dict.fromkeys(
+            text.strip()
+            for _, messages in _shared(path, arm)
+            for message in messages
+            if isinstance(message["content"], str)
+            for text in message["content"].splitlines()
+        )
+    )
+
+
+def _lines_with(texts: Sequence[str], gold: str, label: str, labels: Labels) -> list[str]:
+    """Return the lines that show either label: those of the menu, then those that mention it."""
+    names = [name.casefold() for one in (gold, label) for name in labels.names(one)]
+    menu, mention = [], []
+    for text in texts:
+        said = text.casefold()
+        shown = said.partition(". ")[2].partition(": ")[0].rpartition(" > ")[2]
+        if shown in names:
+            menu.append(text)
+        elif any(len(name) >= LEAST_NAME and name in said for name in names):
+            mention.append(text)
+    return [*menu, *mention][:8]

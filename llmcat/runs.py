@@ -18,16 +18,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from llmcat.errors import InputError, JournalError
+from llmcat.errors import InputError, JournalError, RunMismatch
 from llmcat.journal import locked, refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["SOLO", "Folder", "Look", "Registry", "load", "named"]
+__all__ = ["SOLO", "Folder", "Look", "Registry", "load", "named", "stem_of"]
 
 SOLO = "eval"
 """The name of the arm that is measured alone: its files have no name in front."""
+
+
+def stem_of(files: str) -> str:
+    """Return a run's name before its hash, from the file of its items."""
+    name = Path(files.split("\n", maxsplit=1)[0]).name.lstrip("-.").split(".")[0]
+    return name or "items"
 
 
 def named(arm: str, suffix: str) -> str:
@@ -62,7 +68,11 @@ class Folder:
             raise JournalError(f"{path}: another llmcat is writing it")
         if before is not None:
             hint = "choose another --out; answers that were given are not asked for again"
-            refuse_other(str(path), before["identity"], record["identity"], hint=hint)
+            try:
+                refuse_other(str(path), before["identity"], record["identity"], hint=hint)
+            except RunMismatch:
+                cls(path, before, lock).close()
+                raise
             record = {**record, "created": before["created"]}
         folder = cls(path, record, lock)
         folder.save("running")
@@ -178,7 +188,7 @@ class Registry:
         """Write down how a run stands; `result` is its verdict in a line."""
         items = record["items"]
         values = (
-            folder.name,
+            folder.name if folder.resolve().parent == self.path.parent.resolve() else str(folder),
             str(folder.resolve()),
             record["kind"],
             record["created"],

@@ -28,8 +28,8 @@ __all__ = ["ERROR", "Labels", "Scored", "measure"]
 
 Array = np.ndarray[Any, Any]
 
-ERROR = "(error)"
-"""The label of a row that has none: it counts as wrong."""
+ERROR = "\x00error"
+"""The label of a row that has none, which no category can be called: it counts as wrong."""
 PRECISIONS = (0.90, 0.95, 0.99)
 BINS = 15
 POINTS = 200
@@ -64,10 +64,17 @@ class Labels:
             self._chains[label] = tuple(reversed(found))
         return self._chains[label]
 
+    def names(self, label: str) -> list[str]:
+        """Return the label's own name, in each of its languages."""
+        if label == NONE:
+            return ["none of these", "以上都不是"]
+        node = self.nodes.get(label)
+        return [node["path"][-1], *node["names"].values()] if node else []
+
     def path(self, label: str) -> str:
         """Return the path as people read it."""
-        if label == NONE:
-            return "none of these"
+        if label in {NONE, ERROR}:
+            return "none of these" if label == NONE else "(error)"
         node = self.nodes.get(label)
         return " > ".join(node["path"]) if node else label
 
@@ -87,13 +94,12 @@ class Scored:
     p_gold: Array
     p_squares: Array
     rank: Array
-    kind: Array
     errors: Counter[str]
 
     @classmethod
     def read(cls, path: Path) -> Scored:
         """Read a run's predictions. Raises `JournalError` if they cannot be read."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("row", "gold", "label", "kind")}
+        columns: dict[str, list[Any]] = {name: [] for name in ("row", "gold", "label")}
         numbers: dict[str, list[float]] = {
             name: [] for name in ("confidence", "p_gold", "p_squares", "rank")
         }
@@ -108,7 +114,6 @@ class Scored:
                     columns["row"].append(row["row"])
                     columns["gold"].append(row["gold"])
                     columns["label"].append(ERROR if failed else row["label"] or NONE)
-                    columns["kind"].append(row["kind"] or "")
                     for name, column in numbers.items():
                         value = row[name]
                         column.append(math.nan if value is None else value)

@@ -88,7 +88,8 @@ def _energy(config: RunConfig) -> Callable[[], float] | None:
 
     A server elsewhere is not measured.
     """
-    if config.base_url and URL(config.base_url).host not in {"localhost", "127.0.0.1", "::1"}:
+    here = config.engine in {"vllm_local", "transformers_local", "demo"}
+    if not here and URL(config.base_url).host not in {"localhost", "127.0.0.1", "::1"}:
         return None
     try:
         import pynvml

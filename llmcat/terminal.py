@@ -392,7 +392,9 @@ def compare_runs(
         paths[arm] = (_found(folder, wanted), of)
     path = evaluate.compare_runs(paths, folder, out=out, metric=metric, command=command)
     shown = {"form": "text", "explain": False, "quiet": False, "fail_if_worse": False}
+    shown["quiet"] = True
     print_result(path, None, shown)
+    print(f"wrote {path / 'report.html'}", file=sys.stderr)
     return 0
 
 

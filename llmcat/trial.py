@@ -9,7 +9,8 @@ a folder from which everything else is computed:
     labels.json           the taxonomy: id -> path, parent, names in other languages
     items.jsonl           row, id, gold, text, columns kept
     ARM.predictions.jsonl rows as `classify` writes them, with p_gold, p_squares and rank
-    ARM.asks.jsonl        the messages of each ask after the shared ones; those in ARM.prefixes.json
+    ARM.asks.jsonl        the messages of each ask after the shared ones; those in
+                          ARM.prefixes.jsonl
 
 An interrupted trial is run again: answers come from the store, nothing is asked twice. This module
 does not know metrics or decisions.
@@ -28,20 +29,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 import llmcat
+from llmcat import prompts
 from llmcat.answers import AnswerStore, Remembering
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError, JournalError
 from llmcat.gold import Labelled, read_labelled
 from llmcat.memory import Forgetful
 from llmcat.records import NONE, Ask, digest
-from llmcat.run import unless
-from llmcat.runs import Folder, named
+from llmcat.run import is_stream, unless
+from llmcat.runs import Folder, named, stem_of
 from llmcat.session import Session, engine_of, taxonomy_of
 from llmcat.speed import alone
 from llmcat.writers import row_of
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Sequence
 
     from llmcat.arms import Arm
@@ -58,6 +59,7 @@ __all__ = [
     "collect",
     "name_of",
     "open_arms",
+    "read_arms",
     "record_of",
 ]
 
@@ -107,20 +109,31 @@ class Opened:
 # -- opening ----------------------------------------------------------------------------------
 
 
-async def open_arms(
-    arms: Sequence[Arm], store: AnswerStore, *, keep: tuple[str, ...] = ()
-) -> list[Opened]:
-    """Read the items, open each engine once, fit each arm's task. Raises any `LlmcatError`.
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An arm with its taxonomy and its items; no engine is open yet."""
 
-    What needs no engine is checked first: categories, labels, and that all arms have the same
-    items with the same labels.
+    arm: Arm
+    taxonomy: Taxonomy
+    labelled: Labelled
+
+
+def read_arms(arms: Sequence[Arm], *, keep: tuple[str, ...] = ()) -> list[Read]:
+    """Read what needs no engine: categories, prompts, items and their labels.
+
+    Raises any `InputError`; also where the arms do not have the same items with the same labels.
     """
     items: dict[tuple[str, ...], Labelled] = {}
     of_arm, taxonomies = [], []
     for arm in arms:
         taxonomy, config = taxonomy_of(arm.config), arm.config
+        prompts.load(config.prompt)
         key = (config.text, config.image, taxonomy.digest)
         if key not in items:
+            if items and is_stream(config.file):
+                raise InputError(
+                    "arms that read different columns need a file", hint="a pipe is read once"
+                )
             items[key] = read_labelled(config, taxonomy, keep=keep)
         of_arm.append(items[key])
         taxonomies.append(taxonomy)
@@ -135,15 +148,22 @@ async def open_arms(
                 f"arms {arms[0].name} and {arm.name} have different items or labels",
                 hint="the taxonomies of all arms need the same ids",
             )
+    return [Read(*each) for each in zip(arms, taxonomies, of_arm, strict=True)]
+
+
+async def open_arms(read: Sequence[Read], store: AnswerStore) -> list[Opened]:
+    """Open each engine once, fit each arm's task. Raises any `LlmcatError`."""
     engines: dict[tuple[Any, ...], Remembering] = {}
     opened: list[Opened] = []
     try:
-        for arm, labelled, taxonomy in zip(arms, of_arm, taxonomies, strict=True):
-            key = _engine_key(arm.config)
+        for one in read:
+            config = one.arm.config
+            key = _engine_key(config)
             if key not in engines:
-                engines[key] = Remembering(engine_of(arm.config), store, arm.config.engine_option)
-            session = await Session.open(arm.config, engine=engines[key], taxonomy=taxonomy)
-            opened.append(Opened(arm, session, engines[key], labelled))
+                engine = engine_of(config)
+                engines[key] = Remembering(engine, store, config.engine_option, _where(config))
+            session = await Session.open(config, engine=engines[key], taxonomy=one.taxonomy)
+            opened.append(Opened(one.arm, session, engines[key], one.labelled))
     except BaseException:
         await close_arms(opened)
         raise
@@ -153,6 +173,16 @@ async def open_arms(
 def _engine_key(config: RunConfig) -> tuple[Any, ...]:
     names = ("engine", "engine_option", "base_url", "model", "api_key", "concurrency", "timeout")
     return tuple(str(getattr(config, name)) for name in names)
+
+
+def _where(config: RunConfig) -> str:
+    """Return what tells two models of one name apart: the server's address, a folder's files."""
+    folder = Path(config.model)
+    if config.model and folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        stats = [(path.name, path.stat()) for path in files]
+        return digest(*(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats))
+    return config.base_url
 
 
 async def close_arms(opened: Iterable[Opened]) -> None:
@@ -197,8 +227,7 @@ def name_of(opened: Sequence[Opened]) -> str:
     parts = [opened[0].labelled.digest]
     for one in opened:
         parts += [one.arm.name, *(f"{k}={v}" for k, v in sorted(one.identity().items()))]
-    stem = Path(config.file.split("\n")[0]).name.split(".")[0]
-    return f"{stem}-{digest(*parts)[:8]}"
+    return f"{stem_of(config.file)}-{digest(*parts)[:8]}"
 
 
 def _remarks(opened: Sequence[Opened]) -> list[str]:
@@ -207,14 +236,18 @@ def _remarks(opened: Sequence[Opened]) -> list[str]:
     for one in opened:
         pool = one.session.task.pool
         if pool is not None:
-            shown = {item.content for item in pool.items}
-            leaks = sum(item.content in shown for item in one.labelled.items)
+            shown = {_title(item) for item in pool.items}
+            leaks = sum(_title(item) in shown for item in one.labelled.items)
             if leaks:
                 said.append(
                     f"WARNING: {leaks:,} items are among the examples of arm {one.arm.name}: "
                     "it is shown their labels"
                 )
     return said
+
+
+def _title(item: Item) -> str:
+    return next(iter(item.fields.values()), item.id)
 
 
 # -- collecting -------------------------------------------------------------------------------
@@ -245,8 +278,15 @@ async def collect(
         if speed:
             for one in opened:
                 before = one.engine.asked
-                one.speed = await unless(stop, alone(one.session, one.engine, one.labelled.items))
-                one.asked += one.engine.asked - before
+                try:
+                    work = alone(one.session, one.engine, one.labelled.items)
+                    one.speed = await unless(stop, work)
+                except asyncio.CancelledError:
+                    if stop.is_set():
+                        return False
+                    raise
+                finally:
+                    one.asked += one.engine.asked - before
         with ExitStack() as stack:
             sinks = [_Sink(folder, one, stack, posteriors=posteriors) for one in opened]
             for turn, begin in enumerate(range(0, len(first.labelled.items), block)):
@@ -294,12 +334,12 @@ class _Sink:
         self.folder, self.name = folder, one.arm.name
         self.scores: list[Scores | None] | None = [] if posteriors else None
         self.taxonomy = one.session.taxonomy
-        self.prefixes: dict[str, tuple[Message, ...]] = {}
+        self.shared: set[str] = set()
         try:
-            self.rows = stack.enter_context(
-                folder.file(named(self.name, "predictions.jsonl")).open("wb")
+            self.rows, self.asks, self.prefixes = (
+                stack.enter_context(folder.file(named(self.name, f"{kind}.jsonl")).open("wb"))
+                for kind in ("predictions", "asks", "prefixes")
             )
-            self.asks = stack.enter_context(folder.file(named(self.name, "asks.jsonl")).open("wb"))
         except OSError as exc:
             raise JournalError(f"{exc.filename}: {exc.strerror}") from exc
 
@@ -312,11 +352,13 @@ class _Sink:
             ) from exc
 
     def ask(self, ask: Ask) -> None:
-        """Write down what is asked."""
-        self.prefixes.setdefault(ask.prefix.key, ask.prefix.messages)
-        self._put(
-            self.asks, {"row": ask.item.row, "prefix": ask.prefix.key, "tail": list(ask.tail)}
-        )
+        """Write down what is asked, and once what asks share."""
+        key = ask.prefix.key
+        if key not in self.shared:
+            self.shared.add(key)
+            self._put(self.prefixes, {"key": key, "messages": ask.prefix.messages})
+        tail = [without_images(message) for message in ask.tail]
+        self._put(self.asks, {"row": ask.item.row, "prefix": key, "tail": tail})
 
     def row(self, verdict: Verdict) -> None:
         """Write down a verdict, and how far it was from the truth."""
@@ -325,8 +367,7 @@ class _Sink:
             self.scores.append(verdict.scores)
 
     def finish(self) -> None:
-        """Write what the asks share."""
-        self.folder.write(named(self.name, "prefixes.json"), self.prefixes)
+        """Write the posteriors."""
         if self.scores is not None:
             import numpy as np
 
@@ -338,6 +379,20 @@ class _Sink:
             seen = [s is not None and s.kind == "full" for s in self.scores]
             path = self.folder.file(named(self.name, "posteriors.npz"))
             np.savez_compressed(path, labels=np.array([*ids, NONE]), p=p, seen=np.array(seen))
+
+
+def without_images(message: Message) -> Message:
+    """Return a message with the bytes of images left out."""
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    parts = [
+        {"type": "text", "text": f"(an image of {len(part['image_url']['url']):,} characters)"}
+        if part.get("image_url", {}).get("url", "").startswith("data:")
+        else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def judged(verdict: Verdict) -> dict[str, float | int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import shutil
@@ -12,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ import pytest
 from conftest import EXAMPLES, Ran, read_rows
 from sklearn import metrics as sklearn_metrics
 
-from llmcat import audit
+from llmcat import audit, trial
+from llmcat.answers import AnswerStore, Remembering
+from llmcat.arms import arms_of
 from llmcat.compare import Rule
+from llmcat.config import RunConfig
+from llmcat.engines.fake import FakeEngine
 from llmcat.judge import Question, judge
+from llmcat.records import Ask, Item, Menu, Node, Prefix
 from llmcat.runs import MIGRATIONS, Look, Registry
 from llmcat.scored import Labels, Scored
 
@@ -118,6 +125,39 @@ def test_a_changed_prompt_asks_anew_and_is_refused_in_the_same_folder(
     assert "70 asks, 0 of them answered before" in other.err
 
 
+def test_a_model_at_another_address_is_another_model(tmp_path: Path) -> None:
+    """Neither the address nor a folder's files may change under a kept answer."""
+    store = AnswerStore(tmp_path / "answers.sqlite")
+    item = Item(row=0, id="x", fields={"title": "shoes"})
+    nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("shoes", "bags"))
+    menu = Menu(nodes, ("A", "B", "C"))
+    ask = Ask(item, menu, Prefix((), "k"), ({"role": "user", "content": "shoes"},))
+
+    async def keys() -> list[str]:
+        found = []
+        for options, where in (("", "http://a"), ("", "http://b"), ("noise=1", "http://a")):
+            engine = Remembering(FakeEngine(), store, options, where)
+            await engine.open()
+            found.append(engine.key(ask))
+        return found
+
+    assert len(set(asyncio.run(keys()))) == 3
+    other = replace(ask, menu=Menu(nodes[::-1], ("A", "B", "C")))
+    engine = Remembering(FakeEngine(), store)
+    asyncio.run(engine.open())
+    variants = [ask, other, replace(ask, read="text"), replace(ask, constraint="tokens")]
+    assert len({engine.key(one) for one in variants}) == 4
+    assert engine.key(ask) == engine.key(replace(ask, item=replace(item, row=7, gold="bags")))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    config = RunConfig(model=str(model))
+    before = trial._where(config)
+    (model / "config.json").write_text("{ }")
+    assert trial._where(config) != before
+    store.close()
+
+
 def test_samples_are_nested_and_random(llmcat: Cli, tmp_path: Path) -> None:
     """--limit N --seed S: the same ones each time, and all of them in a larger sample."""
     labelled(tmp_path / "x.jsonl", 300)
@@ -150,7 +190,7 @@ def test_bad_labels_end_it_before_anything_is_asked(
     ran = llmcat("eval", "--file", "x.jsonl", *FAKE)
     assert ran.code == 2
     assert says in ran.err
-    assert not folders(tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_odd_sets_are_told(llmcat: Cli, tmp_path: Path) -> None:
@@ -167,6 +207,22 @@ def test_odd_sets_are_told(llmcat: Cli, tmp_path: Path) -> None:
     ran = llmcat("eval", "--file", "y.jsonl", *FAKE, *shots)
     assert "1 texts stand in the file with different labels" in ran.err
     assert "WARNING: 2 items are among the examples" in ran.err
+
+
+def test_labels_that_no_menu_offers_are_told(llmcat: Cli, tmp_path: Path) -> None:
+    """An inner category, an ambiguous name, a row that cannot be read."""
+    (tmp_path / "t.txt").write_text("A > Shoes\nB > Shoes\nB > Bags\n")
+    (tmp_path / "x.jsonl").write_text(
+        '{"title":"a","label":"B"}\n{"title":"b","label":"Bags"}\n{nope\n'
+    )
+    shop = ("--taxonomy", "t.txt", "--engine", "fake")
+    ran = llmcat("eval", "--file", "x.jsonl", *shop)
+    assert ran.code == 0, ran.err
+    assert "1 items are labelled with a category that no menu offers" in ran.err
+    assert "1 rows cannot be read" in ran.err
+    (tmp_path / "x.jsonl").write_text('{"title":"a","label":"Shoes"}')
+    ran = llmcat("eval", "--file", "x.jsonl", *shop)
+    assert "several are called so: A > Shoes, B > Shoes" in ran.err
 
 
 def test_rows_that_are_errors_count_as_wrong(llmcat: Cli, tmp_path: Path) -> None:
@@ -279,7 +335,9 @@ def test_errors_can_have_a_price(llmcat: Cli, tmp_path: Path) -> None:
     dearest = json.loads((folder / "metrics.json").read_text())["confusions"][0]
     assert (dearest["gold"], dearest["label"]) == ("toys", "bags")
     assert dearest["cost"] == 50 * dearest["count"]
-    (tmp_path / "costs.csv").write_text("gold,label,cost\na,b,much\n")
+    (tmp_path / "costs.csv").write_text("gold,label,cost\ntoy,bags,2\n")
+    assert "'toy' is not in the taxonomy" in llmcat("eval", "--file", "x.jsonl", *FAKE, *priced).err
+    (tmp_path / "costs.csv").write_text("gold,label,cost\na,b,nan\n")
     ran = llmcat("eval", "--file", "x.jsonl", *FAKE, *priced)
     assert ran.code == 2
     assert "costs.csv: line 2" in ran.err
@@ -353,6 +411,14 @@ def test_arms_with_a_known_difference_come_out_as_they_must(
     assert ran.out.startswith(words[verdict])
 
 
+def test_options_of_an_engine_belong_to_it() -> None:
+    """Also where a setting is called the same."""
+    common = {"labels": "x,y", "engine": "fake"}
+    (arm,) = arms_of({"a": "engine_option=accuracy=0.9,seed=5,prompt=text,seed=7"}, common)
+    assert arm.config.engine_option == "accuracy=0.9,seed=5"
+    assert (arm.config.prompt, arm.config.seed) == ("text", 7)
+
+
 def test_too_few_items_are_told_as_a_number(llmcat: Cli, tmp_path: Path) -> None:
     """`you need about n more items`: arms that differ on many items, and little on the whole."""
     labelled(tmp_path / "x.jsonl", 150)
@@ -404,8 +470,7 @@ def test_a_definition_file_with_two_prompts(llmcat: Cli, tmp_path: Path) -> None
     assert sum(shops.values()) == 200
     assert "taken for" in ran.out
     assert "in old: A. shoes" in ran.out
-    shared = json.loads((folder / "new.prefixes.json").read_text())
-    assert "以上都不是" in str(shared)
+    assert "以上都不是" in (folder / "new.prefixes.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -419,6 +484,9 @@ def test_a_definition_file_with_two_prompts(llmcat: Cli, tmp_path: Path) -> None
         (("--a", "zero-shot", "--b", "zero-shot.zh", "--block", "8"), "at least 64"),
         (("--a", "zero-shot", "--b", "taxonomy=t.yaml"), "labels"),
         (("--a", "zero-shot", "--b", "text", "--segments", "nowhere"), "no column 'nowhere'"),
+        (("--a", "zero-shot", "--b", "text", "--metric", "log_loss"), "log_loss cannot decide"),
+        (("--a", "text", "--b", "zero-shot", "--metric", "hierarchical_f1"), "a flat list"),
+        (("--a", "zero-shot", "--b", "text", "--out", "-"), "writes a folder"),
         (("--arms", "nothing.toml"), "nothing.toml"),
     ],
 )  # fmt: skip
@@ -526,6 +594,7 @@ def test_runs_are_listed_shown_compared_and_exported(llmcat: Cli, tmp_path: Path
     shown = llmcat("runs", "show", low)
     assert "repeat   llmcat eval --file x.jsonl" in shown.out
     assert llmcat("runs", "export", low, "run.zip").code == 0
+    assert llmcat("runs", "export", low, ".").code == 2
     with zipfile.ZipFile(tmp_path / "run.zip") as packed:
         assert f"{low}/predictions.jsonl" in packed.namelist()
         assert packed.testzip() is None

@@ -62,8 +62,9 @@ def recorded(
                 rows.write(json.dumps(answer) + "\n")
                 tail = [{"role": "user", "content": f"title: thing {row}"}]
                 asks.write(json.dumps({"row": row, "prefix": "k", "tail": tail}) + "\n")
-        shared = {"k": [{"role": "system", "content": f"menu of {arm}\nA. {names[0]}"}]}
-        (folder / f"{arm}.prefixes.json").write_text(json.dumps(shared))
+        messages = [{"role": "system", "content": f"menu of {arm}\nA. {names[0]}"}]
+        shared = json.dumps({"key": "k", "messages": messages})
+        (folder / f"{arm}.prefixes.jsonl").write_text(shared + "\n")
     usage = {"prompt": 100 * n, "cached": 90 * n, "generated": n, "cost": 0.0}
     record = {
         "kind": "ab", "created": "2026-01-01T00:00:00+00:00", "llmcat": "0", "python": "3",
