@@ -13,12 +13,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+import llmcat
 from llmcat import config as configuration
+from llmcat.calibration import Calibrated, bound_of, fit
 from llmcat.classify import classify
-from llmcat.errors import BadConfig, EngineError, EngineUnsupported
+from llmcat.decode import Plain
+from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError
 from llmcat.memory import PlainMemory
 from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
@@ -131,14 +135,69 @@ class Classifier:
                 row[columns[id_]] = p
         return out
 
+    def fit_calibration(
+        self,
+        items: Items,
+        labels: Iterable[str],
+        *,
+        path: str | Path = "",
+        prior: bool = True,
+        plain: bool = False,
+        share: float = 0.5,
+        seed: int = 0,
+    ) -> Self:
+        """Fit a calibration on labelled items and use it from here on (see `llmcat calibrate`).
+
+        `labels` has one label per item: an id, a path, a unique name or `none`. `share` of the
+        items fits, the others are kept to draw lines. `path` writes it down. Raises `InputError`
+        for an unknown label, or where the items are too few to beat no calibration.
+        """
+        import numpy as np
+
+        gold = [
+            self.taxonomy.resolve(label) or (NONE if label == NONE else None) for label in labels
+        ]
+        if None in gold:
+            raise InputError("a label is not in the taxonomy")
+        verdicts = self._verdicts(items, plain=True)
+        session = self._session
+        if session is None or len(verdicts) != len(gold):
+            raise InputError(f"{len(verdicts)} items and {len(gold)} labels")
+        found = [_scores(v) for v in verdicts]
+        if any(s.kind == "label_only" for s in found):
+            raise EngineUnsupported("a calibration needs probabilities, these answers have none")
+        ids = [*(n.id for n in self.taxonomy.leaves), NONE]
+        p = np.array([[*(s.p.get(i, 0.0) for i in ids[:-1]), s.p_none or 0.0] for s in found])
+        made = fit(
+            p,
+            np.array([s.kind == "full" for s in found]),
+            ids,
+            [str(label) for label in gold],
+            [(s.label, s.confidence or 0.0) for s in found],
+            self.taxonomy,
+            bound=bound_of(session.identity()),
+            mass=None,
+            version=llmcat.__version__,
+            prior=prior,
+            plain=plain,
+            share=share,
+            seed=seed,
+        )
+        if path:
+            made.save(Path(path))
+        self._session = replace(session, judge=Calibrated(made, self.taxonomy, session.wanted()))
+        return self
+
     # -- the loop's thread ------------------------------------------------------------------
 
-    def _verdicts(self, items: Items, *, whole: bool = False) -> list[Verdict]:
+    def _verdicts(self, items: Items, *, whole: bool = False, plain: bool = False) -> list[Verdict]:
         values, columns = _values(items, columns_of(self._settings))
         with self._lock:  # one engine, one conversation at a time
-            return self._run(self._ask_all(values, columns, whole=whole)) if values else []
+            return self._run(self._ask_all(values, columns, whole, plain)) if values else []
 
-    async def _ask_all(self, values: list[Any], columns: Columns, *, whole: bool) -> list[Verdict]:
+    async def _ask_all(
+        self, values: list[Any], columns: Columns, whole: bool, plain: bool
+    ) -> list[Verdict]:
         if self._session is None:
             session = await Session.open(
                 self._settings, engine=self._engine, taxonomy=self.taxonomy
@@ -151,12 +210,9 @@ class Classifier:
                 hint="classify() gives the confidence of the chosen label",
             )
         found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
-        return [
-            v
-            async for v in classify(
-                found, self._session.task, self._session.engine, memory=PlainMemory()
-            )
-        ]
+        task, engine = self._session.task, self._session.engine
+        judge = Plain() if plain else self._session.judge
+        return [v async for v in classify(found, task, engine, memory=PlainMemory(), judge=judge)]
 
     def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
         if self._loop is None:

@@ -45,12 +45,17 @@ class Memory(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What a run used. `masses` holds the sampled label masses as a running sum and count."""
+    """What a run used. `masses` holds the sampled label masses as a running sum and count.
+
+    `again` counts items asked in several orders, `turned` those with not one answer in all.
+    """
 
     asked: int = 0
     failed: int = 0
     duplicates: int = 0
     cut: int = 0
+    again: int = 0
+    turned: int = 0
     usage: Usage = Usage()
     mass_sum: float = 0.0
     mass_count: int = 0
@@ -78,6 +83,7 @@ class _Slot:
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     twins: list[_Slot] = field(default_factory=list)
+    asks: int = 0
 
 
 async def classify(
@@ -86,6 +92,7 @@ async def classify(
     engine: Engine,
     *,
     memory: Memory,
+    judge: decode.Judge | None = None,
     tally: Tally | None = None,
     window: int = 1024,
     stop: asyncio.Event | None = None,
@@ -93,7 +100,8 @@ async def classify(
 ) -> AsyncGenerator[Verdict, None]:
     """Yield one verdict per item, in the items' order.
 
-    `stop`, once set, lets what is in flight finish and takes no new items. `slow` items may
+    `judge` makes verdicts of scores; without one they are believed as they are. `stop`, once set,
+    lets what is in flight finish and takes no new items. `slow` items may
     keep their reader waiting (a pipe): they are read in a thread of their own. Raises the
     engine's error when the run cannot go on; every verdict before the first unanswered item
     has been yielded by then.
@@ -101,7 +109,8 @@ async def classify(
     tally = tally or Tally()
     wake = asyncio.Event()
     source = _Patient(items, wake) if slow else _Source(items)
-    loop = _Loop(source, wake, task, memory, tally, window, stop or asyncio.Event())
+    judge = judge or decode.Plain()
+    loop = _Loop(source, wake, task, memory, judge, tally, window, stop or asyncio.Event())
     pump = asyncio.create_task(loop.pump(engine))
     waker = asyncio.create_task(loop.wake_on_stop())
     try:
@@ -192,12 +201,14 @@ class _Loop:
         wake: asyncio.Event,
         task: Task,
         memory: Memory,
+        judge: decode.Judge,
         tally: Tally,
         window: int,
         stop: asyncio.Event,
     ) -> None:
         self.source, self.wake, self.stop = source, wake, stop
-        self.task, self.memory, self.tally, self.window = task, memory, tally, window
+        self.task, self.memory, self.judge = task, memory, judge
+        self.tally, self.window = tally, window
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
@@ -261,7 +272,7 @@ class _Loop:
         scores = self.memory.get(content)
         if scores is not None:
             self.tally.duplicates += 1
-            self.finish(slot, decode.verdict(slot.item, scores))
+            self.finish(slot, self.judge.verdict(slot.item, scores))
             return None
         self.leaders[content] = slot
         slot.walk = walk(self.task.plan)
@@ -276,6 +287,7 @@ class _Loop:
             self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
             return None
         self.asked[slot.item.row] = slot
+        slot.asks += 1
         return ask
 
     def take(self, answer: Answer) -> None:
@@ -312,8 +324,11 @@ class _Loop:
             result: Scores = end.value
             if slot.notes:
                 result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
+            self.tally.again += slot.asks > 1 and self.task.plan.kind == "menu"
+            self.tally.turned += result.turned
+            result = self.judge.refine(result)
             self.memory.put(slot.content, result)
-            self.settle(slot, lambda item: decode.verdict(item, result))
+            self.settle(slot, lambda item: self.judge.verdict(item, result))
 
     def settle(self, slot: _Slot, decide: Callable[[Item], Verdict]) -> None:
         """Finish a slot and its exact duplicates."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "show": "print a predictions file as a table",
     "eval": "measure on labelled items how good the labels are",
     "ab": "compare prompts, models or settings on labelled items, and decide",
+    "calibrate": "fit on labelled items what the probabilities mean, and draw a line",
     "runs": "list, show, compare or export evaluation runs",
     "prompts": "list the prompts, show one, or render it for an item",
     "doctor": "check the installation, the server and how well they fit",
@@ -52,10 +53,13 @@ first steps:
 GROUPS: dict[str, tuple[str, ...]] = {
     "items": ("file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit"),
     "categories": ("labels", "taxonomy", "about", "menu_size"),
-    "prompt": ("prompt", "examples", "select", "shots", "seed"),
+    "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
     "engine": (
         "engine", "engine_option", "base_url", "model", "constraint", "mass_sample",
         "concurrency", "timeout", "retry_seconds", "price_per_hour",
+    ),
+    "confidence": (
+        "calibration", "accept_precision", "risk", "by_branch", "back_off", "sets",
     ),
     "evaluation": ("runs",),
 }  # fmt: skip
@@ -326,6 +330,50 @@ def _eval(argv: list[str]) -> int:
     return terminal.run_evaluation([arm], _options(args, ["eval", *argv]), _shown(args))
 
 
+CALIBRATE_EPILOG = """\
+examples:
+  llmcat calibrate --file labeled.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --out calibration.json --accept-precision 0.95
+  llmcat classify --file items.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --calibration calibration.json --accept-precision 0.95
+
+One part of the items fits, the other draws the line. The file is bound to model, prompt and
+categories. With --accept-precision it also says what would be promised, and how much would be
+accepted. Exit codes: 0 done; 2 bad input, or too few labels to beat no calibration; 3 no usable
+engine; 130 interrupted.
+"""
+
+
+def _calibrate(argv: list[str]) -> int:
+    parser = _parser("calibrate", CALIBRATE_EPILOG)
+    where = "the calibration to write (default: calibration.json)"
+    _add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
+    parser.add_argument("--share", type=float, default=0.5, help="how much of the items fits, the "
+                        "rest draws lines (default: 0.5)")  # fmt: skip
+    parser.add_argument("--no-prior", action="store_true", help="leave the labels' prior in")
+    parser.add_argument("--plain", action="store_true", help="keep probabilities as they are, only "
+                        "draw a line")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress, no remarks")
+    args = parser.parse_args(argv)
+    config = _settings(args)
+    _check_items(config)
+    from llmcat import terminal
+    from llmcat.errors import BadConfig
+
+    if not 0.1 <= args.share <= 0.9:  # noqa: PLR2004
+        raise BadConfig("--share is between 0.1 and 0.9")
+    if config.calibration:
+        raise BadConfig("a calibration is fitted on what the model says, not on another one")
+    return terminal.run_calibrate(
+        config,
+        command=["llmcat", "calibrate", *argv],
+        share=args.share,
+        prior=not args.no_prior,
+        plain=args.plain,
+        quiet=args.quiet,
+    )
+
+
 def _ab(argv: list[str]) -> int:
     from llmcat.judge import METRICS
 
@@ -372,9 +420,14 @@ def _ab(argv: list[str]) -> int:
 
 
 def _check_items(config: Any) -> None:
-    """Raise `BadConfig` where nothing is there to read, or to write to."""
+    """Raise `BadConfig` where nothing is there to read, or to write to, or to compute with."""
+    from importlib import util
+
     from llmcat.errors import BadConfig
 
+    if util.find_spec("scipy") is None or util.find_spec("sklearn") is None:
+        raise BadConfig("an evaluation needs scipy and scikit-learn",
+                        hint='pip install "llmcat[eval]"')  # fmt: skip
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise BadConfig("no items", hint="--file FILE, or pipe them in")
     if config.out == "-":
@@ -541,6 +594,7 @@ _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "show": _show,
     "eval": _eval,
     "ab": _ab,
+    "calibrate": _calibrate,
     "runs": _runs,
     "prompts": _prompts,
     "init": _init,

@@ -65,6 +65,13 @@ class RunConfig(BaseSettings):
         MOST_LABELS, ge=2, le=MOST_LABELS, description="most labels offered in one question"
     )
 
+    orders: str = Field(
+        "1",
+        pattern=r"^(auto|[1-9]\d?)$",
+        description="in how many orders a menu is offered, the answers averaged; auto: in 4, but "
+        "only where the first answer is unsure",
+    )
+
     prompt: str = Field("zero-shot.en", description="prompt by name, name@version or .jinja file")
     examples: str = Field("", description="labelled items for few-shot prompts")
     select: Literal["fixed", "nearest"] = Field("fixed", description="which examples are shown")
@@ -99,6 +106,24 @@ class RunConfig(BaseSettings):
         60.0, ge=0, description="seconds to wait for a server that is away"
     )
     price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
+
+    calibration: str = Field("", description="file that llmcat calibrate wrote")
+    accept_precision: float = Field(
+        0.0, ge=0, lt=1, description="accept what is at least so often right, the rest is to review"
+    )
+    risk: float = Field(
+        0.05, gt=0, lt=1, description="the chance that the line is drawn too low, at most"
+    )
+    by_branch: bool = Field(False, description="a line of its own for each branch of the tree")
+    back_off: bool = Field(
+        False, description="answer an inner category where the leaf is not sure enough"
+    )
+    sets: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="give each item a set of labels that holds the right one so often",
+    )
 
     limit: int = Field(
         0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmcat.errors import ConstraintIgnored
 from llmcat.records import NONE, Answer, Item, Scores, Verdict
@@ -18,7 +18,7 @@ from llmcat.records import NONE, Answer, Item, Scores, Verdict
 if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["alternatives", "best", "rationale", "read", "verdict"]
+__all__ = ["Judge", "Plain", "alternatives", "best", "rationale", "read", "verdict"]
 
 _BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
@@ -82,6 +82,28 @@ def verdict(item: Item, scores: Scores) -> Verdict:
         scores=scores,
         reason="; ".join(filter(None, (item.note, scores.note))) or None,
     )
+
+
+class Judge(Protocol):
+    """What makes verdicts of scores: without a calibration, `Plain`."""
+
+    def refine(self, scores: Scores) -> Scores:
+        """Return the scores as they are to be believed."""
+
+    def verdict(self, item: Item, scores: Scores) -> Verdict:
+        """Decide about an item by its refined scores."""
+
+
+class Plain:
+    """Believes scores as they are: the best label, or `none`."""
+
+    def refine(self, scores: Scores) -> Scores:
+        """Return them unchanged."""
+        return scores
+
+    def verdict(self, item: Item, scores: Scores) -> Verdict:
+        """Decide without a gate."""
+        return verdict(item, scores)
 
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:

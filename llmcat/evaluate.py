@@ -10,13 +10,16 @@ import asyncio
 import csv
 import math
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
+from llmcat import metrics
 from llmcat.answers import AnswerStore
+from llmcat.calibration import Calibrated, Calibration, Wanted, bound_of, fit, scores_of_row
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
@@ -57,6 +60,7 @@ class Options:
     block: int = BLOCK
     speed: bool = False
     audit: bool = False
+    posteriors: bool = False
     keep: tuple[str, ...] = ()
     costs: Mapping[tuple[str, str], float] | None = None
 
@@ -107,7 +111,7 @@ async def evaluate(
                 store,
                 block=options.block,
                 speed=options.speed,
-                posteriors=options.audit,
+                posteriors=options.audit or options.posteriors,
                 watch=watch,
                 stop=stop,
             )
@@ -368,6 +372,83 @@ def _noted(registry: Registry, path: Path, record: Mapping[str, Any], question: 
     n, items = record["items"]["n"], record["identity"]["items"]
     look = Look(_rule(question), question.looks, n, items, str(path.resolve()), now())
     registry.look(_key(record), look)
+
+
+# -- calibrating --------------------------------------------------------------------------------
+
+
+def fit_calibration(
+    path: Path, taxonomy: Taxonomy, *, share: float, prior: bool, plain: bool, seed: int
+) -> tuple[Calibration, dict[str, dict[str, Any]]]:
+    """Fit a calibration from a run's folder; also return metrics on the gating part.
+
+    `before` and `after` it, as JSON. Raises `InputError` where it cannot be fitted.
+    """
+    record = load(path)
+    arm = record["arms"][SOLO]
+    scored = Scored.read(path / "predictions.jsonl")
+    there = scored.answered
+    decided = list(
+        zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
+    )
+    if np.isnan(scored.confidence[there]).any():
+        raise InputError("a calibration needs probabilities, these answers have none")
+    kept = np.load(path / "posteriors.npz")
+    p, seen, labels = kept["p"].astype(float)[there], kept["seen"][there], kept["labels"].tolist()
+    gold = scored.gold[there].tolist()
+    made = fit(
+        p,
+        seen,
+        labels,
+        gold,
+        decided,
+        taxonomy,
+        bound=bound_of(arm["identity"]),
+        mass=arm["label_mass"],
+        version=record["llmcat"],
+        prior=prior,
+        plain=plain,
+        share=share,
+        seed=seed,
+    )
+    return made, _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
+
+
+def _before_and_after(
+    made: Calibration,
+    p: Any,
+    seen: Any,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    decided: Sequence[tuple[str, float]],
+    taxonomy: Taxonomy,
+) -> dict[str, dict[str, Any]]:
+    """Measure the gating part: what came, and what the calibration makes of it."""
+    judge = Calibrated(made, taxonomy, Wanted())
+    rows = made.gating_rows
+    found = {}
+    for name in ("before", "after"):
+        sure, right, p_gold = [], [], []
+        for i in rows:
+            scores = scores_of_row(p[i], bool(seen[i]), labels, decided[i])
+            scores = judge.refine(scores) if name == "after" else scores
+            sure.append(scores.confidence or 0.0)
+            right.append(scores.label == gold[i])
+            there = scores.p_none if gold[i] == NONE else scores.p.get(gold[i])
+            p_gold.append(math.nan if there is None or not seen[i] else there)
+        arrays = np.array(sure), np.array(right), np.array(p_gold)
+        lacks = np.isnan(arrays[2]).any()
+        found[name] = {
+            "accuracy": asdict(metrics.accuracy(arrays[1])),
+            "log_loss": asdict(
+                metrics.nothing("labels without a probability")
+                if lacks
+                else metrics.log_loss(arrays[2])
+            ),
+            "ece_debiased": asdict(metrics.calibration_error(arrays[0], arrays[1])[1]),
+            "coverage_at_95": asdict(metrics.coverage_at(arrays[0], arrays[1], precision=0.95)),
+        }
+    return found
 
 
 # -- runs again ---------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
             ("mass", number),
             ("reason", text),
             ("gold", text),
+            ("set", pa.list_(text)),
         ]
     )
     with pa.parquet.ParquetWriter(out, schema, compression="zstd") as writer:

@@ -214,7 +214,8 @@ class Scores:
     probabilities: then `p` is empty and `p_none` None. `label` is the chosen node id or `none`.
     `mass` is the probability the model gave to the menu's codes before any constraint, or None
     where it was not sampled. `note` is what the row should say of how the answer came about:
-    the model's reasons, or which other model stepped in.
+    the model's reasons, or which other model stepped in. `turned`: asked in several orders, and
+    not the same answer in all. `chance` is the calibrated chance that the label is right.
     """
 
     label: str
@@ -223,20 +224,28 @@ class Scores:
     kind: Kind = "full"
     mass: float | None = None
     note: str | None = None
+    turned: bool = False
+    chance: float | None = None
 
     @property
     def confidence(self) -> float | None:
-        """The probability of the chosen label, None where there are no probabilities."""
+        """The chance that the label is right: as calibrated, else its probability, or None."""
         if self.kind == "label_only":
             return None
+        if self.chance is not None:
+            return self.chance
         return self.p_none if self.label == NONE else self.p[self.label]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result for one item: one row of the predictions file."""
+    """The result for one item: one row of the predictions file.
+
+    `held` is its set of labels, where sets are asked for.
+    """
 
     item: Item
     decision: Decision
     scores: Scores | None = None
     reason: str | None = None
+    held: tuple[str, ...] | None = None

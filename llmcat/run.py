@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import llmcat
+from llmcat.calibration import Calibrated
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable, is_folder
@@ -73,6 +74,7 @@ class Summary:
     interrupted: bool = False
     already_done: bool = False
     resumable: bool = True
+    promises: list[str] = field(default_factory=list)
     parts: dict[str, int] = field(default_factory=dict)
 
     def count(self, verdict: Verdict) -> None:
@@ -107,6 +109,7 @@ class Summary:
             "cleaned": dict(self.cleaned),
             "duplicate_ids": self.double_ids,
             "cost": self.cost,
+            "promises": self.promises,
             "asks": tally,
             "files": self.parts,
         }
@@ -189,6 +192,7 @@ async def classify_file(
             status = "interrupted" if summary.interrupted else "done"
         finally:
             summary.seconds = time.monotonic() - started
+            summary.promises = promises_of(session, summary)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
             journal.end_session(summary.record(), status=status, parts=parts)
@@ -225,6 +229,7 @@ async def _fill(
         session.task,
         session.engine,
         memory=memory,
+        judge=session.judge,
         tally=summary.tally,
         stop=stop,
         slow=is_stream(session.config.file),
@@ -272,6 +277,7 @@ async def classify_stream(
             session.task,
             session.engine,
             memory=memory,
+            judge=session.judge,
             tally=summary.tally,
             stop=stop,
             slow=is_stream(config.file),
@@ -282,8 +288,22 @@ async def classify_stream(
         summary.interrupted = stop.is_set()
     finally:
         summary.seconds = time.monotonic() - started
+        summary.promises = promises_of(session, summary)
         memory.close()
         await session.engine.close()
+
+
+def promises_of(session: Session, summary: Summary) -> list[str]:
+    """Return what a calibrated run promises, and whether it has drifted."""
+    judge = session.judge
+    if not isinstance(judge, Calibrated):
+        return []
+    decided = summary.decisions.total() - summary.decisions["error"]
+    said = judge.promise()
+    if judge.gates and decided:
+        share = 1 - summary.decisions["review"] / decided
+        said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
+    return said + judge.drift.remarks(summary.tally.mass)
 
 
 def items_of(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat import prompts
+from llmcat.calibration import Calibrated, Calibration, Wanted
 from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.decode import Judge, Plain
 from llmcat.engines import Engine, Served
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_ENGINE", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
 
+AUTO = 4
+"""Orders of a menu where the first answer is unsure (`--orders auto`)."""
 NO_ENGINE = """\
   --base-url http://localhost:8000          a vLLM server that runs already
   llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
@@ -38,6 +42,7 @@ class Session:
     engine: Engine
     served: Served
     task: Task
+    judge: Judge = field(default_factory=Plain)
 
     @classmethod
     async def open(
@@ -57,6 +62,11 @@ class Session:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
         if prompt.front.read not in can.reads:
             raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
+        if config.orders != "1" and prompt.front.read == "text":
+            raise BadConfig(
+                "--orders averages probabilities, and a `text` prompt gives none",
+                hint="use a prompt that reads codes",
+            )
         if config.image and not can.images:
             raise EngineUnsupported(
                 f"{engine.name} shows the model no images",
@@ -70,6 +80,8 @@ class Session:
                     served.alphabet,
                     config.menu_size,
                     prompts.spelled(prompt, taxonomy.nodes),
+                    orders=AUTO if config.orders == "auto" else int(config.orders),
+                    auto=config.orders == "auto",
                 ),
                 prompt=prompt,
                 pool=pool,
@@ -82,7 +94,39 @@ class Session:
         except BaseException:
             await engine.close()
             raise
-        return cls(config, taxonomy, engine, served, task)
+        session = cls(config, taxonomy, engine, served, task)
+        try:
+            return replace(session, judge=session.judged())
+        except BaseException:
+            await engine.close()
+            raise
+
+    def wanted(self) -> Wanted:
+        """Return what the settings ask of a calibration."""
+        config = self.config
+        return Wanted(
+            config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
+        )
+
+    def judged(self) -> Judge:
+        """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""
+        config, wanted = self.config, self.wanted()
+        if not config.calibration:
+            if wanted.precision or wanted.by_branch or wanted.back_off or wanted.sets:
+                raise BadConfig(
+                    "a line, sets and inner categories need a calibration",
+                    hint="llmcat calibrate --file labeled.jsonl, then --calibration FILE",
+                )
+            return Plain()
+        if (wanted.by_branch or wanted.back_off) and not wanted.precision:
+            raise BadConfig("--by-branch and --back-off need --accept-precision")
+        if wanted.by_branch and wanted.back_off:
+            raise BadConfig("--back-off draws one line for all branches", hint="leave one out")
+        if self.task.prompt.front.read == "text":
+            raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
+        calibration = Calibration.load(config.calibration)
+        calibration.check(self.identity())
+        return Calibrated(calibration, self.taxonomy, wanted)
 
     def identity(self) -> dict[str, str]:
         """What shapes the answers: equal for two sessions of one run."""
@@ -96,13 +140,23 @@ class Session:
             "constraint": task.constraint,
             "mass_sample": str(task.mass_sample),
             "menu_size": str(task.plan.size),
+            "orders": config.orders,
             "columns": f"text={config.text} id={config.id} label={config.label}",
             "image": config.image,
             "input_format": config.input_format,
             "engine_option": config.engine_option,
             "limit": str(config.limit),
             "room": str(task.room),
+            "text": config.text,
+            "judge": self._judge(),
         }
+
+    def _judge(self) -> str:
+        config = self.config
+        if not config.calibration:
+            return ""
+        wanted = f"{config.accept_precision} {config.risk} {config.by_branch} {config.back_off}"
+        return f"{Calibration.load(config.calibration).digest} {wanted} {config.sets}"
 
 
 def taxonomy_of(config: RunConfig) -> Taxonomy:

@@ -7,6 +7,7 @@ back. With beam width one, log P(path) = sum of log P(child | node).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["Plan", "Walk", "walk"]
+__all__ = ["Plan", "Walk", "averaged", "design", "walk"]
+
+SURE = 0.9
+"""With `auto`, an answer at least as likely is not asked for again."""
+LEAST = 1e-12
+"""A probability of 0 counts as this when logarithms are averaged."""
 
 Walk = "Generator[Menu, Scores, Scores]"
 
@@ -31,13 +37,16 @@ class Plan:
     """How a taxonomy is offered with an alphabet of codes, `size` labels at most per menu.
 
     `spelled`, when given, maps node id to a name that stands for the node instead of a code
-    (read mode `text`), and `""` to the exit's.
+    (read mode `text`), and `""` to the exit's. `orders`: a menu of all leaves is offered in so many
+    orders; `auto`: only where the first answer is unsure.
     """
 
     taxonomy: Taxonomy
     alphabet: tuple[str, ...]
     size: int = MOST_LABELS
     spelled: Mapping[str, str] | None = None
+    orders: int = 1
+    auto: bool = False
     _menus: dict[tuple[str, ...], Menu] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +82,12 @@ class Plan:
         """The menu of all leaves, where one menu holds them."""
         return self.menu(self.taxonomy.leaves)
 
+    @cached_property
+    def ordered(self) -> list[Menu]:
+        """The menu of all leaves in each of the orders, the taxonomy's own first."""
+        leaves = self.taxonomy.leaves
+        return [self.menu([leaves[i] for i in order]) for order in design(len(leaves), self.orders)]
+
     def menu(self, nodes: Sequence[Node], parent: Node | None = None) -> Menu:
         """Return the menu of these nodes; the same nodes give the same object."""
         key = (parent.id if parent else "", *(n.id for n in nodes))
@@ -91,13 +106,70 @@ class Plan:
         return [self.menu(chunk) for chunk in _chunks(nodes, self.size)]
 
 
+def design(labels: int, orders: int) -> list[list[int]]:
+    """Return the orders in which a menu is offered, each a permutation of `range(labels)`.
+
+    An even number of orders: cyclic shifts, each with its reverse, so that every label stands at
+    the same place on average. An odd one: cyclic shifts. With `labels` shifts every label stands
+    everywhere equally often (a Latin square), and what a place or a letter adds cancels exactly.
+    """
+    turned = orders % 2 == 0
+    shifts = orders // 2 if turned else orders
+    found = []
+    for k in range(shifts):
+        start = round(k * labels / shifts) % labels
+        order = [*range(start, labels), *range(start)]
+        found += [order, order[::-1]] if turned else [order]
+    return found
+
+
 def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
     """Yield menus, receive their scores, return the scores of the whole walk."""
     if plan.kind == "menu":
-        return (yield plan.whole)
+        return (yield from _in_orders(plan))
     if plan.kind == "tournament":
         return (yield from _choose(plan, plan.taxonomy.leaves, None))
     return (yield from _descend(plan))
+
+
+def _in_orders(plan: Plan) -> Generator[Menu, Scores, Scores]:
+    """Offer all leaves, in several orders if that is the plan, and average log-probabilities."""
+    first = yield plan.whole
+    sure = first.confidence
+    if plan.orders == 1 or sure is None or (plan.auto and sure >= SURE):
+        return first
+    answers = [first]
+    for menu in plan.ordered[1:]:
+        answers += [(yield menu)]
+    return averaged(answers)
+
+
+def averaged(answers: Sequence[Scores]) -> Scores:
+    """Return the normalised geometric mean of answers to one question.
+
+    The note of the first tells when another order had another answer.
+    """
+    ids = list(answers[0].p)
+    logs = {
+        id_: math.fsum(math.log(max(a.p.get(id_, 0.0), LEAST)) for a in answers) / len(answers)
+        for id_ in ids
+    }
+    none = math.fsum(math.log(max(a.p_none or 0.0, LEAST)) for a in answers) / len(answers)
+    top = max(none, *logs.values())
+    weights = {id_: math.exp(log - top) for id_, log in logs.items()}
+    total = math.fsum([*weights.values(), math.exp(none - top)])
+    p = {id_: weight / total for id_, weight in weights.items()}
+    p_none = math.exp(none - top) / total
+    best = max(ids, key=p.__getitem__)
+    masses = [a.mass for a in answers if a.mass is not None]
+    return Scores(
+        label=best if p[best] >= p_none else NONE,
+        p=p,
+        p_none=p_none,
+        kind="top" if any(a.kind == "top" for a in answers) else "full",
+        mass=min(masses, default=None),
+        turned=len({a.label for a in answers}) > 1,
+    )
 
 
 def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:

@@ -191,6 +191,11 @@ def closing(summary: Summary) -> list[str]:
     cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
     if cleaned:
         lines.append(f"cleaned: {cleaned}")
+    if tally.again:
+        lines.append(
+            f"asked in several orders: {tally.again:,} items; {tally.turned:,} had not one answer"
+        )
+    lines += summary.promises
     if tally.duplicates:
         lines.append(f"exact duplicates, asked once: {tally.duplicates:,}")
     if summary.double_ids:
@@ -346,6 +351,82 @@ def _print_audit(folder: Path) -> None:
         print(f"not judged: {found.elsewhere:,} items that get a label no item here has")
     if found.left_out:
         print(f"left out: {found.left_out:,} items without probabilities")
+
+
+def run_calibrate(
+    config: RunConfig,
+    *,
+    command: Sequence[str],
+    share: float,
+    prior: bool,
+    plain: bool,
+    quiet: bool,
+) -> int:
+    """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
+    from llmcat import evaluate
+    from llmcat.arms import Arm
+    from llmcat.calibration import Calibrated, Wanted
+    from llmcat.runs import SOLO
+    from llmcat.session import taxonomy_of
+
+    out = Path(config.out or "calibration.json")
+    taxonomy = taxonomy_of(config)
+    plainly = {
+        "out": "",
+        "accept_precision": 0.0,
+        "by_branch": False,
+        "back_off": False,
+        "sets": 0.0,
+    }
+    arm = Arm(SOLO, config.model_copy(update=plainly))
+    options = evaluate.Options(command=tuple(command), posteriors=True)
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr)
+
+    with Bar(quiet=quiet) as bar:
+        folder = _interruptible(
+            lambda stop: evaluate.evaluate([arm], options, watch=bar, stop=stop, say=say)
+        )
+    if folder is None:
+        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
+        print(f"  {shlex.join(options.command)}", file=sys.stderr)
+        return 130
+    made, found = evaluate.fit_calibration(
+        folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed
+    )
+    wanted = Wanted(
+        config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
+    )
+    judge = Calibrated(made, taxonomy, wanted)
+    made.save(out)
+    console = Console(highlight=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("on the gating part", "before", "after"):
+        table.add_column(head, justify="left" if head[0] == "o" else "right")
+    for name in found["before"]:
+        cells = [found[when][name] for when in ("before", "after")]
+        table.add_row(name.replace("_", " "), *map(_figure, cells))
+    console.print(table)
+    fits = len(made.fitting.correct)
+    print(f"scaling: {made.scaling}; prior: {'taken off' if made.prior else 'left in'}; "
+          f"{fits:,} items fit, {len(made.gating.correct):,} draw lines")  # fmt: skip
+    for text in judge.promise():
+        print(text)
+    for name, line in judge.gates.items():
+        if line.accepted:
+            print(f"line{' of ' + name if name else ''}: {line.threshold:.4f}, accepts "
+                  f"{line.coverage:.1%}; of {line.accepted:,} accepted {line.right:,} are right, "
+                  f"at least {line.bound:.1%}")  # fmt: skip
+    if config.sets:
+        print(f"sets hold the right label in {config.sets:.0%} on average")
+    print(f"wrote {out}", file=sys.stderr)
+    return 0
+
+
+def _figure(estimate: Mapping[str, Any]) -> str:
+    return "none" if estimate["value"] != estimate["value"] else f"{estimate['value']:.4f}"
 
 
 def list_runs(folder: str) -> int:

@@ -314,7 +314,13 @@ async def _block(
     before = one.engine.asked
     one.engine.seen, one.engine.fresh = sink.ask, False
     verdicts = classify(
-        items, one.session.task, one.engine, memory=Forgetful(), tally=one.tally, stop=stop
+        items,
+        one.session.task,
+        one.engine,
+        memory=Forgetful(),
+        judge=one.session.judge,
+        tally=one.tally,
+        stop=stop,
     )
     try:
         async with aclosing(verdicts):

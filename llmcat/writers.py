@@ -1,7 +1,8 @@
 """Verdicts to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
-`alternatives`, `p_none`, `mass`, `reason`, and `gold` where the input had one.
+`alternatives`, `p_none`, `mass`, `reason`, `set` where sets are asked for, and `gold` where the
+input had one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
         row["alternatives"] = alternatives(scores, taxonomy)
         row["p_none"] = _rounded(scores.p_none)
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
+    if verdict.held is not None:
+        row["set"] = list(verdict.held)
     if item.gold is not None:
         row["gold"] = item.gold
     return row
@@ -152,8 +155,12 @@ def _packed(raw: BinaryIO, suffix: str) -> Any:
 
 
 def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter: str) -> None:
-    """Write rows as CSV; `alternatives` is JSON in its cell."""
-    writer = csv.DictWriter(text, COLUMNS, delimiter=delimiter, lineterminator="\n")
+    """Write rows as CSV; `alternatives` and `set` are JSON in their cells."""
+    names = (*COLUMNS, "set")
+    writer = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "alternatives": orjson.dumps(row["alternatives"]).decode()})
+        cells: dict[str, Any] = dict(row)
+        for name in {"alternatives", "set"} & row.keys():
+            cells[name] = orjson.dumps(row[name]).decode()
+        writer.writerow(cells)

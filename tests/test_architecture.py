@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "images", "readers",
-    "taxonomy", "prompts", "examples", "shortlist", "task", "engines", "engines.failure",
-    "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
+    "errors", "records", "resources", "codes", "config", "cleaning", "parquet", "images",
+    "readers", "taxonomy", "prompts", "examples", "shortlist", "task", "engines",
+    "engines.failure", "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
-    "engines.registry", "answers", "decode", "bootstrap", "metrics", "compare", "writers",
-    "memory", "journal", "classify", "session", "run", "preview", "classifier", "runs", "gold",
-    "arms", "speed", "trial", "scored", "judge", "report", "evaluate", "audit", "doctor",
-    "starter", "terminal", "cli",
+    "engines.registry", "answers", "decode", "bootstrap", "metrics", "compare", "calibrate",
+    "gate", "conformal", "drift", "calibration", "writers", "memory", "journal", "classify",
+    "session", "run", "preview", "classifier", "runs", "gold", "arms", "speed", "trial", "scored",
+    "judge", "report", "evaluate", "audit", "doctor", "starter", "terminal", "cli",
 ]  # fmt: skip
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
@@ -35,7 +35,7 @@ ADAPTERS = {
     "torch": {"engines.transformers_local"},
     "transformers": {"engines.transformers_local"},
     "sklearn": {"examples", "metrics"},
-    "scipy": {"bootstrap", "metrics", "compare"},
+    "scipy": {"bootstrap", "metrics", "compare", "calibrate", "gate", "drift"},
     "aiohttp": {"engines.vllm_http"},
     "tenacity": {"engines.failure"},
     "pyarrow": {"parquet"},

@@ -1,0 +1,213 @@
+"""llmcat calibrate, and classify behind a line: the promise, the refusals, resume, sets, drift."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import EXAMPLES, Ran, read_rows
+
+from llmcat import Classifier
+from llmcat.errors import BadConfig
+
+Cli = Callable[..., Ran]
+FLAT = ("--labels", "shoes,bags,toys", "--engine", "fake")
+TREE = ("--taxonomy", "tree.txt", "--engine", "fake")
+HOT = ("--engine-option", "accuracy=0.85", "--engine-option", "sharpness=3")
+KINDS = ("shoes", "bags", "toys", "none")
+LEAVES = ("A > x", "A > y", "B > z", "B > w")
+
+
+def write(path: Path, n: int, *, seed: int = 0, labels: tuple[str, ...] = KINDS) -> Path:
+    draw = np.random.default_rng(seed)
+    (path.parent / "tree.txt").write_text("\n".join(LEAVES))
+    with path.open("w") as sink:
+        for i in range(n):
+            label = labels[draw.integers(len(labels))]
+            row = {"id": i, "title": f"thing {i} {draw.integers(1e9)}", "label": label}
+            sink.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def fitted(llmcat: Cli, tmp_path: Path) -> Path:
+    """A calibration of 1,000 items; another 1,000 to classify."""
+    write(tmp_path / "gold.jsonl", 1000)
+    write(tmp_path / "new.jsonl", 1000, seed=1)
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, *HOT, "--accept-precision", "0.9")
+    assert ran.code == 0, ran.err
+    assert "after" in ran.out
+    return tmp_path / "calibration.json"
+
+
+def test_confidences_come_to_mean_what_they_say(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """The calibration error falls by half or more; accuracy stays."""
+    errors = {}
+    for name, more in (("raw", ()), ("calibrated", ("--calibration", fitted))):
+        ran = llmcat("eval", "--file", "new.jsonl", *FLAT, *HOT, *more, "--out", name)
+        assert ran.code == 0, ran.err
+        found = json.loads((tmp_path / name / "metrics.json").read_text())["metrics"]
+        errors[name] = found["ece_debiased"]["value"], found["accuracy"]["value"]
+    assert errors["calibrated"][0] < 0.5 * errors["raw"][0]
+    assert errors["calibrated"][1] >= errors["raw"][1] - 0.02
+
+
+def test_what_is_accepted_is_right_as_promised(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """accept, review and none; the promise in words; a resumed run gives the same bytes."""
+    line = ("--calibration", fitted, "--accept-precision", "0.8")
+    command = ("classify", "--file", "new.jsonl", *FLAT, *HOT, *line, "--out", "out.jsonl")
+    ran = llmcat(*command)
+    assert ran.code == 0, ran.err
+    assert "at least 0.8 is right" in ran.err
+    assert "to review" in ran.err
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert {r["decision"] for r in rows} <= {"accept", "review", "none"}
+    sure = [r for r in rows if r["decision"] in {"accept", "none"}]
+    right = np.mean([(r["label"] or "none") == r["gold"] for r in sure])
+    assert len(sure) > 300
+    assert right >= 0.78
+    whole = (tmp_path / "out.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:400]))
+    record = json.loads((tmp_path / "out.jsonl.run.json").read_text())
+    (tmp_path / "out.jsonl.run.json").write_text(json.dumps(record | {"status": "running"}))
+    assert llmcat(*command).code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+
+
+def test_a_calibration_is_good_for_one_thing(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """Another prompt, other categories, another read mode: refused by name. So is a broken file."""
+    new = ("--file", "new.jsonl", "--out", "x.jsonl")
+    with_it = ("--calibration", fitted)
+    ran = llmcat("classify", *new, *FLAT, *HOT, *with_it, "--prompt", "zero-shot.zh")
+    assert ran.code == 2
+    assert "fitted for something else" in ran.err
+    assert "prompt: zero-shot.en@1" in ran.err
+    ran = llmcat("classify", *new, "--labels", "shoes,bags", "--engine", "fake", *with_it)
+    assert "taxonomy:" in ran.err
+    ran = llmcat("classify", *new, *FLAT, *with_it, "--prompt", "text")
+    assert "gives none" in ran.err
+    ran = llmcat("classify", *new, *FLAT, "--accept-precision", "0.9")
+    assert "need a calibration" in ran.err
+    (tmp_path / "broken.json").write_text('{"version": 1}')
+    ran = llmcat("classify", *new, *FLAT, "--calibration", "broken.json")
+    assert "is no calibration" in ran.err
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, "--prompt", "text")
+    assert ran.code == 2
+
+
+def test_too_few_labels_say_how_many_would_do(llmcat: Cli, tmp_path: Path) -> None:
+    """And confidences that are right already are left alone, unless only a line is wanted."""
+    write(tmp_path / "few.jsonl", 60)
+    ran = llmcat("calibrate", "--file", "few.jsonl", *FLAT, *HOT)
+    assert ran.code == 2
+    assert "too few" in ran.err
+    write(tmp_path / "gold.jsonl", 300)
+    good = ("--engine-option", "accuracy=1", "--engine-option", "sharpness=9")
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, *good, "--plain",
+                 "--accept-precision", "0.95")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "at least 0.95 is right" in ran.out
+
+
+def test_nothing_is_accepted_where_nothing_can_be_promised(llmcat: Cli, tmp_path: Path) -> None:
+    """Zero coverage, and about how many labels more, is a correct result."""
+    write(tmp_path / "gold.jsonl", 200)
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, *HOT, "--accept-precision", "0.99")
+    assert ran.code == 0, ran.err
+    assert "nothing is accepted" in ran.out
+    assert "label about" in ran.out or "no number of labels" in ran.out
+
+
+def test_back_off_answers_the_parent(llmcat: Cli, tmp_path: Path) -> None:
+    """Where the leaf is unsure and the branch is not; an ancestor of the gold label is right."""
+    write(tmp_path / "gold.jsonl", 1200, labels=LEAVES)
+    write(tmp_path / "new.jsonl", 600, seed=3, labels=LEAVES)
+    soft = ("--engine-option", "accuracy=0.9", "--engine-option", "sharpness=2")
+    line = ("--accept-precision", "0.85", "--back-off")
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *TREE, *soft, *line)
+    assert ran.code == 0, ran.err
+    ran = llmcat("classify", "--file", "new.jsonl", *TREE, *soft, *line,
+                 "--calibration", "calibration.json", "--out", "out.jsonl")  # fmt: skip
+    assert ran.code == 0, ran.err
+    rows = read_rows(tmp_path / "out.jsonl")
+    answered = [r for r in rows if r["decision"] == "accept"]
+    right = [r["gold"].startswith(r["label"]) for r in answered]
+    assert len(answered) > 100
+    assert np.mean(right) >= 0.83
+    assert {r["decision"] for r in rows} <= {"accept", "review"}
+
+
+def test_sets_hold_the_label(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """In about nine of ten rows; whole branches stand for their leaves."""
+    out = ("--calibration", fitted, "--sets", "0.9", "--out")
+    ran = llmcat("classify", "--file", "new.jsonl", *FLAT, *HOT, *out, "out.jsonl")
+    assert ran.code == 0, ran.err
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert 0.86 <= np.mean([r["gold"] in r["set"] for r in rows]) <= 1.0
+    assert llmcat("classify", "--file", "new.jsonl", *FLAT, *HOT, *out, "out.csv").code == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[0].endswith(",gold,set")
+
+
+def test_a_run_that_drifted_says_so(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """Items the model is unsure of, where it was sure when it was calibrated."""
+    soft = ("--engine-option", "accuracy=0.5", "--engine-option", "sharpness=0.5")
+    more = ("--calibration", fitted, "--out", "out.jsonl")
+    ran = llmcat("classify", "--file", "new.jsonl", *FLAT, *soft, *more)
+    assert ran.code == 0, ran.err
+    assert "confidences have moved since the calibration" in ran.err
+
+
+def test_orders_are_averaged(llmcat: Cli, tmp_path: Path) -> None:
+    """Four asks for each item; auto asks again only some, and says how many."""
+    write(tmp_path / "x.jsonl", 200)
+    ran = llmcat("classify", "--file", "x.jsonl", *FLAT, *HOT, "--orders", "4", "--out", "a.jsonl")
+    assert ran.code == 0, ran.err
+    assert "asked in several orders: 200 items" in ran.err
+    ran = llmcat(
+        "classify", "--file", "x.jsonl", *FLAT, *HOT, "--orders", "auto", "--out", "b.jsonl"
+    )
+    assert "asked in several orders:" in ran.err
+    asks = json.loads((tmp_path / "b.jsonl.run.json").read_text())["sessions"][0]["asks"]["asked"]
+    assert 200 < asks <= 800
+    ran = llmcat("classify", "--file", "x.jsonl", *FLAT, "--prompt", "text", "--orders", "2")
+    assert ran.code == 2
+    assert "averages probabilities" in ran.err
+
+
+def test_from_python(fitted: Path) -> None:
+    """`fit_calibration`, and `predict_proba` gives the calibrated vector."""
+    rows = read_rows(fitted.parent / "gold.jsonl")
+    new = [r["title"] for r in read_rows(fitted.parent / "new.jsonl")][:50]
+    options: dict[str, Any] = {"engine": "fake", "engine_option": "sharpness=3"}
+    with Classifier(["shoes", "bags", "toys"], **options) as clf:
+        before = clf.predict_proba(new)
+        clf.fit_calibration([r["title"] for r in rows], [r["label"] for r in rows])
+        after = clf.predict_proba(new)
+    assert after.sum(axis=1) == pytest.approx(np.ones(50))
+    assert np.abs(after - before).max() > 0.01
+    clf = Classifier(["shoes", "bags"], **options, calibration=str(fitted))
+    with clf, pytest.raises(BadConfig, match="something else"):
+        clf.predict(["x"])
+
+
+def test_a_line_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> None:
+    """The demo model on our pool: fitted, then used on our examples."""
+    shop = ("--taxonomy", EXAMPLES / "taxonomy.yaml", "--base-url", server)
+    ran = llmcat(
+        "calibrate", "--file", EXAMPLES / "items.jsonl", *shop, "--accept-precision", "0.7"
+    )
+    assert ran.code == 0, ran.err
+    assert "items fit" in ran.out
+    ran = llmcat("classify", "--file", EXAMPLES / "pool.jsonl", *shop, "--out", "out.jsonl",
+                 "--calibration", "calibration.json", "--accept-precision", "0.7")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert {r["decision"] for r in read_rows(tmp_path / "out.jsonl")} <= {
+        "accept",
+        "review",
+        "none",
+    }
