@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -347,6 +348,7 @@ class Calibrated:
     gates: dict[str, Gate] = field(init=False)
     cut: float = field(init=False, default=math.inf)
     drift: Drift = field(init=False)
+    depths: Counter[int] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Draw the lines. Raises `BadConfig` where something asked for cannot be had."""
@@ -452,6 +454,7 @@ class Calibrated:
             return Verdict(item, "review", scores, reason, held)
         for node, mass in climb(scores.label, scores.p, self.taxonomy, self._under):
             if mass >= line:
+                self.depths[len(self.taxonomy.nodes[node].path)] += 1
                 p = {**scores.p, node: mass}
                 return Verdict(
                     item, "accept", replace(scores, label=node, p=p, chance=mass), reason, held
@@ -471,6 +474,13 @@ class Calibrated:
                 held = held - under | {node.id}
         order = [*self.taxonomy.nodes, NONE]
         return tuple(id_ for id_ in order if id_ in held)
+
+    def reached(self) -> list[str]:
+        """Say at which depth the answers of a run that backs off stand."""
+        if not self.depths:
+            return []
+        levels = ", ".join(f"level {depth} {n:,}" for depth, n in sorted(self.depths.items()))
+        return [f"answered at {levels}"]
 
     def promise(self) -> list[str]:
         """Say in words what is promised, or why nothing is."""

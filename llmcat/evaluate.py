@@ -116,6 +116,12 @@ async def evaluate(
                 stop=stop,
             )
             if whole:
+                folder.record["remarks"] += [
+                    f"arm {one.arm.name}: {text}"
+                    for one in opened
+                    if isinstance(one.session.judge, Calibrated)
+                    for text in one.session.judge.drift.remarks(one.tally.mass)
+                ]
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
             status = "done" if whole else "interrupted"
         finally:

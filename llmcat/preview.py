@@ -61,7 +61,12 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
             verdicts = classify(
-                some, session.task, session.engine, memory=memory, tally=summary.tally
+                some,
+                session.task,
+                session.engine,
+                memory=memory,
+                judge=session.judge,
+                tally=summary.tally,
             )
             return [(v.item, row_of(v, session.taxonomy)) async for v in verdicts]
 

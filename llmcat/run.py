@@ -303,7 +303,7 @@ def promises_of(session: Session, summary: Summary) -> list[str]:
     if judge.gates and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
-    return said + judge.drift.remarks(summary.tally.mass)
+    return [*said, *judge.reached(), *judge.drift.remarks(summary.tally.mass)]
 
 
 def items_of(

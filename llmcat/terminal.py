@@ -193,7 +193,8 @@ def closing(summary: Summary) -> list[str]:
         lines.append(f"cleaned: {cleaned}")
     if tally.again:
         lines.append(
-            f"asked in several orders: {tally.again:,} items; {tally.turned:,} had not one answer"
+            f"asked in several orders: {tally.again:,} items, {tally.turned:,} with several "
+            f"answers; {tally.asked:,} asks in all"
         )
     lines += summary.promises
     if tally.duplicates:
