@@ -32,24 +32,35 @@ from llmcat.calibrate import (
 )
 from llmcat.drift import Drift, Reference
 from llmcat.errors import BadConfig, InputError
-from llmcat.records import NONE, Item, Scores, Verdict, digest
+from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.config import RunConfig
     from llmcat.gate import Gate
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["Calibrated", "Calibration", "Wanted", "bound_of", "fit", "scores_of_row"]
+__all__ = [
+    "Calibrated",
+    "Calibration",
+    "Wanted",
+    "bound_of",
+    "check",
+    "distinct",
+    "fit",
+    "scores_of_row",
+]
 
 Array = np.ndarray[Any, Any]
 
-BOUND = ("model", "prompt", "taxonomy", "examples", "about", "orders", "menu_size", "codes", "text")
+BOUND = ("model", "codes", "prompt", "examples", "about", "taxonomy", "menu_size", "orders", "text",
+         "image")  # fmt: skip
 """What a calibration is good for: a run that differs in one of these refuses it."""
 LEAST = 40
 """Items in each half, or nothing is fitted."""
 ALL = ""
-"""The branch of a line that is drawn for all branches together."""
+"""The group of all labels together, where branches have no lines of their own."""
 
 
 class Gating(BaseModel):
@@ -86,6 +97,8 @@ class Calibration(BaseModel):
     none: int
     mass: float | None
     gating_rows: list[int]
+    fields: list[str]
+    share: float
     report: dict[str, Any]
 
     @classmethod
@@ -146,6 +159,13 @@ class Wanted:
     back_off: bool = False
     sets: float = 0.0
 
+    @classmethod
+    def of(cls, config: RunConfig) -> Wanted:
+        """Return what the settings ask for."""
+        return cls(
+            config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
+        )
+
 
 def fit(
     p: Array,
@@ -158,6 +178,7 @@ def fit(
     bound: Mapping[str, str],
     mass: float | None,
     version: str,
+    fields: Sequence[str] = (),
     prior: bool = True,
     plain: bool = False,
     share: float = 0.5,
@@ -165,7 +186,8 @@ def fit(
 ) -> Calibration:
     """Fit on one part of labelled items, and keep the other part for lines to be drawn.
 
-    `p` has shape `(n, labels)`; `seen` tells which rows hold every label. `decided` is each item's
+    The items are different ones, and none is an example that the prompt shows (see `distinct`). `p`
+    has shape `(n, labels)`; `seen` tells which rows hold every label. `decided` is each item's
     label and confidence as they came, which is all there is where a row is not whole. Raises
     `InputError` where there are too few items to beat no calibration, and says how many would do.
     """
@@ -186,6 +208,8 @@ def fit(
     q = logs(p) if whole else None
     if q is not None and not plain:
         usable = first & (column >= 0)
+        if usable.sum() < LEAST:
+            raise InputError(f"only {usable.sum()} items have a label that is on the menu")
         if prior:
             off = batch_prior(q[usable])
             q = without_prior(q, off)
@@ -203,7 +227,7 @@ def fit(
     if not plain:
         raw = np.array([c for _, c in decided])
         came = np.array([a == b for (a, _), b in zip(decided, gold, strict=True)])
-        _check_gain(raw[first], came[first], sure[first], correct[first], seed)
+        _check_gain(raw[first], came[first], sure[first], correct[first], share, seed)
     confidence = chance(sure)
     probabilities = np.exp(q) if q is not None else None
     strange = _strangeness(probabilities, column, gold) if probabilities is not None else None
@@ -250,8 +274,16 @@ def fit(
         none=none,
         mass=mass,
         gating_rows=np.flatnonzero(~first).tolist(),
+        fields=sorted(fields),
+        share=share,
         report=report,
     )
+
+
+def distinct(texts: Sequence[str], shown: frozenset[str] = frozenset()) -> list[int]:
+    """Return which items to fit on: the first of each text, and none that the prompt shows."""
+    seen = set(shown)
+    return [i for i, text in enumerate(texts) if not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
 
 
 def scores_of_row(
@@ -270,8 +302,10 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _check_gain(raw: Array, came: Array, sure: Array, correct: Array, seed: int) -> None:
-    """Raise `InputError` unless, cross-validated, calibrated confidences beat those that came."""
+def _check_gain(
+    raw: Array, came: Array, sure: Array, correct: Array, share: float, seed: int
+) -> None:
+    """Raise `InputError` unless calibrated confidences, their map cross-validated, beat the raw."""
 
     def loss(chance: Array, hit: Array) -> Array:
         chance = np.clip(chance, 1e-6, 1 - 1e-6)
@@ -292,9 +326,9 @@ def _check_gain(raw: Array, came: Array, sure: Array, correct: Array, seed: int)
             f"no calibration is better than these confidences, by {n} items",
             hint="--plain keeps them as they are, and only lets you draw a line",
         )
-    more = math.ceil(2 * n * ((error / gain.mean()) ** 2))
+    more = math.ceil(n / share * ((error / gain.mean()) ** 2))
     raise InputError(
-        f"{2 * n} labelled items are too few to beat no calibration",
+        f"{round(n / share)} labelled items are too few to beat no calibration",
         hint=f"about {more:,} would do; --plain keeps confidences as they are",
     )
 
@@ -349,6 +383,7 @@ class Calibrated:
     cut: float = field(init=False, default=math.inf)
     drift: Drift = field(init=False)
     depths: Counter[int] = field(init=False, default_factory=Counter)
+    other_fields: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         """Draw the lines. Raises `BadConfig` where something asked for cannot be had."""
@@ -358,22 +393,24 @@ class Calibrated:
         self._prior = np.array(made.prior if made.prior is not None else 0.0)
         self._map = ConfidenceMap(made.slope, made.intercept)
         self._under = leaves_under(self.taxonomy)
+        check(wanted, self.taxonomy)
         if (wanted.sets or wanted.back_off) and not made.labels:
             raise BadConfig(
                 "--sets and --back-off need a probability of every label",
                 hint="these categories take several menus",
             )
-        if wanted.back_off and self.taxonomy.depth == 1:
-            raise BadConfig("--back-off needs a tree of categories")
         self.gates = self._lines() if wanted.precision else {}
         if wanted.sets:
             known = [math.inf if s is None else s for s in made.gating.strangeness]
             self.cut = conformal.cut_off(np.array(known), wanted.sets)
+            least = math.ceil(wanted.sets / (1 - wanted.sets))
+            if self.cut == math.inf and len(known) < least:
+                raise BadConfig(f"--sets {wanted.sets:g} needs {least:,} gating items or more")
             if self.cut == math.inf:
                 most = sum(s is not None for s in made.gating.strangeness) / len(known)
                 raise BadConfig(
-                    f"sets cannot hold the right label in {wanted.sets:.0%}: of the gating items "
-                    f"{most:.0%} have it on the menu at all",
+                    f"--sets {wanted.sets:g} cannot be: the right label of only {most:.1%} of the "
+                    "gating items is on the menu",
                 )
 
     def _lines(self) -> dict[str, Gate]:
@@ -381,24 +418,26 @@ class Calibrated:
         precision, risk = wanted.precision, wanted.risk
         if wanted.back_off:
             return {ALL: self._line_of_policy(precision=precision, risk=risk)}
-        sure, hit, branch = _arrays(made.fitting)
-        other = _arrays(made.gating)
-        if not wanted.by_branch:
-            n = len(other[0])
-            tried = gate.sequence(sure, hit, gating=n, precision=precision, risk=risk)
-            return {ALL: gate.choose(other[0], other[1], tried, precision=precision, risk=risk)}
-        sizes = {b: int((other[2] == b).sum()) for b in sorted(set(branch.tolist()))}
-        tried_by = gate.sequences(
-            sure, hit, branch.tolist(), gating=sizes, precision=precision, risk=risk
-        )
-        return gate.choose_by_branch(
-            other[0], other[1], other[2].tolist(), tried_by, precision=precision, risk=risk
-        )
+        sure, hit, branch = self._arrays(made.fitting)
+        other, right, place = self._arrays(made.gating)
+        sizes = {name: place.count(name) for name in set(branch)}
+        tried = gate.sequences(sure, hit, branch, gating=sizes, precision=precision, risk=risk)
+        return gate.choose_by_branch(other, right, place, tried, precision=precision, risk=risk)
+
+    def _arrays(self, part: Gating) -> tuple[Array, Array, list[str]]:
+        groups = [self._group(branch) for branch in part.branch]
+        return np.array(part.confidence), np.array(part.correct, dtype=bool), groups
+
+    def _group(self, branch: str) -> str:
+        """Return whose line a decision in a branch is held to: none has one of its own."""
+        return branch if self.wanted.by_branch or branch == NONE else ALL
 
     def _line_of_policy(self, *, precision: float, risk: float) -> Gate:
         """Draw one line for `answer the deepest category above it`."""
         made = self.calibration
-        levels = np.unique([m for chain in made.fitting.depth for m, _ in chain])[::-1]
+        levels = np.unique([m for chain in made.fitting.depth for m, _ in chain])
+        if not len(levels):
+            return gate.Gate(math.inf, 0, 0, len(made.gating.depth), 0.0, precision, risk)
         tried = np.unique(np.quantile(levels, np.linspace(1, 0, gate.STEPS)))[::-1]
         counts = [gate.policy_counts(part.depth, tried) for part in (made.fitting, made.gating)]
         n = len(made.gating.depth)
@@ -415,7 +454,10 @@ class Calibrated:
         made = self.calibration
         if scores.kind == "label_only":
             raise BadConfig("this answer has no probabilities to calibrate")
-        if not made.labels or scores.kind != "full":
+        if made.labels and scores.kind != "full":
+            note = "; ".join(filter(None, (scores.note, "not calibrated: labels are missing")))
+            return replace(scores, note=note)
+        if not made.labels:
             confidence = scores.confidence or 0.0
             return replace(scores, chance=float(self._map([confidence])[0]))
         p = [scores.p.get(label, 0.0) for label in made.labels[:-1]]
@@ -429,37 +471,45 @@ class Calibrated:
         label = made.labels[best]
         return replace(scores, label=label, p=found, p_none=float(values[-1]), chance=chance)
 
-    def verdict(self, item: Item, scores: Scores) -> Verdict:
+    def decide(self, item: Item, scores: Scores) -> Decided:
         """Decide: accept, review or none behind a gate, else the best label."""
-        reason = "; ".join(filter(None, (item.note, scores.note))) or None
+        raw, scores = scores, self.refine(scores)
         none = scores.label == NONE
-        self.drift.add(scores.confidence, none=none)
-        held = self.members(item, scores) if self.wanted.sets else None
-        if not self.gates:
-            return Verdict(item, "none" if none else "labelled", scores, reason, held)
+        whole = raw.kind == "full" or not self.calibration.labels
+        held = self.members(item, scores) if self.wanted.sets and whole else None
+        if not self.wanted.precision:
+            return Decided("none" if none else "labelled", scores, held)
+        if not whole:
+            return Decided("review", scores, held)
         if self.wanted.back_off:
-            return self._deepest(item, scores, reason, held)
-        key = branch_of(scores.label, self.taxonomy) if self.wanted.by_branch else ALL
-        line = self.gates.get(key)
-        sure = line is not None and (scores.confidence or 0.0) >= line.threshold
-        decision: Any = ("none" if none else "accept") if sure else "review"
-        return Verdict(item, decision, scores, reason, held)
+            return self._deepest(scores, held)
+        line = self.gates.get(self._group(branch_of(scores.label, self.taxonomy)))
+        if line is None or (scores.confidence or 0.0) < line.threshold:
+            return Decided("review", scores, held)
+        return Decided("none" if none else "accept", scores, held)
 
-    def _deepest(
-        self, item: Item, scores: Scores, reason: str | None, held: tuple[str, ...] | None
-    ) -> Verdict:
+    def _deepest(self, scores: Scores, held: tuple[str, ...] | None) -> Decided:
         """Answer the deepest category whose probability is above the line."""
         line = self.gates[ALL].threshold
-        if scores.label == NONE:
-            return Verdict(item, "review", scores, reason, held)
-        for node, mass in climb(scores.label, scores.p, self.taxonomy, self._under):
-            if mass >= line:
-                self.depths[len(self.taxonomy.nodes[node].path)] += 1
-                p = {**scores.p, node: mass}
-                return Verdict(
-                    item, "accept", replace(scores, label=node, p=p, chance=mass), reason, held
-                )
-        return Verdict(item, "review", scores, reason, held)
+        if scores.label != NONE:
+            for node, mass in climb(scores.label, scores.p, self.taxonomy, self._under):
+                if mass >= line:
+                    return Decided("accept", replace(scores, label=node, chance=mass), held)
+        return Decided("review", scores, held)
+
+    def watch(self, verdict: Verdict) -> None:
+        """Count a decision, for drift and for the depth reached."""
+        scores = verdict.scores
+        if scores is None:
+            return
+        sure = scores.confidence
+        if not self.other_fields:
+            self.other_fields = set(verdict.item.fields) - set(self.calibration.fields)
+        if self.wanted.back_off and verdict.decision == "accept":
+            self.depths[len(self.taxonomy.nodes[scores.label].path)] += 1
+            leaf = max(scores.p.get(label, 0.0) for label in self.calibration.labels[:-1])
+            sure = float(self._map([leaf])[0])  # as it was when the calibration was fitted
+        self.drift.add(sure, none=scores.label == NONE)
 
     def members(self, item: Item, scores: Scores) -> tuple[str, ...]:
         """Return an item's set: whole branches by their own id, the likeliest label always in."""
@@ -475,55 +525,70 @@ class Calibrated:
         order = [*self.taxonomy.nodes, NONE]
         return tuple(id_ for id_ in order if id_ in held)
 
-    def reached(self) -> list[str]:
-        """Say at which depth the answers of a run that backs off stand."""
-        if not self.depths:
-            return []
-        levels = ", ".join(f"level {depth} {n:,}" for depth, n in sorted(self.depths.items()))
-        return [f"answered at {levels}"]
+    def seen(self, mass: float | None = None) -> list[str]:
+        """Say what was seen of a run: the depth of its answers, other columns, drift."""
+        said = []
+        if self.depths:
+            levels = ", ".join(f"level {depth} {n:,}" for depth, n in sorted(self.depths.items()))
+            said.append(f"answered at {levels}")
+        if self.other_fields and self.calibration.fields:
+            said.append(
+                f"WARNING: items show {', '.join(sorted(self.other_fields))}, which those of the "
+                "calibration did not: its promises may not hold"
+            )
+        return said + self.drift.remarks(mass)
 
     def promise(self) -> list[str]:
         """Say in words what is promised, or why nothing is."""
-        if not self.gates:
-            return []
         wanted, gates = self.wanted, self.gates
-        said = []
+        if not wanted.precision:
+            return []
+        what = "of what is accepted"
         if wanted.back_off:
-            what = "of what is answered, at whatever depth,"
+            what = "of what is accepted, at whatever depth"
         elif wanted.by_branch:
-            what = "of what is accepted in each branch with a line,"
+            what = "of what is accepted, in each branch that has a line"
+        if any(line.accepted for name, line in gates.items() if name == NONE):
+            what += ", and of what is called none"
+        if any(line.threshold < math.inf for line in gates.values()):
+            said = [
+                f"promise: {what}, at least {wanted.precision:.4g} is right; "
+                f"the chance that a line was drawn too low is at most {wanted.risk:.4g}"
+            ]
+            if wanted.by_branch:
+                drawn = sum(line.threshold < math.inf for line in gates.values())
+                said.append(
+                    f"lines: {drawn} branches have one; what falls into others is to review"
+                )
+            return said
+        n = len(self.calibration.gating.confidence)
+        return [
+            f"nothing is accepted: {n} gating items prove no line at precision "
+            f"{wanted.precision:.4g}; {self._more()}"
+        ]
+
+    def _more(self) -> str:
+        """Say about how many more labels would let something through."""
+        made, wanted = self.calibration, self.wanted
+        n = len(made.gating.confidence)
+        if wanted.back_off:
+            levels = np.linspace(1, 0, 50)
+            accepted, right = gate.policy_counts(made.gating.depth, levels)
         else:
-            what = "of what is accepted, all branches together,"
-        if any(g.threshold < math.inf for g in gates.values()):
-            said.append(
-                f"promise: {what} at least {wanted.precision:.4g} is right; the chance that a line "
-                f"was drawn too low is at most {wanted.risk:.4g}"
-            )
-        else:
-            made = self.calibration.gating
-            more = gate.more_labels(
-                np.array(made.confidence), np.array(made.correct),
-                precision=wanted.precision, risk=wanted.risk,
-            )  # fmt: skip
-            about = (
-                f"label about {2 * more:,} more items"
-                if more
-                else "no confidence is that often right: no number of labels would do"
-            )
-            said.append(
-                f"nothing is accepted: {len(made.confidence)} gating items prove no line at "
-                f"precision {wanted.precision:.4g}; {about}"
-            )
-        if wanted.by_branch:
-            without = sorted(name for name, g in gates.items() if g.threshold == math.inf)
-            drawn = len(gates) - len(without)
-            said.append(f"lines: {drawn} branches have one; what falls into others is to review")
-        return said
+            sure = np.array(made.gating.confidence)
+            accepted, right = gate.counts(sure, np.array(made.gating.correct))
+        more = gate.more_labels(accepted, right, n, precision=wanted.precision, risk=wanted.risk)
+        if more is None:
+            return "no confidence is that often right: no number of labels would do"
+        about = f"label about {math.ceil(more / (1 - made.share)):,} more items"
+        return f"{about}; without --by-branch fewer do" if wanted.by_branch else about
 
 
-def _arrays(part: Gating) -> tuple[Array, Array, Array]:
-    return (
-        np.array(part.confidence),
-        np.array(part.correct, dtype=bool),
-        np.array(part.branch, dtype=object),
-    )
+def check(wanted: Wanted, taxonomy: Taxonomy) -> None:
+    """Raise `BadConfig` for what cannot be asked of any calibration."""
+    if (wanted.by_branch or wanted.back_off) and not wanted.precision:
+        raise BadConfig("--by-branch and --back-off need --accept-precision")
+    if wanted.by_branch and wanted.back_off:
+        raise BadConfig("--back-off draws one line for all branches", hint="leave one out")
+    if wanted.back_off and taxonomy.depth == 1:
+        raise BadConfig("--back-off needs a tree of categories")

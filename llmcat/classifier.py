@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import llmcat
 from llmcat import config as configuration
-from llmcat.calibration import Calibrated, bound_of, fit
+from llmcat.calibration import Calibrated, Wanted, bound_of, distinct, fit
 from llmcat.classify import classify
 from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError
@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier"]
 
+UNCALIBRATED = {
+    "calibration": "",
+    "accept_precision": 0.0,
+    "by_branch": False,
+    "back_off": False,
+    "sets": 0.0,
+}
 Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
 
 
@@ -163,6 +170,10 @@ class Classifier:
         session = self._session
         if session is None or len(verdicts) != len(gold):
             raise InputError(f"{len(verdicts)} items and {len(gold)} labels")
+        pool = session.task.pool
+        shown = frozenset(i.content for i in pool.items) if pool is not None else frozenset()
+        rows = distinct([v.item.content for v in verdicts], shown)
+        verdicts, gold = [verdicts[i] for i in rows], [gold[i] for i in rows]
         found = [_scores(v) for v in verdicts]
         if any(s.kind == "label_only" for s in found):
             raise EngineUnsupported("a calibration needs probabilities, these answers have none")
@@ -178,6 +189,7 @@ class Classifier:
             bound=bound_of(session.identity()),
             mass=None,
             version=llmcat.__version__,
+            fields=sorted({name for v in verdicts for name in v.item.fields}),
             prior=prior,
             plain=plain,
             share=share,
@@ -185,7 +197,8 @@ class Classifier:
         )
         if path:
             made.save(Path(path))
-        self._session = replace(session, judge=Calibrated(made, self.taxonomy, session.wanted()))
+        judge = Calibrated(made, self.taxonomy, Wanted.of(self._settings))
+        self._session = replace(session, judge=judge)
         return self
 
     # -- the loop's thread ------------------------------------------------------------------
@@ -199,9 +212,10 @@ class Classifier:
         self, values: list[Any], columns: Columns, whole: bool, plain: bool
     ) -> list[Verdict]:
         if self._session is None:
-            session = await Session.open(
-                self._settings, engine=self._engine, taxonomy=self.taxonomy
-            )
+            settings = self._settings
+            if plain:  # a calibration is yet to be fitted
+                settings = settings.model_copy(update=UNCALIBRATED)
+            session = await Session.open(settings, engine=self._engine, taxonomy=self.taxonomy)
             self._session = session
         if whole and self._session.task.plan.kind != "menu":  # the engine holds fewer
             raise EngineUnsupported(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
 from llmcat.errors import BadItem, InputError, LlmcatError
-from llmcat.records import Answer, Ask, Item, Menu, Message, Scores, Usage, Verdict
+from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
 from llmcat.shortlist import walk
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ HOPELESS = 50
 
 
 class Memory(Protocol):
-    """Remembers the scores of texts already answered."""
+    """Remembers what was decided about texts already answered."""
 
-    def get(self, content: str) -> Scores | None:
-        """Return the scores of this very text, if it was answered."""
+    def get(self, content: str) -> Decided | None:
+        """Return what was decided about this very text, if it was answered."""
 
-    def put(self, content: str, scores: Scores) -> None:
-        """Remember them."""
+    def put(self, content: str, decided: Decided) -> None:
+        """Remember it."""
 
 
 @dataclass(slots=True)
@@ -269,10 +269,10 @@ class _Loop:
             self.tally.duplicates += 1
             leader.twins.append(slot)
             return None
-        scores = self.memory.get(content)
-        if scores is not None:
+        decided = self.memory.get(content)
+        if decided is not None:
             self.tally.duplicates += 1
-            self.finish(slot, self.judge.verdict(slot.item, scores))
+            self.finish(slot, decode.verdict(slot.item, decided))
             return None
         self.leaders[content] = slot
         slot.walk = walk(self.task.plan)
@@ -326,9 +326,9 @@ class _Loop:
                 result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
             self.tally.again += slot.asks > 1 and self.task.plan.kind == "menu"
             self.tally.turned += result.turned
-            result = self.judge.refine(result)
-            self.memory.put(slot.content, result)
-            self.settle(slot, lambda item: self.judge.verdict(item, result))
+            decided = self.judge.decide(slot.item, result)
+            self.memory.put(slot.content, decided)
+            self.settle(slot, lambda item: decode.verdict(item, decided))
 
     def settle(self, slot: _Slot, decide: Callable[[Item], Verdict]) -> None:
         """Finish a slot and its exact duplicates."""

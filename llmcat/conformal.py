@@ -48,10 +48,6 @@ def members(p: Array, u: Array, cut: float, *, method: Method = "aps") -> Array:
     """Return which labels belong to each item's set, shape `(n, labels)`."""
     if method == "lac":
         return np.asarray(1.0 - p <= cut)
-    order = np.argsort(-p, axis=1, kind="stable")
-    sorted_ = np.take_along_axis(p, order, axis=1)
-    before = np.cumsum(sorted_, axis=1) - sorted_
-    inside = before + u[:, None] * sorted_ <= cut
-    found = np.zeros(p.shape, dtype=bool)
-    np.put_along_axis(found, order, inside, axis=1)
-    return found
+    # As in `scores_of`: what is strictly likelier, so that ties count the same in both.
+    before = np.array([np.where(row[None, :] > row[:, None], row, 0.0).sum(axis=1) for row in p])
+    return np.asarray(before + u[:, None] * p <= cut)

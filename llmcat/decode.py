@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat.errors import ConstraintIgnored
-from llmcat.records import NONE, Answer, Item, Scores, Verdict
+from llmcat.records import NONE, Answer, Decided, Item, Scores, Verdict
 
 if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
@@ -74,36 +74,26 @@ def rationale(text: str) -> str:
         return _BEFORE.sub("", text)
 
 
-def verdict(item: Item, scores: Scores) -> Verdict:
-    """Decide without a gate: the best label, or `none`."""
-    return Verdict(
-        item=item,
-        decision="none" if scores.label == NONE else "labelled",
-        scores=scores,
-        reason="; ".join(filter(None, (item.note, scores.note))) or None,
-    )
+def verdict(item: Item, decided: Decided) -> Verdict:
+    """Return the verdict about an item whose text has been decided about."""
+    scores = decided.scores
+    reason = "; ".join(filter(None, (item.note, scores.note))) or None
+    return Verdict(item, decided.decision, scores, reason, decided.held)
 
 
 class Judge(Protocol):
-    """What makes verdicts of scores: without a calibration, `Plain`."""
+    """What decides by scores: without a calibration, `Plain`."""
 
-    def refine(self, scores: Scores) -> Scores:
-        """Return the scores as they are to be believed."""
-
-    def verdict(self, item: Item, scores: Scores) -> Verdict:
-        """Decide about an item by its refined scores."""
+    def decide(self, item: Item, scores: Scores) -> Decided:
+        """Decide about an item's text; equal texts are decided about once."""
 
 
 class Plain:
     """Believes scores as they are: the best label, or `none`."""
 
-    def refine(self, scores: Scores) -> Scores:
-        """Return them unchanged."""
-        return scores
-
-    def verdict(self, item: Item, scores: Scores) -> Verdict:
+    def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
         """Decide without a gate."""
-        return verdict(item, scores)
+        return Decided("none" if scores.label == NONE else "labelled", scores)
 
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:

@@ -91,7 +91,8 @@ class Drift:
                 f"shift; p = {p:.2g}): its promises may not hold, label some of these items"
             )
         nones = [[self.reference.none, before - self.reference.none], [self.none, n - self.none]]
-        if self.none + self.reference.none and chi2_contingency(nones).pvalue < LEVEL:
+        some = 0 < self.none + self.reference.none < n + before
+        if some and chi2_contingency(nones).pvalue < LEVEL:
             said.append(
                 f"none has moved since the calibration: {self.none / n:.1%} of the items, "
                 f"{self.reference.none / before:.1%} then"

@@ -19,7 +19,15 @@ import orjson
 
 from llmcat import metrics
 from llmcat.answers import AnswerStore
-from llmcat.calibration import Calibrated, Calibration, Wanted, bound_of, fit, scores_of_row
+from llmcat.calibration import (
+    Calibrated,
+    Calibration,
+    Wanted,
+    bound_of,
+    distinct,
+    fit,
+    scores_of_row,
+)
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
@@ -120,7 +128,7 @@ async def evaluate(
                     f"arm {one.arm.name}: {text}"
                     for one in opened
                     if isinstance(one.session.judge, Calibrated)
-                    for text in one.session.judge.drift.remarks(one.tally.mass)
+                    for text in one.session.judge.seen(one.tally.mass)
                 ]
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
             status = "done" if whole else "interrupted"
@@ -393,11 +401,11 @@ def fit_calibration(
     record = load(path)
     arm = record["arms"][SOLO]
     scored = Scored.read(path / "predictions.jsonl")
-    there = scored.answered
+    there = _fitting_rows(path, scored, arm)
     decided = list(
         zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
     )
-    if np.isnan(scored.confidence[there]).any():
+    if not len(there) or np.isnan(scored.confidence[there]).any():
         raise InputError("a calibration needs probabilities, these answers have none")
     kept = np.load(path / "posteriors.npz")
     p, seen, labels = kept["p"].astype(float)[there], kept["seen"][there], kept["labels"].tolist()
@@ -412,12 +420,31 @@ def fit_calibration(
         bound=bound_of(arm["identity"]),
         mass=arm["label_mass"],
         version=record["llmcat"],
+        fields=_fields(path),
         prior=prior,
         plain=plain,
         share=share,
         seed=seed,
     )
     return made, _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
+
+
+def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:
+    """Return which items to fit on: answered, each text once, none that the prompt shows."""
+    texts = [
+        "\x1f".join(orjson.loads(line)["fields"].values())
+        for line in (path / "items.jsonl").read_bytes().splitlines()
+    ]
+    leaked = set(arm["leaked"])
+    rows = np.array(distinct(texts), dtype=int)
+    keep = [scored.answered[i] and int(scored.row[i]) not in leaked for i in rows.tolist()]
+    return rows[np.array(keep, dtype=bool)]
+
+
+def _fields(path: Path) -> list[str]:
+    """Return the columns that the items show."""
+    lines = (path / "items.jsonl").read_bytes().splitlines()
+    return sorted({name for line in lines for name in orjson.loads(line)["fields"]})
 
 
 def _before_and_after(

@@ -23,6 +23,7 @@ __all__ = [
     "Gate",
     "choose",
     "choose_by_branch",
+    "counts",
     "lower_bound",
     "more_labels",
     "passed",
@@ -101,7 +102,8 @@ def sequences(
     """Return a sequence for each branch that is worth a share of the risk.
 
     The risk is shared by those that get one: as many of the clearest, by items that gate nothing,
-    as will each likely be proved at their share. `gating` has the number of gating items by branch.
+    as will each likely be proved at their share, and at least one. `gating` has the number of
+    gating items by branch.
     """
     from scipy.stats import norm
 
@@ -111,11 +113,11 @@ def sequences(
         here, size = names == name, gating.get(name, 0)
         plans[name] = _planned(confidence[here], correct[here], size, precision, risk)
     order = sorted(plans, key=lambda name: -plans[name][1])
-    most = 0
+    most = 1
     for k, name in enumerate(order, 1):
         if plans[name][1] >= norm.ppf(1 - risk / k) + LIKELY:
             most = k
-    share = risk / max(most, 1)
+    share = risk / most
     found = {}
     for name in order[:most]:
         here, size = names == name, gating.get(name, 0)
@@ -237,27 +239,32 @@ def choose_by_branch(
     return found
 
 
-def more_labels(confidence: Array, correct: Array, *, precision: float, risk: float) -> int | None:
+def more_labels(
+    accepted: Array, right: Array, n: int, *, precision: float, risk: float
+) -> int | None:
     """Return about how many more gating items would let something through, None if none would.
 
-    If these items are the truth: for the coverage at which the precision is clearest above what is
-    asked for, how many items of this kind prove it.
+    8 times in 10, if these items are the truth: `accepted` and `right` count what lies above each
+    of some lines; of those above which the precision is over what is asked for, the one that takes
+    fewest.
     """
     from scipy.stats import norm
 
-    n = len(confidence)
-    order = np.argsort(-confidence, kind="stable")
-    taken = np.arange(1, n + 1)
-    found = np.cumsum(correct[order]) / taken
-    z = float(norm.ppf(1 - risk))
+    z = float(norm.ppf(1 - risk) + norm.ppf(0.8))
     best = math.inf
-    for at in np.unique(np.linspace(0, n - 1, 50).astype(int)) if n else []:
-        over = found[at] - precision
-        if over <= 0:
+    for taken, hits in zip(accepted.tolist(), right.tolist(), strict=True):
+        found = hits / taken if taken else 0.0
+        if found <= precision:
             continue
-        spread = max(found[at] * (1 - found[at]), 0.25 * (1 - precision) * precision)
-        needed = max(least_accepted(precision, risk), z * z * spread / over**2)
-        best = min(best, needed / (taken[at] / n))
-    if not math.isfinite(best):
-        return None
-    return max(1, math.ceil(best - n))
+        spread = max(found * (1 - found), 0.25 * (1 - precision) * precision)
+        needed = z * z * spread / (found - precision) ** 2
+        best = min(best, max(least_accepted(precision, risk), needed) / (taken / n))
+    return max(1, math.ceil(best - n)) if math.isfinite(best) else None
+
+
+def counts(confidence: Array, correct: Array) -> tuple[Array, Array]:
+    """Return how many items lie above each of fifty lines, and how many of them are right."""
+    if not len(confidence):
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
+    thresholds = np.unique(np.quantile(confidence, np.linspace(0, 1, 50)))
+    return _counts(confidence, correct, thresholds)

@@ -17,7 +17,7 @@ import orjson
 
 from llmcat.decode import best
 from llmcat.errors import JournalError
-from llmcat.records import Scores
+from llmcat.records import Decided, Scores
 
 __all__ = ["DiskMemory", "Forgetful", "PlainMemory"]
 
@@ -31,12 +31,12 @@ _LAST = FILTER - 1
 _PARTS = struct.Struct("4I").unpack
 
 
-class PlainMemory(dict[str, Scores]):
+class PlainMemory(dict[str, Decided]):
     """Remembers everything, in a dict."""
 
-    def put(self, content: str, scores: Scores) -> None:
-        """Remember the scores of a text."""
-        self[content] = scores
+    def put(self, content: str, decided: Decided) -> None:
+        """Remember what was decided about a text."""
+        self[content] = decided
 
 
 class Forgetful:
@@ -45,7 +45,7 @@ class Forgetful:
     def get(self, content: str) -> None:
         """Return nothing."""
 
-    def put(self, content: str, scores: Scores) -> None:
+    def put(self, content: str, decided: Decided) -> None:
         """Keep nothing."""
 
 
@@ -72,8 +72,8 @@ class DiskMemory:
             "BEGIN;"
         )
 
-    def get(self, content: str) -> Scores | None:
-        """Return the scores of this very text, if it was answered."""
+    def get(self, content: str) -> Decided | None:
+        """Return what was decided about this very text, if it was answered."""
         key = _key("text", content)
         if not self._perhaps(key):
             return None
@@ -83,11 +83,13 @@ class DiskMemory:
             if found is None:
                 return None
             (value,) = found
-        label, p, p_none, kind, mass, note = orjson.loads(value)
-        return Scores(label, p, p_none, kind, mass, note)
+        decision, held, *found = orjson.loads(value)
+        scores = Scores(*found)
+        return Decided(decision, scores, None if held is None else tuple(held))
 
-    def put(self, content: str, scores: Scores) -> None:
-        """Remember the scores of a text."""
+    def put(self, content: str, decided: Decided) -> None:
+        """Remember what was decided about a text."""
+        scores = decided.scores
         kept = best(scores, KEPT)
         if scores.label in scores.p and scores.label not in kept:
             kept.append(scores.label)
@@ -95,7 +97,18 @@ class DiskMemory:
         key = _key("text", content)
         self._mark(key)
         self._answers[key] = orjson.dumps(
-            [scores.label, p, scores.p_none, scores.kind, scores.mass, scores.note]
+            [
+                decided.decision,
+                decided.held,
+                scores.label,
+                p,
+                scores.p_none,
+                scores.kind,
+                scores.mass,
+                scores.note,
+                scores.turned,
+                scores.chance,
+            ]
         )
         if len(self._answers) >= BATCH:
             rows = sorted(self._answers.items())  # neighbours share a page of the file

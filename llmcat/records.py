@@ -18,6 +18,7 @@ __all__ = [
     "NONE",
     "Answer",
     "Ask",
+    "Decided",
     "Item",
     "Menu",
     "Message",
@@ -235,6 +236,15 @@ class Scores:
         if self.chance is not None:
             return self.chance
         return self.p_none if self.label == NONE else self.p[self.label]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was decided about a text, whichever item has it. `held` is its set of labels, if any."""
+
+    decision: Decision
+    scores: Scores
+    held: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from llmcat.memory import DiskMemory
 from llmcat.readers import ItemReader, bare, count_rows, expand
 from llmcat.records import NONE, digest
 from llmcat.session import Session, columns_of, with_gold
-from llmcat.writers import check_format, row_of, rows_in, scores_in
+from llmcat.writers import check_format, decided_in, row_of, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
@@ -215,8 +215,8 @@ async def _fill(
         for row, item in zip(rows_in(journal.path), items, strict=False):
             summary.resumed += 1
             summary.decisions[row["decision"]] += 1
-            if (scores := scores_in(row)) is not None:
-                memory.put(item.content, scores)
+            if (decided := decided_in(row)) is not None:
+                memory.put(item.content, decided)
             if summary.resumed == journal.done:
                 break
             if summary.resumed % BATCH == 0:
@@ -240,6 +240,7 @@ async def _fill(
         try:
             async for verdict in verdicts:
                 summary.count(verdict)
+                _watched(session, verdict)
                 rows.append(row_of(verdict, session.taxonomy))
                 if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
                     _flush(journal, rows, summary, watch)
@@ -283,6 +284,7 @@ async def classify_stream(
             slow=is_stream(config.file),
         ):
             summary.count(verdict)
+            _watched(session, verdict)
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()
@@ -293,6 +295,12 @@ async def classify_stream(
         await session.engine.close()
 
 
+def _watched(session: Session, verdict: Verdict) -> None:
+    """Let a calibrated judge see what came of its decisions."""
+    if isinstance(session.judge, Calibrated):
+        session.judge.watch(verdict)
+
+
 def promises_of(session: Session, summary: Summary) -> list[str]:
     """Return what a calibrated run promises, and whether it has drifted."""
     judge = session.judge
@@ -300,10 +308,11 @@ def promises_of(session: Session, summary: Summary) -> list[str]:
         return []
     decided = summary.decisions.total() - summary.decisions["error"]
     said = judge.promise()
-    if judge.gates and decided:
+    if judge.wanted.precision and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
-    return [*said, *judge.reached(), *judge.drift.remarks(summary.tally.mass)]
+    seen = judge.seen(summary.tally.mass)
+    return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
 
 
 def items_of(

@@ -101,16 +101,9 @@ class Session:
             await engine.close()
             raise
 
-    def wanted(self) -> Wanted:
-        """Return what the settings ask of a calibration."""
-        config = self.config
-        return Wanted(
-            config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
-        )
-
     def judged(self) -> Judge:
         """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""
-        config, wanted = self.config, self.wanted()
+        config, wanted = self.config, Wanted.of(self.config)
         if not config.calibration:
             if wanted.precision or wanted.by_branch or wanted.back_off or wanted.sets:
                 raise BadConfig(
@@ -118,10 +111,6 @@ class Session:
                     hint="llmcat calibrate --file labeled.jsonl, then --calibration FILE",
                 )
             return Plain()
-        if (wanted.by_branch or wanted.back_off) and not wanted.precision:
-            raise BadConfig("--by-branch and --back-off need --accept-precision")
-        if wanted.by_branch and wanted.back_off:
-            raise BadConfig("--back-off draws one line for all branches", hint="leave one out")
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
         calibration = Calibration.load(config.calibration)

@@ -114,7 +114,7 @@ def design(labels: int, orders: int) -> list[list[int]]:
     everywhere equally often (a Latin square), and what a place or a letter adds cancels exactly.
     """
     turned = orders % 2 == 0
-    shifts = orders // 2 if turned else orders
+    shifts = orders // 2 if turned else orders  # more than labels are the same ones again
     found = []
     for k in range(shifts):
         start = round(k * labels / shifts) % labels
@@ -147,9 +147,13 @@ def _in_orders(plan: Plan) -> Generator[Menu, Scores, Scores]:
 def averaged(answers: Sequence[Scores]) -> Scores:
     """Return the normalised geometric mean of answers to one question.
 
-    The note of the first tells when another order had another answer.
+    Where an answer does not list every label, the mean of the lower bounds.
     """
-    ids = list(answers[0].p)
+    ids = list(dict.fromkeys(id_ for a in answers for id_ in a.p))
+    if any(a.kind == "top" for a in answers):  # lower bounds: their mean is one
+        p = {i: math.fsum(a.p.get(i, 0.0) for a in answers) / len(answers) for i in ids}
+        p_none = math.fsum(a.p_none or 0.0 for a in answers) / len(answers)
+        return _chosen(answers, p, p_none)
     logs = {
         id_: math.fsum(math.log(max(a.p.get(id_, 0.0), LEAST)) for a in answers) / len(answers)
         for id_ in ids
@@ -159,8 +163,12 @@ def averaged(answers: Sequence[Scores]) -> Scores:
     weights = {id_: math.exp(log - top) for id_, log in logs.items()}
     total = math.fsum([*weights.values(), math.exp(none - top)])
     p = {id_: weight / total for id_, weight in weights.items()}
-    p_none = math.exp(none - top) / total
-    best = max(ids, key=p.__getitem__)
+    return _chosen(answers, p, math.exp(none - top) / total)
+
+
+def _chosen(answers: Sequence[Scores], p: Mapping[str, float], p_none: float) -> Scores:
+    """Return averaged probabilities with the label they say."""
+    best = max(p, key=p.__getitem__)
     masses = [a.mass for a in answers if a.mass is not None]
     return Scores(
         label=best if p[best] >= p_none else NONE,

@@ -366,12 +366,13 @@ def run_calibrate(
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
     from llmcat import evaluate
     from llmcat.arms import Arm
-    from llmcat.calibration import Calibrated, Wanted
+    from llmcat.calibration import Calibrated, Wanted, check
     from llmcat.runs import SOLO
     from llmcat.session import taxonomy_of
 
     out = Path(config.out or "calibration.json")
-    taxonomy = taxonomy_of(config)
+    taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
+    check(wanted, taxonomy)
     plainly = {
         "out": "",
         "accept_precision": 0.0,
@@ -397,11 +398,8 @@ def run_calibrate(
     made, found = evaluate.fit_calibration(
         folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed
     )
-    wanted = Wanted(
-        config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
-    )
-    judge = Calibrated(made, taxonomy, wanted)
     made.save(out)
+    judge = Calibrated(made, taxonomy, wanted)
     console = Console(highlight=False)
     table = Table(show_edge=False, pad_edge=False)
     for head in ("on the gating part", "before", "after"):

@@ -31,6 +31,7 @@ import orjson
 import llmcat
 from llmcat import prompts
 from llmcat.answers import AnswerStore, Remembering
+from llmcat.calibration import Calibrated
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError, JournalError
 from llmcat.gold import Labelled, read_labelled
@@ -86,6 +87,12 @@ class Opened:
             "text": self.arm.config.text
         }
 
+    def leaked(self) -> list[int]:
+        """Return the rows of items that are among the examples."""
+        pool = self.session.task.pool
+        shown = {_title(item) for item in pool.items} if pool is not None else set()
+        return [item.row for item in self.labelled.items if _title(item) in shown]
+
     def record(self) -> dict[str, Any]:
         """Return what is written down about this arm."""
         config, task = self.arm.config, self.session.task
@@ -101,6 +108,7 @@ class Opened:
             "asks": self.tally.asked,
             "asked_now": self.asked,
             "label_mass": self.tally.mass,
+            "leaked": self.leaked(),
             "price_per_hour": config.price_per_hour,
             "speed": self.speed,
         }
@@ -232,18 +240,12 @@ def name_of(opened: Sequence[Opened]) -> str:
 
 def _remarks(opened: Sequence[Opened]) -> list[str]:
     """Say where examples are items that are judged."""
-    said = []
-    for one in opened:
-        pool = one.session.task.pool
-        if pool is not None:
-            shown = {_title(item) for item in pool.items}
-            leaks = sum(_title(item) in shown for item in one.labelled.items)
-            if leaks:
-                said.append(
-                    f"WARNING: {leaks:,} items are among the examples of arm {one.arm.name}: "
-                    "it is shown their labels"
-                )
-    return said
+    return [
+        f"WARNING: {leaks:,} items are among the examples of arm {one.arm.name}: it is shown their "
+        "labels"
+        for one in opened
+        if (leaks := len(one.leaked()))
+    ]
 
 
 def _title(item: Item) -> str:
@@ -326,6 +328,8 @@ async def _block(
         async with aclosing(verdicts):
             async for verdict in verdicts:
                 sink.row(verdict)
+                if isinstance(one.session.judge, Calibrated):
+                    one.session.judge.watch(verdict)
                 if watch:
                     watch.step(1)
     finally:

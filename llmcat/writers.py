@@ -1,8 +1,8 @@
 """Verdicts to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
-`alternatives`, `p_none`, `mass`, `reason`, `set` where sets are asked for, and `gold` where the
-input had one.
+`alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are
+asked for (in CSV and Parquet always a column).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from llmcat import parquet
 from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
 from llmcat.readers import CUT, bare
-from llmcat.records import NONE, Scores, Verdict
+from llmcat.records import NONE, Decided, Scores, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["COLUMNS", "export", "row_of", "rows_in", "scores_in"]
+__all__ = ["COLUMNS", "decided_in", "export", "row_of", "rows_in"]
 
 COLUMNS = (
     "row",
@@ -74,15 +74,24 @@ def _rounded(p: float | None) -> float | None:
     return None if p is None else round(p, 6)
 
 
-def scores_in(row: dict[str, Any]) -> Scores | None:
-    """Return what a written row still says of its scores; None for an error row."""
+def decided_in(row: dict[str, Any]) -> Decided | None:
+    """Return what a written row still says of what was decided; None for an error row."""
     if row["decision"] == "error":
         return None
     p = {other["label"]: other["p"] for other in row["alternatives"]}
     if row["confidence"] is not None and row["label"] is not None:
         p[row["label"]] = row["confidence"]
     said = (row["reason"] or "").removeprefix(CUT).removeprefix("; ") or None
-    return Scores(row["label"] or NONE, p, row["p_none"], row["kind"], row["mass"], said)
+    scores = Scores(
+        row["label"] or NONE,
+        p,
+        row["p_none"],
+        row["kind"],
+        row["mass"],
+        said,
+        chance=row["confidence"],
+    )
+    return Decided(row["decision"], scores, tuple(row["set"]) if "set" in row else None)
 
 
 def check_format(path: str) -> str:

@@ -243,9 +243,10 @@ def test_nothing_accepted_is_a_result() -> None:
     tried = gate.sequence(sure, coin, gating=300, precision=0.95, risk=0.05)
     line = gate.choose(sure, coin, tried, precision=0.95, risk=0.05)
     assert (line.threshold, line.accepted) == (math.inf, 0)
-    assert gate.more_labels(sure, coin, precision=0.95, risk=0.05) is None
+    how = {"precision": 0.95, "risk": 0.05}
+    assert gate.more_labels(*gate.counts(sure, coin), 300, **how) is None
     good = np.random.default_rng(0).random(300) < 0.97
-    more = gate.more_labels(sure, good, precision=0.95, risk=0.05)
+    more = gate.more_labels(*gate.counts(sure, good), 300, **how)
     assert more is not None
     assert 100 < more < 10_000
     assert not len(gate.sequence(sure[:20], good[:20], gating=20, precision=0.95, risk=0.05))
@@ -295,6 +296,21 @@ def test_sets_hold_the_label_as_often_as_promised(method: str) -> None:
     assert 0.9 - 3 * error <= np.mean(found) <= 0.9 + 1 / 151 + 3 * error
 
 
+def test_ties_count_the_same_for_old_and_new_items() -> None:
+    """Probabilities in coarse steps: sets still hold the label as often as promised."""
+    found = []
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        logits = np.round(draw.normal(0, 2, (400, 16)) * 2) / 2
+        p = np.exp(calibrate.normalised(logits))
+        gold = (p.cumsum(axis=1) > draw.random(400)[:, None]).argmax(axis=1)
+        u = draw.random(400)
+        cut = conformal.cut_off(conformal.scores_of(p[:200], gold[:200], u[:200]), 0.9)
+        inside = conformal.members(p[200:], u[200:], cut)
+        found.append(inside[np.arange(200), gold[200:]].mean())
+    assert 0.893 <= np.mean(found) <= 0.915
+
+
 def test_a_set_cannot_cover_more_than_the_menu_holds() -> None:
     """Labels that are never offered count as uncovered; then 90 % cannot be promised."""
     p = np.full((50, 4), 0.25)
@@ -328,5 +344,9 @@ def test_a_run_that_moved_says_so() -> None:
     (said,) = run(draw.beta(6, 2, 5000), 0.05, 0.3)
     assert said.startswith("label mass has moved")
     assert run(draw.beta(1, 9, 20), 0.9) == []
+    everything = Drift(Reference([0.5], [100, 100], 200))
+    for p in np.linspace(0, 1, 100):
+        everything.add(float(p), none=True)
+    assert everything.remarks() == []
     same = np.array([10.0, 20.0, 30.0])
     assert psi(same, 7 * same) == pytest.approx(0.0, abs=1e-3)

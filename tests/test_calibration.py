@@ -58,18 +58,18 @@ def test_confidences_come_to_mean_what_they_say(llmcat: Cli, fitted: Path, tmp_p
 
 def test_what_is_accepted_is_right_as_promised(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
     """accept, review and none; the promise in words; a resumed run gives the same bytes."""
-    line = ("--calibration", fitted, "--accept-precision", "0.8")
+    line = ("--calibration", fitted, "--accept-precision", "0.75")
     command = ("classify", "--file", "new.jsonl", *FLAT, *HOT, *line, "--out", "out.jsonl")
     ran = llmcat(*command)
     assert ran.code == 0, ran.err
-    assert "at least 0.8 is right" in ran.err
+    assert "at least 0.75 is right" in ran.err
     assert "to review" in ran.err
     rows = read_rows(tmp_path / "out.jsonl")
     assert {r["decision"] for r in rows} <= {"accept", "review", "none"}
     sure = [r for r in rows if r["decision"] in {"accept", "none"}]
     right = np.mean([(r["label"] or "none") == r["gold"] for r in sure])
     assert len(sure) > 300
-    assert right >= 0.78
+    assert right >= 0.73
     whole = (tmp_path / "out.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
     (tmp_path / "out.jsonl").write_bytes(b"".join(lines[:400]))
@@ -121,6 +121,74 @@ def test_nothing_is_accepted_where_nothing_can_be_promised(llmcat: Cli, tmp_path
     assert ran.code == 0, ran.err
     assert "nothing is accepted" in ran.out
     assert "label about" in ran.out or "no number of labels" in ran.out
+
+
+def test_a_line_by_branch_that_cannot_be_drawn_accepts_nothing(llmcat: Cli, tmp_path: Path) -> None:
+    """All goes to review; it is not as if no line had been asked for."""
+    write(tmp_path / "gold.jsonl", 120, labels=LEAVES)
+    write(tmp_path / "new.jsonl", 100, seed=3, labels=LEAVES)
+    line = ("--accept-precision", "0.95", "--by-branch")
+    assert llmcat("calibrate", "--file", "gold.jsonl", *TREE, *HOT, "--plain", *line).code == 0
+    ran = llmcat("classify", "--file", "new.jsonl", *TREE, *HOT, *line,
+                 "--calibration", "calibration.json", "--out", "out.jsonl")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "nothing is accepted" in ran.err
+    assert {r["decision"] for r in read_rows(tmp_path / "out.jsonl")} == {"review"}
+
+
+def test_none_has_a_line_of_its_own(llmcat: Cli, tmp_path: Path) -> None:
+    """Nones that are always right do not carry labels that are not."""
+    draw = np.random.default_rng(4)
+    rows = []
+    for i in range(1500):
+        if draw.random() < 0.6:  # shares no word with a label: none, and rightly so
+            rows.append({"id": i, "title": f"sofa {i}", "label": "none"})
+        else:
+            label = KINDS[draw.integers(3)]
+            shown = label if draw.random() < 0.85 else KINDS[draw.integers(3)]
+            rows.append({"id": i, "title": f"{shown} {i}", "label": label})
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows[:1000])))
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows[1000:])))
+    quiet = ("--engine-option", "noise=0.1", "--accept-precision", "0.95")
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, *quiet, "--plain")
+    assert ran.code == 0, ran.err
+    ran = llmcat("classify", "--file", "new.jsonl", *FLAT, *quiet, "--out", "out.jsonl",
+                 "--calibration", "calibration.json")  # fmt: skip
+    assert "and of what is called none" in ran.err
+    made = read_rows(tmp_path / "out.jsonl")
+    nones = [r["decision"] == "none" for r in made if r["label"] is None]
+    assert np.mean(nones) > 0.5
+    accepted = [r["label"] == r["gold"] for r in made if r["decision"] == "accept"]
+    assert not accepted or np.mean(accepted) >= 0.93
+
+
+def test_a_text_counts_once(llmcat: Cli, tmp_path: Path) -> None:
+    """Five copies of each item are no more items; examples of the prompt are none at all."""
+    rows = read_rows(write(tmp_path / "gold.jsonl", 200))
+    (tmp_path / "five.jsonl").write_text("\n".join(json.dumps(r) for r in rows for _ in range(5)))
+    made = []
+    for name in ("gold", "five"):
+        ran = llmcat("calibrate", "--file", f"{name}.jsonl", *FLAT, *HOT, "--plain")
+        assert ran.code == 0, ran.err
+        made.append(json.loads((tmp_path / "calibration.json").read_text())["gating"])
+    assert made[0]["correct"] == made[1]["correct"]
+    shots = ("--prompt", "few-shot", "--examples", "gold.jsonl")
+    ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, *shots, "--plain")
+    assert ran.code == 2
+    assert "0 labelled items" in ran.err or "needs probabilities" in ran.err
+
+
+def test_duplicates_are_decided_alike(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
+    """Label, confidence, decision and set."""
+    rows = read_rows(tmp_path / "new.jsonl")[:300]
+    (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, rows + rows)))
+    line = ("--calibration", fitted, "--accept-precision", "0.8", "--sets", "0.9")
+    ran = llmcat("classify", "--file", "twice.jsonl", *FLAT, *HOT, *line, "--out", "out.jsonl")
+    assert ran.code == 0, ran.err
+    made = read_rows(tmp_path / "out.jsonl")
+    for one, other in zip(made[:300], made[300:], strict=True):
+        for name in ("label", "confidence", "decision", "set", "alternatives"):
+            assert one[name] == other[name]
 
 
 def test_back_off_answers_the_parent(llmcat: Cli, tmp_path: Path) -> None:
@@ -184,6 +252,10 @@ def test_from_python(fitted: Path) -> None:
     rows = read_rows(fitted.parent / "gold.jsonl")
     new = [r["title"] for r in read_rows(fitted.parent / "new.jsonl")][:50]
     options: dict[str, Any] = {"engine": "fake", "engine_option": "sharpness=3"}
+    with Classifier(["shoes", "bags", "toys"], **options, accept_precision=0.1) as clf:
+        titles = [r["title"] for r in rows]
+        clf.fit_calibration(titles, [r["label"] for r in rows], plain=True)
+        assert {r["decision"] for r in clf.classify(new)} <= {"accept", "review", "none"}
     with Classifier(["shoes", "bags", "toys"], **options) as clf:
         before = clf.predict_proba(new)
         clf.fit_calibration([r["title"] for r in rows], [r["label"] for r in rows])

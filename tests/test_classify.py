@@ -16,7 +16,7 @@ from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
 from llmcat.memory import BATCH, DiskMemory, PlainMemory
-from llmcat.records import Answer, Ask, Item, Scores, Verdict
+from llmcat.records import Answer, Ask, Decided, Item, Scores, Verdict
 from llmcat.shortlist import Plan
 from llmcat.task import Task
 
@@ -200,8 +200,9 @@ def test_disk_memory_keeps_what_a_row_shows() -> None:
     memory = DiskMemory()
     (verdict,) = run([item(0, "red shoes")])
     assert verdict.scores is not None
-    memory.put("a", verdict.scores)
-    assert memory.get("a") == verdict.scores
+    decided = Decided("accept", replace(verdict.scores, chance=0.7), ("shoes", "none"))
+    memory.put("a", decided)
+    assert memory.get("a") == decided
     assert memory.get("b") is None
     assert [memory.new_id(i) for i in ("x", "y", "x")] == [True, True, False]
     memory.close()
@@ -212,12 +213,12 @@ def test_disk_memory_finds_what_it_wrote_to_its_file() -> None:
     disk, count = DiskMemory(), 2 * BATCH + 10
     for i in range(count):
         assert disk.new_id(str(i))
-        disk.put(str(i), Scores("a", {"a": i / count}, 0.0))
+        disk.put(str(i), Decided("labelled", Scores("a", {"a": i / count}, 0.0)))
     for i in range(0, count, 37):
         assert not disk.new_id(str(i))
         found = disk.get(str(i))
         assert found is not None
-        assert found.p == {"a": i / count}
+        assert found.scores.p == {"a": i / count}
     assert disk.get(str(count)) is None
     disk.close()
 

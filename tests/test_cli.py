@@ -162,7 +162,7 @@ def test_every_output_format_carries_the_same_rows(
         return
     rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if ".tsv" in suffix else ","))
     columns = "row id label path decision confidence kind alternatives p_none mass reason gold"
-    assert list(rows[0]) == columns.split()
+    assert list(rows[0]) == [*columns.split(), "set"]
     for row, wanted in zip(rows, expected, strict=True):
         assert (row["id"], row["label"], row["decision"]) == (
             wanted["id"], wanted["label"] or "", wanted["decision"])  # fmt: skip
