@@ -541,6 +541,10 @@ def compare_runs(
         for name, (source, arm) in sources.items():
             for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.jsonl"):
                 _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
+        for arm, (source, _) in zip(arms.values(), sources.values(), strict=True):
+            arm["inputs"] = {
+                what: folder.keep(source / name) for what, name in arm["inputs"].items()
+            }
         for file in ("items.jsonl", "labels.json"):
             _copy(next(iter(sources.values()))[0] / file, folder.file(file))
         result = finish(folder, question=question)
@@ -561,7 +565,10 @@ def _ids(path: Path) -> list[str]:
 def export_run(path: Path, out: Path) -> list[str]:
     """Pack a run's folder into a .zip; return the names of what is in it. Whole or not at all."""
     load(path)
-    names = sorted(f.name for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = [*path.iterdir(), *(path / "inputs").glob("*")]
+    names = sorted(
+        str(f.relative_to(path)) for f in files if f.is_file() and not f.name.startswith(".")
+    )
     if out.suffix != ".zip":
         raise BadConfig(f"{out}: a run is packed into a .zip")
     draft = out.with_suffix(".part")

@@ -10,6 +10,7 @@ This module does not know engines, metrics or decisions.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -99,6 +100,17 @@ class Folder:
             draft.replace(path)
         except OSError as exc:
             raise JournalError(f"{path}: {exc.strerror}") from exc
+
+    def keep(self, source: Path) -> str:
+        """Copy a file into `inputs/`, named by its content; return its name there."""
+        try:
+            content = source.read_bytes()
+            name = f"inputs/{hashlib.sha256(content).hexdigest()[:8]}-{source.name}"
+            self.file("inputs").mkdir(exist_ok=True)
+            self.file(name).write_bytes(content)
+        except OSError as exc:
+            raise JournalError(f"{exc.filename}: {exc.strerror}") from exc
+        return name
 
     def close(self) -> None:
         """Let go of it."""

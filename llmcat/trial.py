@@ -8,6 +8,7 @@ a folder from which everything else is computed:
     run.json              what ran: settings, identity, versions, tokens, times
     labels.json           the taxonomy: id -> path, parent, names in other languages
     items.jsonl           row, id, gold, text, columns kept
+    inputs/               copies of taxonomy, prompt and examples
     ARM.predictions.jsonl rows as `classify` writes them, with p_gold, p_squares and rank
     ARM.asks.jsonl        the messages of each ask after the shared ones; those in
                           ARM.prefixes.jsonl
@@ -252,6 +253,21 @@ def _title(item: Item) -> str:
     return next(iter(item.fields.values()), item.id)
 
 
+def keep_inputs(opened: Sequence[Opened], folder: Folder) -> None:
+    """Copy what the arms were made of beside their results, and write down where from.
+
+    Taxonomies, prompts and examples that are files; the items are in `items.jsonl`. Raises
+    `JournalError` where it cannot be written.
+    """
+    for one in opened:
+        kept = {}
+        for what in ("taxonomy", "prompt", "examples", "calibration"):
+            name = getattr(one.arm.config, what)
+            if name and Path(name).is_file():
+                kept[what] = folder.keep(Path(name))
+        folder.record["arms"][one.arm.name]["inputs"] = kept
+
+
 # -- collecting -------------------------------------------------------------------------------
 
 
@@ -274,6 +290,7 @@ async def collect(
     """
     first = opened[0]
     _write_items(folder, first.labelled.items, first.session.taxonomy)
+    keep_inputs(opened, folder)
     if watch:
         watch.start(first.session.served, len(first.labelled.items) * len(opened), 0)
     try:
@@ -302,7 +319,8 @@ async def collect(
     finally:
         store.flush()
         for one in opened:
-            folder.record["arms"][one.arm.name] = one.record()
+            inputs = folder.record["arms"][one.arm.name]["inputs"]
+            folder.record["arms"][one.arm.name] = one.record() | {"inputs": inputs}
     return True
 
 

@@ -607,6 +607,35 @@ def test_runs_are_listed_shown_compared_and_exported(llmcat: Cli, tmp_path: Path
     assert "no runs there" in llmcat("runs", "--runs", "nowhere", "list").err
 
 
+def test_an_exported_run_can_be_repeated(llmcat: Cli, tmp_path: Path) -> None:
+    """Its own copies of taxonomy, prompt and examples give the same predictions."""
+    labelled(tmp_path / "x.jsonl", 80)
+    (tmp_path / "t.yaml").write_text("[shoes, bags, toys]")
+    (tmp_path / "mine.jinja").write_text(llmcat("prompts", "show", "few-shot").out)
+    (tmp_path / "pool.jsonl").write_text(
+        "\n".join(json.dumps({"title": f"a {n}", "label": n}) for n in LABELS.split(","))
+    )
+    shop = ("--taxonomy", "t.yaml", "--engine", "fake", "--prompt", "./mine.jinja")
+    ran = llmcat("eval", "--file", "x.jsonl", *shop, "--examples", "pool.jsonl", "--out", "run")
+    assert ran.code == 0, ran.err
+    assert llmcat("runs", "export", "run", "run.zip").code == 0
+    with zipfile.ZipFile(tmp_path / "run.zip") as packed:
+        packed.extractall(tmp_path / "there")
+    folder = tmp_path / "there" / "run"
+    inputs = json.loads((folder / "run.json").read_text())["arms"]["eval"]["inputs"]
+    assert set(inputs) == {"taxonomy", "prompt", "examples"}
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    with (tmp_path / "again.jsonl").open("w") as sink:
+        for row in rows:
+            sink.write(json.dumps(row["fields"] | {"id": row["id"], "label": row["gold"]}) + "\n")
+    again = ["--taxonomy", folder / inputs["taxonomy"], "--prompt", folder / inputs["prompt"]]
+    ran = llmcat("eval", "--file", "again.jsonl", "--engine", "fake", *again,
+                 "--examples", folder / inputs["examples"], "--out", "second")  # fmt: skip
+    assert ran.code == 0, ran.err
+    name = "predictions.jsonl"
+    assert (tmp_path / "second" / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_the_registry_is_brought_up_to_date(tmp_path: Path) -> None:
     """A new file has the latest version; one from the future is not touched."""
     registry = Registry(tmp_path)
