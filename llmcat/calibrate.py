@@ -207,8 +207,8 @@ class ConfidenceMap:
 
 def logit(p: Array | Sequence[float]) -> Array:
     """Return log p / (1 - p), finite."""
-    p = np.clip(np.asarray(p, float), 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(p) - np.log1p(-p))
+    clipped: Array = np.clip(np.asarray(p, float), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def fit_confidence(confidence: Array, correct: Array) -> ConfidenceMap:

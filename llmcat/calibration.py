@@ -309,7 +309,7 @@ def _check_gain(
 
     def loss(chance: Array, hit: Array) -> Array:
         chance = np.clip(chance, 1e-6, 1 - 1e-6)
-        return -np.where(hit, np.log(chance), np.log1p(-chance))
+        return np.asarray(-np.where(hit, np.log(chance), np.log1p(-chance)))
 
     n = len(raw)
     before, after = loss(raw, came), np.zeros(n)
