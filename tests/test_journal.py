@@ -372,7 +372,7 @@ def test_every_format_holds_the_same_rows(
     path = tmp_path / f"packed{suffix}"
     if suffix == ".parquet":
         rows = pq.read_table(path).to_pylist()
-        assert [{"gold": None, **row} for row in plain] == rows
+        assert [{"gold": None, "set": None, **row} for row in plain] == rows
         return
     raw = path.read_bytes()
     text = (gzip if suffix.endswith("gz") else zstd).decompress(raw).decode()
