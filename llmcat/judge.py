@@ -98,11 +98,13 @@ def judge(
     draws = DRAWS * (5 if len(others) > 1 or question.looks > 1 else 1)
     found = {o: _differences(arms[base], arms[o], labels, draws, seed) for o in others}
     gains = {other: _gain(found[other][question.metric], question.metric) for other in others}
-    levels = compare.step_down(gains, level=question.level)
+    cheap = {other: _cheaper(costs.get(other), costs.get(base)) for other in others}
+    margin = question.rule.non_inferior or 0.0
+    against = {other: -margin if cheap[other] else 0.0 for other in others}
+    levels = compare.step_down(gains, against=against, level=question.level)
     versus: list[dict[str, Any]] = []
     for other in others:
-        mine, theirs = costs.get(other), costs.get(base)
-        cheaper = mine is not None and theirs is not None and mine < theirs
+        cheaper = cheap[other]
         decision = compare.decide(gains[other], question.rule, alpha=levels[other], cheaper=cheaper)
         a, b = arms[base].correct, arms[other].correct
         versus.append(

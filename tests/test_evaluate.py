@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -687,6 +688,26 @@ def test_two_prompts_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path
         assert arm["speed"]["items_per_second"] > 0
     again = llmcat("ab", *SHOP, *two, "--limit", "128", "--block", "64")
     assert "256 asks, 256 of them answered before" in again.err
+
+
+def test_arms_at_the_margin_are_all_read_at_their_share() -> None:
+    """Holm steps down against the margin, not 0: losers by just the margin are clear of neither."""
+    n = 1000
+    gold, nan = np.full(n, "shoes"), np.full(n, np.nan)
+
+    def arm(lost: int, shift: int) -> Scored:
+        label = np.where(np.roll(np.arange(n) < lost, shift), "bags", "shoes")
+        return Scored(np.arange(n), gold, label, nan, nan, nan, nan, Counter())
+
+    arms = {"a": arm(50, 0), "b": arm(100, 300), "c": arm(100, 600)}
+    labels = Labels({k: {"path": [k], "parent": None, "names": {}} for k in ("shoes", "bags")})
+    question = Question("accuracy", Rule(non_inferior=0.05))
+    costs = {"a": 2.0, "b": 1.0, "c": 1.0}
+    found = judge(arms, labels, question, columns={}, costs=costs)
+    assert [v["decision"]["alpha"] for v in found["versus"]] == [0.025, 0.025]
+    assert found["ship"] is None
+    found = judge(arms, labels, Question("accuracy"), columns={}, costs=costs)
+    assert [v["decision"]["alpha"] for v in found["versus"]] != [0.025, 0.025]
 
 
 def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:
