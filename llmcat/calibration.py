@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
 
 __all__ = [
+    "UNCALIBRATED",
     "Calibrated",
     "Calibration",
     "Wanted",
@@ -59,6 +60,14 @@ BOUND = ("model", "codes", "prompt", "examples", "about", "taxonomy", "menu_size
 """What a calibration is good for: a run that differs in one of these refuses it."""
 LEAST = 40
 """Items in each half, or nothing is fitted."""
+UNCALIBRATED = {
+    "calibration": "",
+    "accept_precision": 0.0,
+    "by_branch": False,
+    "back_off": False,
+    "sets": 0.0,
+}
+"""The settings of a run that is to be calibrated."""
 ALL = ""
 """The group of all labels together, where branches have no lines of their own."""
 
@@ -470,6 +479,13 @@ class Calibrated:
         chance = float(self._map([values[best]])[0])
         label = made.labels[best]
         return replace(scores, label=label, p=found, p_none=float(values[-1]), chance=chance)
+
+    @property
+    def key(self) -> str:
+        """What shapes its decisions: the calibration, and what is asked of it."""
+        wanted = self.wanted
+        asked = f"{wanted.precision} {wanted.risk} {wanted.by_branch} {wanted.back_off}"
+        return f"{self.calibration.digest} {asked} {wanted.sets}"
 
     def decide(self, item: Item, scores: Scores) -> Decided:
         """Decide: accept, review or none behind a gate, else the best label."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import llmcat
 from llmcat import config as configuration
-from llmcat.calibration import Calibrated, Wanted, bound_of, distinct, fit
 from llmcat.classify import classify
 from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError
@@ -41,13 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier"]
 
-UNCALIBRATED = {
-    "calibration": "",
-    "accept_precision": 0.0,
-    "by_branch": False,
-    "back_off": False,
-    "sets": 0.0,
-}
 Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
 
 
@@ -161,6 +153,8 @@ class Classifier:
         """
         import numpy as np
 
+        from llmcat.calibration import Calibrated, Wanted, bound_of, distinct, fit
+
         gold = [
             self.taxonomy.resolve(label) or (NONE if label == NONE else None) for label in labels
         ]
@@ -214,6 +208,8 @@ class Classifier:
         if self._session is None:
             settings = self._settings
             if plain:  # a calibration is yet to be fitted
+                from llmcat.calibration import UNCALIBRATED
+
                 settings = settings.model_copy(update=UNCALIBRATED)
             session = await Session.open(settings, engine=self._engine, taxonomy=self.taxonomy)
             self._session = session

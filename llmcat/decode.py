@@ -84,16 +84,42 @@ def verdict(item: Item, decided: Decided) -> Verdict:
 class Judge(Protocol):
     """What decides by scores: without a calibration, `Plain`."""
 
+    @property
+    def key(self) -> str:
+        """What shapes its decisions, as a hash; empty for `Plain`."""
+
     def decide(self, item: Item, scores: Scores) -> Decided:
         """Decide about an item's text; equal texts are decided about once."""
+
+    def watch(self, verdict: Verdict) -> None:
+        """Be told of each verdict of a run."""
+
+    def promise(self) -> list[str]:
+        """Say in words what is promised of what is accepted; nothing without a line."""
+
+    def seen(self, mass: float | None = None) -> list[str]:
+        """Say what is worth knowing of the verdicts that were watched."""
 
 
 class Plain:
     """Believes scores as they are: the best label, or `none`."""
 
+    key = ""
+
     def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
         """Decide without a gate."""
         return Decided("none" if scores.label == NONE else "labelled", scores)
+
+    def watch(self, verdict: Verdict) -> None:
+        """Nothing to learn from it."""
+
+    def promise(self) -> list[str]:
+        """Nothing is promised."""
+        return []
+
+    def seen(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
+        """Nothing was watched for."""
+        return []
 
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:

@@ -127,7 +127,6 @@ async def evaluate(
                 folder.record["remarks"] += [
                     f"arm {one.arm.name}: {text}"
                     for one in opened
-                    if isinstance(one.session.judge, Calibrated)
                     for text in one.session.judge.seen(one.tally.mass)
                 ]
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import llmcat
-from llmcat.calibration import Calibrated
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable, is_folder
@@ -240,7 +239,7 @@ async def _fill(
         try:
             async for verdict in verdicts:
                 summary.count(verdict)
-                _watched(session, verdict)
+                session.judge.watch(verdict)
                 rows.append(row_of(verdict, session.taxonomy))
                 if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
                     _flush(journal, rows, summary, watch)
@@ -284,7 +283,7 @@ async def classify_stream(
             slow=is_stream(config.file),
         ):
             summary.count(verdict)
-            _watched(session, verdict)
+            session.judge.watch(verdict)
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()
@@ -295,20 +294,12 @@ async def classify_stream(
         await session.engine.close()
 
 
-def _watched(session: Session, verdict: Verdict) -> None:
-    """Let a calibrated judge see what came of its decisions."""
-    if isinstance(session.judge, Calibrated):
-        session.judge.watch(verdict)
-
-
 def promises_of(session: Session, summary: Summary) -> list[str]:
     """Return what a calibrated run promises, and whether it has drifted."""
     judge = session.judge
-    if not isinstance(judge, Calibrated):
-        return []
     decided = summary.decisions.total() - summary.decisions["error"]
     said = judge.promise()
-    if judge.wanted.precision and decided:
+    if said and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
     seen = judge.seen(summary.tally.mass)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat import prompts
-from llmcat.calibration import Calibrated, Calibration, Wanted
 from llmcat.codes import CANDIDATES, MOST_LABELS
 from llmcat.decode import Judge, Plain
 from llmcat.engines import Engine, Served
@@ -103,9 +102,9 @@ class Session:
 
     def judged(self) -> Judge:
         """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""
-        config, wanted = self.config, Wanted.of(self.config)
+        config = self.config
         if not config.calibration:
-            if wanted.precision or wanted.by_branch or wanted.back_off or wanted.sets:
+            if config.accept_precision or config.by_branch or config.back_off or config.sets:
                 raise BadConfig(
                     "a line, sets and inner categories need a calibration",
                     hint="llmcat calibrate --file labeled.jsonl, then --calibration FILE",
@@ -113,9 +112,11 @@ class Session:
             return Plain()
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
+        from llmcat.calibration import Calibrated, Calibration, Wanted
+
         calibration = Calibration.load(config.calibration)
         calibration.check(self.identity())
-        return Calibrated(calibration, self.taxonomy, wanted)
+        return Calibrated(calibration, self.taxonomy, Wanted.of(config))
 
     def identity(self) -> dict[str, str]:
         """What shapes the answers: equal for two sessions of one run."""
@@ -137,15 +138,8 @@ class Session:
             "limit": str(config.limit),
             "room": str(task.room),
             "text": config.text,
-            "judge": self._judge(),
+            "judge": self.judge.key,
         }
-
-    def _judge(self) -> str:
-        config = self.config
-        if not config.calibration:
-            return ""
-        wanted = f"{config.accept_precision} {config.risk} {config.by_branch} {config.back_off}"
-        return f"{Calibration.load(config.calibration).digest} {wanted} {config.sets}"
 
 
 def taxonomy_of(config: RunConfig) -> Taxonomy:

@@ -366,21 +366,14 @@ def run_calibrate(
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
     from llmcat import evaluate
     from llmcat.arms import Arm
-    from llmcat.calibration import Calibrated, Wanted, check
+    from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.runs import SOLO
     from llmcat.session import taxonomy_of
 
     out = Path(config.out or "calibration.json")
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
     check(wanted, taxonomy)
-    plainly = {
-        "out": "",
-        "accept_precision": 0.0,
-        "by_branch": False,
-        "back_off": False,
-        "sets": 0.0,
-    }
-    arm = Arm(SOLO, config.model_copy(update=plainly))
+    arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
     options = evaluate.Options(command=tuple(command), posteriors=True)
 
     def say(text: str) -> None:

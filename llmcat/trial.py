@@ -32,7 +32,6 @@ import orjson
 import llmcat
 from llmcat import prompts
 from llmcat.answers import AnswerStore, Remembering
-from llmcat.calibration import Calibrated
 from llmcat.classify import Tally, classify
 from llmcat.errors import InputError, JournalError
 from llmcat.gold import Labelled, read_labelled
@@ -346,8 +345,7 @@ async def _block(
         async with aclosing(verdicts):
             async for verdict in verdicts:
                 sink.row(verdict)
-                if isinstance(one.session.judge, Calibrated):
-                    one.session.judge.watch(verdict)
+                one.session.judge.watch(verdict)
                 if watch:
                     watch.step(1)
     finally:
