@@ -42,7 +42,7 @@ $(VENV)/.server: $(VENV)/.made pyproject.toml serve/install.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[nearest,parquet,openai,litellm,eval]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[nearest,parquet,openai,litellm,eval,student,encoder]' --group dev
 	@touch $@
 
 clean:

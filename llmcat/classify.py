@@ -2,7 +2,8 @@
 
     item -> walk -> menu -> task.ask -> engine -> answer -> decode.read -> walk ... -> verdict
 
-It holds at most `window` items at a time, asks an exact duplicate only once, and knows nothing
+A walk may end without any menu, and may have an answer to an error: the fallback labeler's do. It
+holds at most `window` items at a time, asks an exact duplicate only once, and knows nothing
 of files, HTTP or prompts.
 """
 
@@ -14,17 +15,19 @@ import queue
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
-from llmcat.errors import BadItem, InputError, LlmcatError
+from llmcat.errors import BadItem, EngineError, InputError, LlmcatError
 from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
 from llmcat.shortlist import walk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from llmcat.engines import Engine
+    from llmcat.shortlist import Walk
     from llmcat.task import Task
 
 __all__ = ["Memory", "Tally", "classify"]
@@ -79,7 +82,7 @@ class _Slot:
     item: Item
     content: str = ""
     user: Message = field(default_factory=dict)
-    walk: Generator[Menu, Scores, Scores] | None = None
+    walk: Walk | None = None
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     twins: list[_Slot] = field(default_factory=list)
@@ -93,6 +96,7 @@ async def classify(
     *,
     memory: Memory,
     judge: decode.Judge | None = None,
+    walks: Callable[[Item], Walk] | None = None,
     tally: Tally | None = None,
     window: int = 1024,
     stop: asyncio.Event | None = None,
@@ -100,17 +104,18 @@ async def classify(
 ) -> AsyncGenerator[Verdict, None]:
     """Yield one verdict per item, in the items' order.
 
-    `judge` makes verdicts of scores; without one they are believed as they are. `stop`, once set,
-    lets what is in flight finish and takes no new items. `slow` items may
-    keep their reader waiting (a pipe): they are read in a thread of their own. Raises the
-    engine's error when the run cannot go on; every verdict before the first unanswered item
-    has been yielded by then.
+    `judge` makes verdicts of scores; without one they are believed as they are. `walks` gives an
+    item's walk, without it that of the task's plan. `stop`, once set, lets what is in flight finish
+    and takes no new items. `slow` items may keep their reader waiting (a pipe): they are read in a
+    thread of their own. Raises the engine's error when the run cannot go on; every verdict before
+    the first unanswered item has been yielded by then.
     """
     tally = tally or Tally()
     wake = asyncio.Event()
     source = _Patient(items, wake) if slow else _Source(items)
     judge = judge or decode.Plain()
-    loop = _Loop(source, wake, task, memory, judge, tally, window, stop or asyncio.Event())
+    walks = walks or (lambda _: walk(task.plan))
+    loop = _Loop(source, wake, task, memory, judge, walks, tally, window, stop or asyncio.Event())
     pump = asyncio.create_task(loop.pump(engine))
     waker = asyncio.create_task(loop.wake_on_stop())
     try:
@@ -202,12 +207,13 @@ class _Loop:
         task: Task,
         memory: Memory,
         judge: decode.Judge,
+        walks: Callable[[Item], Walk],
         tally: Tally,
         window: int,
         stop: asyncio.Event,
     ) -> None:
         self.source, self.wake, self.stop = source, wake, stop
-        self.task, self.memory, self.judge = task, memory, judge
+        self.task, self.memory, self.judge, self.walks = task, memory, judge, walks
         self.tally, self.window = tally, window
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
@@ -275,8 +281,25 @@ class _Loop:
             self.finish(slot, decode.verdict(slot.item, decided))
             return None
         self.leaders[content] = slot
-        slot.walk = walk(self.task.plan)
-        return self.ask(slot, next(slot.walk))
+        slot.walk = self.walks(slot.item)
+        return self.step(slot, partial(next, slot.walk))
+
+    def step(self, slot: _Slot, onward: Callable[[], Menu]) -> Ask | None:
+        """Go on with a slot's walk: to its next question, or to its end."""
+        try:
+            menu = onward()
+        except StopIteration as end:
+            result: Scores = end.value
+            if slot.notes:
+                result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
+            plan = self.task.plan
+            self.tally.again += slot.asks > 1 and plan.kind == "menu" and plan.orders > 1
+            self.tally.turned += result.turned
+            decided = self.judge.decide(slot.item, result)
+            self.memory.put(slot.content, decided)
+            self.settle(slot, lambda item: decode.verdict(item, decided))
+            return None
+        return self.ask(slot, menu)
 
     def ask(self, slot: _Slot, menu: Menu) -> Ask | None:
         """Put a question about the slot's item; settle it if that cannot be done."""
@@ -294,13 +317,18 @@ class _Loop:
         """Read an answer and go on with its item."""
         self.tally.add(answer)
         slot = self.asked.pop(answer.ask.item.row)
+        walk_ = slot.walk
+        assert walk_ is not None  # noqa: S101  what was asked about has one
         if answer.error is not None:
-            # Items that are refused come in any number; a server that cannot serve does not.
-            self.ailing = self.ailing + 1 if answer.error.retryable else 0
-            if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
-                raise answer.error
-            reason = str(answer.error)
-            self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
+            try:
+                self.follow_up(slot, partial(walk_.throw, answer.error))
+            except EngineError as error:  # the walk has no answer to it
+                # Items that are refused come in any number; a server that cannot serve does not.
+                self.ailing = self.ailing + 1 if error.retryable else 0
+                if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
+                    raise
+                reason = str(error)
+                self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
             return
         self.ailing = 0
         if answer.by:
@@ -315,20 +343,14 @@ class _Loop:
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass
             self.tally.mass_count += 1
-        try:
-            ask = self.ask(slot, slot.walk.send(scores))  # type: ignore[union-attr]
-            if ask is not None:
-                self.follow.append(ask)
-            self.wake.set()
-        except StopIteration as end:
-            result: Scores = end.value
-            if slot.notes:
-                result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
-            self.tally.again += slot.asks > 1 and self.task.plan.kind == "menu"
-            self.tally.turned += result.turned
-            decided = self.judge.decide(slot.item, result)
-            self.memory.put(slot.content, decided)
-            self.settle(slot, lambda item: decode.verdict(item, decided))
+        self.follow_up(slot, partial(walk_.send, scores))
+
+    def follow_up(self, slot: _Slot, onward: Callable[[], Menu]) -> None:
+        """Go on with a slot's walk, its next question before those of new items."""
+        ask = self.step(slot, onward)
+        if ask is not None:
+            self.follow.append(ask)
+        self.wake.set()
 
     def settle(self, slot: _Slot, decide: Callable[[Item], Verdict]) -> None:
         """Finish a slot and its exact duplicates."""

@@ -13,26 +13,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcat import __version__
+from llmcat.flags import COMMANDS, LEARNING, add_settings, flags_of, settings
+from llmcat.flags import parser as make_parser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
 DONE, SOME_ERRORS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-COMMANDS = {
-    "init": "write a starter project: settings, categories, a few items",
-    "classify": "put the items of a file into categories",
-    "show": "print a predictions file as a table",
-    "eval": "measure on labelled items how good the labels are",
-    "ab": "compare prompts, models or settings on labelled items, and decide",
-    "calibrate": "fit on labelled items what the probabilities mean, and draw a line",
-    "runs": "list, show, compare or export evaluation runs",
-    "prompts": "list the prompts, show one, or render it for an item",
-    "doctor": "check the installation, the server and how well they fit",
-    "serve": "start a model server: llmcat serve model --model NAME",
-}
 
 TOP_HELP = """\
 usage: llmcat COMMAND [options]
@@ -50,21 +39,6 @@ first steps:
   llmcat ab --file labeled.csv --taxonomy taxonomy.yaml --a zero-shot --b definitions
 """
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "items": ("file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit"),
-    "categories": ("labels", "taxonomy", "about", "menu_size"),
-    "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
-    "engine": (
-        "engine", "engine_option", "base_url", "model", "constraint", "mass_sample",
-        "concurrency", "timeout", "retry_seconds", "price_per_hour",
-    ),
-    "confidence": (
-        "calibration", "accept_precision", "risk", "by_branch", "back_off", "sets",
-    ),
-    "evaluation": ("runs",),
-}  # fmt: skip
-SHORT = {"file": "-f", "out": "-o"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
@@ -77,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in {"-V", "--version"}:
         print(f"llmcat {__version__}")
         return DONE
-    command = _HANDLERS.get(name) or _outside(name)
+    if name == "student" and rest[:1] in (["eval"], ["predict"]):
+        name, rest = _by_student(rest)
+    command = _HANDLERS.get(name) or _learning(name) or _outside(name)
     if command is None:
         print(
             f"llmcat: error: no command {name!r}\n  hint: there are {', '.join(COMMANDS)}",
@@ -127,6 +103,28 @@ def _complain(message: str, hint: str) -> None:
         print(f"  hint: {hint}", file=sys.stderr)
 
 
+def _learning(name: str) -> Callable[[list[str]], int] | None:
+    """Find a command of labels, students and the fallback labeler."""
+    if name not in LEARNING:
+        return None
+    from llmcat import cli_learn
+
+    return cli_learn.HANDLERS[name]
+
+
+def _by_student(argv: list[str]) -> tuple[str, list[str]]:
+    """Return the command that `llmcat student eval` or `predict` stands for."""
+    make = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    make.add_argument("--student", default="student")
+    args, rest = make.parse_known_args(argv[1:])
+    name = "eval" if argv[0] == "eval" else "classify"
+    if {"-h", "--help"} & set(rest):
+        print(f"llmcat student {argv[0]} --student FOLDER (default: student) stands for\n"
+              f"llmcat {name} --engine student --model FOLDER:\n")  # fmt: skip
+        return name, rest
+    return name, [*rest, "--engine", "student", "--model", args.student]
+
+
 def _outside(name: str) -> Callable[[list[str]], int] | None:
     """Find a command that another package offers."""
     from importlib.metadata import entry_points
@@ -135,78 +133,6 @@ def _outside(name: str) -> Callable[[list[str]], int] | None:
         command: Callable[[list[str]], int] = point.load()
         return command
     return None
-
-
-# -- settings as flags ----------------------------------------------------------------------
-
-
-def _parser(name: str, epilog: str = "") -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"llmcat {name}",
-        description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _add_settings(
-    parser: argparse.ArgumentParser,
-    *,
-    leave_out: frozenset[str] = frozenset(),
-    told: Mapping[str, str] | None = None,
-) -> None:
-    """Add a flag for every setting but the secrets; what is not given stays unset.
-
-    `told` has other words for some.
-    """
-    from llmcat.config import RunConfig
-
-    for title, names in GROUPS.items():
-        if leave_out.issuperset(names):
-            continue
-        group = parser.add_argument_group(title)
-        for name in names:
-            if name in leave_out:
-                continue
-            field = RunConfig.model_fields[name]
-            flags = [f"--{name.replace('_', '-')}", *([SHORT[name]] if name in SHORT else [])]
-            options: dict[str, Any] = {"dest": name, "default": None}
-            options["help"] = (told or {}).get(name, field.description)
-            choices = [c for c in getattr(field.annotation, "__args__", ()) if isinstance(c, str)]
-            if field.annotation is bool:
-                options["action"] = "store_true"
-            elif name == "engine_option":
-                options |= {"action": "append", "metavar": "NAME=VALUE"}
-                options["help"] = "NAME=VALUE for the engine; may be repeated"
-            elif name == "file":
-                options |= {"nargs": "+", "metavar": "FILE"}
-            elif choices:
-                options["choices"] = [c for c in choices if c]
-            else:
-                options["metavar"] = name.upper().split("_")[-1]
-            if field.default is not False and field.default != "":
-                options["help"] += f" (default: {field.default})"
-            group.add_argument(*flags, **options)
-
-
-def _flags(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings among the flags that were given."""
-    from llmcat import config
-
-    known = config.RunConfig.model_fields
-    flags = {k: v for k, v in vars(args).items() if k in known and v is not None}
-    for name, between in (("engine_option", ","), ("file", "\n")):
-        if isinstance(flags.get(name), list):
-            flags[name] = between.join(flags[name])
-    return flags
-
-
-def _settings(args: argparse.Namespace) -> Any:
-    """Merge the flags that were given over environment and file."""
-    from llmcat import config
-
-    return config.load(**_flags(args))
 
 
 # -- classify -------------------------------------------------------------------------------
@@ -226,14 +152,14 @@ after an interruption. Exit codes: 0 done; 1 some rows are errors; 2 bad input;
 
 
 def _classify(argv: list[str]) -> int:
-    parser = _parser("classify", CLASSIFY_EPILOG)
-    _add_settings(parser, leave_out=frozenset({"runs"}))
+    parser = make_parser("classify", CLASSIFY_EPILOG)
+    add_settings(parser, leave_out=frozenset({"runs"}))
     parser.add_argument("--preview", action="store_true", help="ask only the first few items "
                         "(--limit, default 20); show prompt, tokens, time and cost")  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
-    config = _settings(args)
+    config = settings(args)
     from llmcat import session, terminal
 
     session.taxonomy_of(config)  # what needs no engine is checked first
@@ -249,7 +175,7 @@ def _classify(argv: list[str]) -> int:
 
 
 def _show(argv: list[str]) -> int:
-    parser = _parser("show")
+    parser = make_parser("show")
     parser.add_argument("predictions", help="a predictions file (.jsonl)")
     parser.add_argument(
         "--items", metavar="FILE", default="", help="the items, to show their titles"
@@ -301,7 +227,7 @@ ARMS = "abcdef"
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     where = "folder of the results (default: one of its own in --runs)"
-    _add_settings(parser, leave_out=frozenset({"out_format"}), told={"out": where})
+    add_settings(parser, leave_out=frozenset({"out_format"}), told={"out": where})
     group = parser.add_argument_group("results")
     group.add_argument("--segments", metavar="COLUMNS", help="columns of the file that part the "
                        "items, comma-separated")  # fmt: skip
@@ -315,12 +241,12 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(argv: list[str]) -> int:
-    parser = _parser("eval", EVAL_EPILOG)
+    parser = make_parser("eval", EVAL_EPILOG)
     _add_evaluation(parser)
     parser.add_argument("--audit", action="store_true", help="list items whose gold label is "
                         "confidently contradicted")  # fmt: skip
     args = parser.parse_args(argv)
-    config = _settings(args)
+    config = settings(args)
     _check_items(config)
     from llmcat import arms, audit, runs, terminal
 
@@ -345,9 +271,9 @@ engine; 130 interrupted.
 
 
 def _calibrate(argv: list[str]) -> int:
-    parser = _parser("calibrate", CALIBRATE_EPILOG)
+    parser = make_parser("calibrate", CALIBRATE_EPILOG)
     where = "the calibration to write (default: calibration.json)"
-    _add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
+    add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
     parser.add_argument("--share", type=float, default=0.5, help="how much of the items fits, the "
                         "rest draws lines (default: 0.5)")  # fmt: skip
     parser.add_argument("--no-prior", action="store_true", help="leave the labels' prior in")
@@ -355,7 +281,7 @@ def _calibrate(argv: list[str]) -> int:
                         "draw a line")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress, no remarks")
     args = parser.parse_args(argv)
-    config = _settings(args)
+    config = settings(args)
     _check_items(config)
     from llmcat import terminal
     from llmcat.errors import BadConfig
@@ -377,7 +303,7 @@ def _calibrate(argv: list[str]) -> int:
 def _ab(argv: list[str]) -> int:
     from llmcat.judge import METRICS
 
-    parser = _parser("ab", AB_EPILOG)
+    parser = make_parser("ab", AB_EPILOG)
     group = parser.add_argument_group("arms")
     for name in ARMS:
         what = f"arm {name}" + (": a prompt, or setting=value,..." if name == "a" else "")
@@ -406,7 +332,7 @@ def _ab(argv: list[str]) -> int:
     from llmcat.errors import BadConfig
 
     common, decision, changes = definition(args.arms) if args.arms else ({}, {}, {})
-    flags = _flags(args)
+    flags = flags_of(args)
     if {"labels", "taxonomy"} & flags.keys():  # given by a flag, categories replace the file's
         common = {k: v for k, v in common.items() if k not in {"labels", "taxonomy"}}
     common |= flags
@@ -497,7 +423,7 @@ def _shown(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _runs(argv: list[str]) -> int:
-    parser = _parser("runs")
+    parser = make_parser("runs")
     parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs)")
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="list|show|compare|export"
@@ -533,7 +459,7 @@ def _runs(argv: list[str]) -> int:
 
 
 def _prompts(argv: list[str]) -> int:
-    parser = _parser("prompts")
+    parser = make_parser("prompts")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|render")
     actions.add_parser("list", help="the prompts that ship")
     shown = actions.add_parser("show", help="the text of one prompt")
@@ -562,13 +488,13 @@ def _prompts(argv: list[str]) -> int:
         return DONE
     from llmcat import session
 
-    for message in session.rendered(_settings(args), args.item):
+    for message in session.rendered(settings(args), args.item):
         print(f"--- {message['role']} ---\n{message['content']}")
     return DONE
 
 
 def _init(argv: list[str]) -> int:
-    parser = _parser("init")
+    parser = make_parser("init")
     parser.add_argument("folder", nargs="?", default=".", help="where (default: here)")
     args = parser.parse_args(argv)
     from llmcat import starter
@@ -581,12 +507,14 @@ def _init(argv: list[str]) -> int:
 
 
 def _doctor(argv: list[str]) -> int:
-    parser = _parser("doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done.")
-    _add_settings(parser, leave_out=frozenset({"out", "limit", "runs"}))
+    parser = make_parser(
+        "doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done."
+    )
+    add_settings(parser, leave_out=frozenset({"out", "limit", "runs"}))
     args = parser.parse_args(argv)
     from llmcat import terminal
 
-    return terminal.run_doctor(_settings(args))
+    return terminal.run_doctor(settings(args))
 
 
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {

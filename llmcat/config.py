@@ -58,6 +58,10 @@ class RunConfig(BaseSettings):
     )
     label: str = Field("label", description="column with the known label, copied to `gold`")
 
+    redact: str = Field(
+        "", description="mask personal data before anything else sees it: all, or email,phone,..."
+    )
+
     labels: str = Field("", description="the categories themselves, comma-separated")
     taxonomy: str = Field("", description="the categories: .yaml, .json, .jsonl, .csv, .txt")
     about: str = Field("", description="what the items are, in a few words, for the prompt")
@@ -79,12 +83,21 @@ class RunConfig(BaseSettings):
     seed: int = Field(0, description="seed for the choice of examples, and of a sample")
 
     engine: Literal[
-        "", "vllm_http", "vllm_local", "transformers_local", "openai", "litellm", "demo", "fake"
+        "",
+        "vllm_http",
+        "vllm_local",
+        "transformers_local",
+        "openai",
+        "litellm",
+        "demo",
+        "student",
+        "fake",
     ] = Field(
         "",
         description="vllm_http (the default with --base-url), vllm_local and transformers_local "
         "(--model in this process), openai (any OpenAI-compatible server), litellm (any provider; "
-        "the default with --model provider/name), demo (the small demo model) or fake",
+        "the default with --model provider/name), demo (the small demo model), student (a trained "
+        "one: --model FOLDER) or fake",
     )
     engine_option: str = Field("", description="NAME=VALUE,... for the engine")
     base_url: str = Field("", description="address of the model server", pattern=r"^[^@\s]*$")
@@ -130,6 +143,42 @@ class RunConfig(BaseSettings):
         ge=0,
         description="only the first so many items (eval, ab: a random sample, by the seed); 0 for "
         "all",
+    )
+
+    primary: str = Field(
+        "", description="the trained classifier: a student's folder, or a server's address"
+    )
+    primary_url: str = Field(
+        "", description="server that does an encoder student's work: vLLM's .../classify"
+    )
+    known: str = Field(
+        "",
+        description="labelled items of a primary that is no student, best those that it was not "
+        "trained on",
+    )
+    features: str = Field(
+        "tfidf",
+        description="what items are compared by: tfidf, or a sentence-transformers model by name "
+        "or folder",
+    )
+    unlike: float = Field(
+        0.98,
+        gt=0,
+        le=1,
+        description="ask about what is less like the training items than this share of them",
+    )
+    near: float = Field(
+        0.2, gt=0, le=1, description="ask where the chance of a cold category is so high"
+    )
+    max_asks: int = Field(
+        0, ge=0, description="ask about so many texts at most, where it changes most; 0: no bound"
+    )
+    max_cost: float = Field(
+        0.0, ge=0, description="spend so much on asking at most, where it changes most; 0: no bound"
+    )
+    store: str = Field("labels.sqlite", description="the label store")
+    keep_text: bool = Field(
+        False, description="keep items' texts in the label store, not only their hashes"
     )
 
     runs: str = Field(

@@ -108,6 +108,7 @@ class DiskMemory:
                 scores.note,
                 scores.turned,
                 scores.chance,
+                scores.sources,
             ]
         )
         if len(self._answers) >= BATCH:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
 
 from llmcat.errors import InputError
 
@@ -56,31 +59,39 @@ def count(raw: BinaryIO) -> int:
 
 
 def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write prediction rows. Every file has the same columns and types, whatever its rows hold."""
+    """Write prediction rows. Every file has the same columns and types, whatever its rows hold.
+
+    Those of the fallback labeler have four more; `sources` is JSON.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
     pa = _pyarrow()
     other = pa.struct([("label", pa.string()), ("path", pa.string()), ("p", pa.float64())])
     text, number = pa.string(), pa.float64()
-    schema = pa.schema(
-        [
-            ("row", pa.int64()),
-            ("id", text),
-            ("label", text),
-            ("path", text),
-            ("decision", text),
-            ("confidence", number),
-            ("kind", text),
-            ("alternatives", pa.list_(other)),
-            ("p_none", number),
-            ("mass", number),
-            ("reason", text),
-            ("gold", text),
-            ("set", pa.list_(text)),
-        ]
-    )
+    columns = [
+        ("row", pa.int64()),
+        ("id", text),
+        ("label", text),
+        ("path", text),
+        ("decision", text),
+        ("confidence", number),
+        ("kind", text),
+        ("alternatives", pa.list_(other)),
+        ("p_none", number),
+        ("mass", number),
+        ("reason", text),
+        ("gold", text),
+        ("set", pa.list_(text)),
+    ]
+    decided_by = first is not None and "sources" in first
+    if decided_by:
+        columns += [("by", text), ("why", text), ("degraded", pa.bool_()), ("sources", text)]
+    schema = pa.schema(columns)
     with pa.parquet.ParquetWriter(out, schema, compression="zstd") as writer:
         batch: list[Mapping[str, Any]] = []
-        for row in rows:
-            batch.append(row)
+        for row in chain([first] if first is not None else [], rows):
+            told = {"sources": orjson.dumps(row["sources"]).decode()} if decided_by else {}
+            batch.append({**row, **told})
             if len(batch) == _GROUP:
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 batch.clear()

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 import orjson
 from backports import zstd
 
-from llmcat import images, parquet
+from llmcat import images, parquet, redact
 from llmcat.cleaning import clean
 from llmcat.errors import BadConfig, BadItem, InputError
 from llmcat.records import Item, digest
+from llmcat.redact import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -59,7 +60,8 @@ _SUFFIX: dict[str, Format] = {
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Which columns mean what. Empty `text`: the first of title, text, name and query that is
-    there, then description and attributes. `keep`: columns that no prompt shows.
+    there, then description and attributes. `keep`: columns that no prompt shows. `redact`: what is
+    masked (see `llmcat.redact`).
     """  # noqa: D205
 
     text: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class Columns:
     label: str = "label"
     image: str = ""
     keep: tuple[str, ...] = ()
+    redact: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +85,12 @@ class ItemReader:
     parts: dict[str, int] = field(default_factory=dict)
     folder: Path = Path()
     """Where an image's path begins: beside the items that name it."""
+    _masked: Redactor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Make ready what masks. Raises `BadConfig` if it cannot be had."""
+        if self.columns.redact:
+            self._masked = redact.parse(self.columns.redact)
 
     def read(self, *paths: str | Path, fmt: Format | None = None) -> Generator[Item, None, None]:
         """Yield the items of files, one after the other, or of standard input for `-`.
@@ -139,7 +148,8 @@ class ItemReader:
             self.counts["malformed"] += 1
             return Item(row=row, id=f"row-{row}", fields={}, error=error)
         try:
-            return self._good_item(row, raw)
+            item = self._good_item(row, raw)
+            return self._masked(item) if self._masked else item
         except (RecursionError, ValueError, TypeError) as exc:  # nested a thousand deep, say
             self.counts["malformed"] += 1
             return Item(row=row, id=f"row-{row}", fields={}, error=f"not readable: {exc}")

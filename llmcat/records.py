@@ -217,6 +217,8 @@ class Scores:
     where it was not sampled. `note` is what the row should say of how the answer came about:
     the model's reasons, or which other model stepped in. `turned`: asked in several orders, and
     not the same answer in all. `chance` is the calibrated chance that the label is right.
+    `sources`: who decided and why, and what each said, where there are several (see
+    `llmcat.fallback`).
     """
 
     label: str
@@ -227,6 +229,7 @@ class Scores:
     note: str | None = None
     turned: bool = False
     chance: float | None = None
+    sources: Mapping[str, Any] | None = None
 
     @property
     def confidence(self) -> float | None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
 from llmcat.classify import Tally, classify
@@ -29,16 +29,18 @@ from llmcat.session import Session, columns_of, with_gold
 from llmcat.writers import check_format, decided_in, row_of, rows_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.records import Item, Verdict
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["Summary", "classify_file", "classify_stream", "default_out"]
+__all__ = ["Opener", "Summary", "classify_file", "classify_stream", "default_out"]
 
 T = TypeVar("T")
+Opener: TypeAlias = "Callable[[RunConfig], Coroutine[Any, Any, Session]]"
+"""Makes a session of settings: `Session.open` is one."""
 BATCH = 64
 KINDS = 100
 FLUSH_SECONDS = 0.2
@@ -148,11 +150,13 @@ async def classify_file(
     restart: bool = False,
     watch: Watch | None = None,
     stop: asyncio.Event | None = None,
+    opener: Opener | None = None,
 ) -> Summary:
     """Classify a file into a predictions file; go on where an earlier session stopped.
 
-    `restart` starts over instead. `stop`, once set, finishes what is in flight. Raises any
-    `LlmcatError`; what was answered before stays in the file.
+    `restart` starts over instead. `opener` makes a session of the settings. `stop`, once set,
+    finishes what is in flight. Raises any `LlmcatError`; what was answered before stays in the
+    file.
     """
     files = expand(config.file, out=config.out)
     config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
@@ -165,7 +169,7 @@ async def classify_file(
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
     if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
         ItemReader(columns=columns_of(config)).check(*files, fmt=config.input_format or None)
-    session = await unless(stop, Session.open(config))
+    session = await unless(stop, (opener or Session.open)(config))
     try:
         identity = session.identity() | {"input": sha}
         if is_folder(config.out):
@@ -223,67 +227,84 @@ async def _fill(
                 if stop.is_set():
                     summary.interrupted = True
                     return
+    route = session.route
     verdicts = classify(
-        items,
+        route.ahead(items) if route else items,
         session.task,
         session.engine,
         memory=memory,
         judge=session.judge,
+        walks=session.walks,
         tally=summary.tally,
         stop=stop,
-        slow=is_stream(session.config.file),
+        slow=is_stream(session.config.file) or route is not None,
     )
-    rows: list[dict[str, Any]] = []
+    batch: list[Verdict] = []
     flushed = time.monotonic()
     async with aclosing(verdicts):
         try:
             async for verdict in verdicts:
                 summary.count(verdict)
                 session.judge.watch(verdict)
-                rows.append(row_of(verdict, session.taxonomy))
-                if len(rows) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
-                    _flush(journal, rows, summary, watch)
+                batch.append(verdict)
+                if len(batch) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
+                    _flush(session, journal, batch, summary, watch)
                     flushed = time.monotonic()
         finally:
-            _flush(journal, rows, summary, watch)
+            _flush(session, journal, batch, summary, watch)
     # A stop after the last item interrupts nothing. What a pipe still holds cannot be known.
     left = is_stream(session.config.file) or next(items, None) is not None
     summary.interrupted = stop.is_set() and left
 
 
 def _flush(
-    journal: Journal, rows: list[dict[str, Any]], summary: Summary, watch: Watch | None
+    session: Session,
+    journal: Journal,
+    verdicts: list[Verdict],
+    summary: Summary,
+    watch: Watch | None,
 ) -> None:
-    batch = rows[:]
-    rows.clear()  # first: rows that could not be written must not be written twice
+    batch = verdicts[:]
+    verdicts.clear()  # first: rows that could not be written must not be written twice
     if batch:
-        journal.append(batch)
+        if session.route:
+            session.route.keep(batch)
+        journal.append([row_of(verdict, session.taxonomy) for verdict in batch])
         summary.written += len(batch)
         if watch:
             watch.step(len(batch))
 
 
 async def classify_stream(
-    config: RunConfig, summary: Summary, *, stop: asyncio.Event | None = None
+    config: RunConfig,
+    summary: Summary,
+    *,
+    stop: asyncio.Event | None = None,
+    opener: Opener | None = None,
 ) -> AsyncIterator[tuple[Item, dict[str, Any]]]:
     """Classify without a file: yield each item with its row. Nothing can be resumed."""
     stop = stop or asyncio.Event()
-    session = await unless(stop, Session.open(config))
+    session = await unless(stop, (opener or Session.open)(config))
+    route = session.route
     memory = DiskMemory()
+    items = items_of(config, session.taxonomy, memory, summary)
     started = time.monotonic()
     try:
         async for verdict in classify(
-            items_of(config, session.taxonomy, memory, summary),
+            route.ahead(items) if route else items,
             session.task,
             session.engine,
             memory=memory,
             judge=session.judge,
+            walks=session.walks,
             tally=summary.tally,
             stop=stop,
-            slow=is_stream(config.file),
+            slow=is_stream(config.file) or route is not None,
         ):
             summary.count(verdict)
             session.judge.watch(verdict)
+            if route:
+                route.keep([verdict])
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmcat import prompts
 from llmcat.codes import CANDIDATES, MOST_LABELS
@@ -14,15 +15,17 @@ from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.examples import Pool
 from llmcat.readers import Columns, ItemReader, to_items
-from llmcat.shortlist import Plan
+from llmcat.shortlist import Plan, Walk, walk
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from llmcat.config import RunConfig
-    from llmcat.records import Item, Message
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["NO_ENGINE", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
+    from llmcat.config import RunConfig
+    from llmcat.records import Item, Message, Verdict
+
+__all__ = ["NO_ENGINE", "Route", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
 
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
@@ -30,6 +33,23 @@ NO_ENGINE = """\
   --base-url http://localhost:8000          a vLLM server that runs already
   llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
   --engine demo                             the small demo model, to see llmcat at work"""
+
+
+class Route(Protocol):
+    """Where items go besides the model: the fallback labeler's router is one."""
+
+    @property
+    def key(self) -> str:
+        """What shapes its decisions, as a hash."""
+
+    def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items on, each looked at before."""
+
+    def walk(self, plan: Plan, item: Item) -> Walk:
+        """Return an item's walk."""
+
+    def keep(self, verdicts: Sequence[Verdict]) -> None:
+        """Be told of verdicts before they are written."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,24 @@ class Session:
     served: Served
     task: Task
     judge: Judge = field(default_factory=Plain)
+    route: Route | None = None
+
+    @property
+    def walks(self) -> Callable[[Item], Walk]:
+        """What gives an item's walk: the plan, unless items are routed."""
+        if self.route is not None:
+            return partial(self.route.walk, self.task.plan)
+        return lambda _: walk(self.task.plan)
 
     @classmethod
     async def open(
-        cls, config: RunConfig, *, engine: Engine | None = None, taxonomy: Taxonomy | None = None
+        cls,
+        config: RunConfig,
+        *,
+        engine: Engine | None = None,
+        taxonomy: Taxonomy | None = None,
+        route: Route | None = None,
+        judge: Judge | None = None,
     ) -> Session:
         """Read taxonomy, prompt and examples, open the engine and fit the task to it.
 
@@ -93,9 +127,9 @@ class Session:
         except BaseException:
             await engine.close()
             raise
-        session = cls(config, taxonomy, engine, served, task)
+        session = cls(config, taxonomy, engine, served, task, route=route)
         try:
-            return replace(session, judge=session.judged())
+            return replace(session, judge=judge or session.judged())
         except BaseException:
             await engine.close()
             raise
@@ -121,8 +155,12 @@ class Session:
     def identity(self) -> dict[str, str]:
         """What shapes the answers: equal for two sessions of one run."""
         config, task = self.config, self.task
+        served = self.served.identity()
+        if self.route is not None:  # whose model may be away when a run begins or goes on
+            served = {"engine": self.engine.name, "model": f"{config.model} {config.base_url}"}
+            served["route"] = self.route.key
         return {
-            **self.served.identity(),
+            **served,
             "prompt": f"{task.prompt.ref} {task.prompt.digest}",
             "taxonomy": self.taxonomy.digest,
             "examples": task.pool.digest if task.pool else "",
@@ -133,6 +171,7 @@ class Session:
             "orders": config.orders,
             "columns": f"text={config.text} id={config.id} label={config.label}",
             "image": config.image,
+            "redact": config.redact,
             "input_format": config.input_format,
             "engine_option": config.engine_option,
             "limit": str(config.limit),
@@ -215,13 +254,15 @@ def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
 def columns_of(config: RunConfig) -> Columns:
     """Return the column map of the settings."""
     text = tuple(name.strip() for name in config.text.split(",") if name.strip())
-    return Columns(text=text, id=config.id, label=config.label, image=config.image)
+    return Columns(
+        text=text, id=config.id, label=config.label, image=config.image, redact=config.redact
+    )
 
 
 def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
     if not config.examples:
         return None
-    reader = ItemReader(columns=Columns(label=config.label))
+    reader = ItemReader(columns=Columns(label=config.label, redact=config.redact))
     return Pool.build(
         reader.read(config.examples),
         taxonomy,

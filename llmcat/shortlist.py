@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llmcat.codes import MOST_LABELS
 from llmcat.errors import BadConfig, EngineUnsupported
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["Plan", "Walk", "averaged", "design", "walk"]
+__all__ = ["Plan", "Walk", "averaged", "choose", "design", "walk"]
 
 SURE = 0.9
 """With `auto`, an answer at least as likely is not asked for again."""
 LEAST = 1e-12
 """A probability of 0 counts as this when logarithms are averaged."""
 
-Walk = "Generator[Menu, Scores, Scores]"
+Walk: TypeAlias = "Generator[Menu, Scores, Scores]"
+"""Yields menus, is sent their scores, returns the scores of all of them together."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
     if plan.kind == "menu":
         return (yield from _in_orders(plan))
     if plan.kind == "tournament":
-        return (yield from _choose(plan, plan.taxonomy.leaves, None))
+        return (yield from choose(plan, plan.taxonomy.leaves, None))
     return (yield from _descend(plan))
 
 
@@ -188,7 +189,7 @@ def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
     found: dict[str, float] = {}
     plain = False  # one level without probabilities leaves the path without
     while True:
-        scores = yield from _choose(plan, taxonomy.children(here), here)
+        scores = yield from choose(plan, taxonomy.children(here), here)
         plain = plain or scores.kind == "label_only"
         if plain:
             bare = Scores(scores.label, {}, None, kind="label_only")
@@ -213,7 +214,7 @@ def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
             return Scores(here.id, found, none, kind="top", mass=mass)
 
 
-def _choose(
+def choose(
     plan: Plan, nodes: Sequence[Node], parent: Node | None
 ) -> Generator[Menu, Scores, Scores]:
     """Choose among any number of nodes: one menu, or rounds until the rest fits one.

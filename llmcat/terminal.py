@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.evaluate import Options
+    from llmcat.labeler import Opened
     from llmcat.report import Result
     from llmcat.run import Summary
 
@@ -111,6 +112,12 @@ def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, qu
             summary = _interruptible(
                 lambda stop: run.classify_file(config, restart=restart, watch=bar, stop=stop)
             )
+    return _closed(summary, "classify", command, quiet=quiet)
+
+
+def _closed(summary: run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
+    """Say how a run went, and how it goes on; return the exit code."""
+    out = summary.out
     if not quiet:
         for line in closing(summary):
             print(line, file=sys.stderr)
@@ -121,9 +128,44 @@ def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, qu
         else:
             kept = [word for word in command if word != "--restart"]
             print("interrupted; this goes on:", file=sys.stderr)
-            print(f"  {shlex.join(['llmcat', 'classify', *kept])}", file=sys.stderr)
+            print(f"  {shlex.join(['llmcat', name, *kept])}", file=sys.stderr)
         return 130
     return 1 if summary.decisions["error"] else 0
+
+
+def run_fallback(
+    config: RunConfig, opened: Opened, *, command: Sequence[str], restart: bool, quiet: bool
+) -> int:
+    """Label with a primary and a model; show how it goes and went; return the exit code."""
+    from llmcat import labeler
+
+    out = config.out or run.default_out(config.file)
+    config = config.model_copy(update={"out": out})
+    if out == "-":
+        summary = run.Summary(out=out, price_per_hour=config.price_per_hour)
+        _interruptible(lambda stop: _stream(config, summary, stop, labeler.opener(opened)))
+    else:
+        with Bar(quiet=quiet) as bar:
+            summary = _interruptible(
+                lambda stop: labeler.fallback_file(
+                    config, opened=opened, restart=restart, watch=bar, stop=stop
+                )
+            )
+    if not quiet:
+        for line in opened.route.told():
+            print(line, file=sys.stderr)
+    return _closed(summary, "fallback", command, quiet=quiet)
+
+
+def run_redo(config: RunConfig, opened: Opened, *, quiet: bool) -> int:
+    """Ask again about degraded rows; say how many are left."""
+    from llmcat import labeler
+
+    asked, left = _interruptible(lambda stop: labeler.redo(config, opened=opened, stop=stop))
+    if not quiet:
+        print(f"{asked:,} degraded rows asked about again, {left:,} are still degraded",
+              file=sys.stderr)  # fmt: skip
+    return 0
 
 
 def _interruptible(
@@ -153,12 +195,20 @@ def _interruptible(
 
     gc.freeze()  # what is loaded by now stays
     gc.set_threshold(50_000, 20, 100)  # items come and go in no cycles
-    return asyncio.run(main())
+    try:
+        return asyncio.run(main())
+    finally:
+        gc.unfreeze()  # else some bindings take at exit for leaked what was only kept
 
 
-async def _stream(config: RunConfig, summary: Summary, stop: asyncio.Event) -> None:
+async def _stream(
+    config: RunConfig,
+    summary: Summary,
+    stop: asyncio.Event,
+    opener: run.Opener | None = None,
+) -> None:
     """Print rows as they come: JSON lines into a pipe, a table on a terminal."""
-    pairs = run.classify_stream(config, summary, stop=stop)
+    pairs = run.classify_stream(config, summary, stop=stop, opener=opener)
     if sys.stdout.isatty():
         shown = [(row, next(iter(item.fields.values()), "")) async for item, row in pairs]
         Console().print(_table(shown))

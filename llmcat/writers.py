@@ -2,7 +2,8 @@
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
 `alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are
-asked for (in CSV and Parquet always a column).
+asked for (in CSV and Parquet always a column). Rows of the fallback labeler also have `by`, `why`,
+`degraded` and `sources`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import gzip
 import io
 import os
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -45,6 +46,8 @@ COLUMNS = (
     "reason",
     "gold",
 )
+DECIDED_BY = ("by", "why", "degraded")
+"""Columns of the fallback labeler's rows; `sources` is the fourth."""
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -65,6 +68,9 @@ def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
     if verdict.held is not None:
         row["set"] = list(verdict.held)
+    if scores is not None and scores.sources is not None:
+        row |= {name: scores.sources[name] for name in DECIDED_BY}
+        row["sources"] = {n: said for n, said in scores.sources.items() if n not in DECIDED_BY}
     if item.gold is not None:
         row["gold"] = item.gold
     return row
@@ -81,6 +87,7 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
     p = {other["label"]: other["p"] for other in row["alternatives"]}
     if row["confidence"] is not None and row["label"] is not None:
         p[row["label"]] = row["confidence"]
+    sources = row["sources"] | {n: row[n] for n in DECIDED_BY} if "sources" in row else None
     said = (row["reason"] or "").removeprefix(CUT).removeprefix("; ") or None
     scores = Scores(
         row["label"] or NONE,
@@ -90,6 +97,7 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
         row["mass"],
         said,
         chance=row["confidence"],
+        sources=sources,
     )
     return Decided(row["decision"], scores, tuple(row["set"]) if "set" in row else None)
 
@@ -164,12 +172,16 @@ def _packed(raw: BinaryIO, suffix: str) -> Any:
 
 
 def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter: str) -> None:
-    """Write rows as CSV; `alternatives` and `set` are JSON in their cells."""
-    names = (*COLUMNS, "set")
+    """Write rows as CSV; what is no text or number is JSON in its cell."""
+    rows = iter(rows)
+    first = next(rows, None)
+    names: tuple[str, ...] = (*COLUMNS, "set")
+    if first is not None and "sources" in first:
+        names = (*names, *DECIDED_BY, "sources")
     writer = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
+    for row in chain([first] if first is not None else [], rows):
         cells: dict[str, Any] = dict(row)
-        for name in {"alternatives", "set"} & row.keys():
+        for name in {"alternatives", "set", "sources"} & row.keys():
             cells[name] = orjson.dumps(row[name]).decode()
         writer.writerow(cells)

@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from llmcat.cli import COMMANDS, GROUPS
 from llmcat.config import RunConfig
 from llmcat.engines import registry
 from llmcat.engines.completions import DIALECTS
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.litellm import LiteLLMChat
 from llmcat.engines.openai import OpenAIChat
+from llmcat.engines.student import StudentEngine
 from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.engines.vllm_local import VllmLocal
+from llmcat.flags import COMMANDS, GROUPS
 from llmcat.taxonomy import Taxonomy
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -77,6 +78,7 @@ ENGINES = {
     "openai": (OpenAIChat, "any OpenAI-compatible server, by its dialect", "`--base-url`"),
     "litellm": (LiteLLMChat, "any provider, with fallbacks", "`--model provider/name`"),
     "demo": (TransformersLocal, "the demo model, to see llmcat at work", "nothing"),
+    "student": (StudentEngine, "a trained student, no prompt", "`--model`"),
     "fake": (FakeEngine, "no model: matches words, for the plumbing", "nothing"),
 }
 

@@ -37,7 +37,7 @@ def items(tmp_path: Path) -> Path:
     return path
 
 
-FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake", "--engine-option", "latency=0.002")
+FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake", "--engine-option", "latency=0.02")
 
 
 def command(items: Path, out: Path) -> list[str]:

@@ -89,6 +89,15 @@ def _fake(server: _Server, options: dict[str, Any]) -> Engine:
     return FakeEngine(concurrency=server.concurrency, **options)
 
 
+def _student(server: _Server, options: dict[str, Any]) -> Engine:
+    from llmcat.engines.student import StudentEngine
+
+    _at_least_one(options)
+    if not server.model:
+        raise BadConfig("engine student needs --model, the folder of a student")
+    return StudentEngine(server.model, **options)
+
+
 def _folder_or_name(server: _Server, engine: str) -> str:
     if not server.model:
         raise BadConfig(f"engine {engine} needs --model, a folder or a hub's name")
@@ -112,6 +121,7 @@ ENGINES: dict[str, Maker] = {
     "openai": (_openai, {"dialect": str, "context": int}),
     "litellm": (_litellm, {"context": int}),
     "demo": (_demo, {"device": str, "dtype": str, "batch": int}),
+    "student": (_student, {"batch": int}),
     "fake": (
         _fake,
         {

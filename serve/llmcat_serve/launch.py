@@ -24,6 +24,7 @@ _EPILOG = """\
 examples:
   llmcat serve model --model Qwen/Qwen3-4B-Instruct-2507
   llmcat serve model --model ./my-model --profile cpu --print
+  llmcat serve model --model ./my-student --profile classify   # an encoder that classifies
   llmcat serve model --model NAME -- --max-model-len 8192   # vLLM's own flags after --
 
 --model is a name on the model hub or a folder. The server listens on loopback only.
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:  # noqa: RET503  exec does not return
     parser.add_argument("--print", action="store_true", help="print the command, start nothing")
     argv, extra = _split(argv)
     args = parser.parse_args(argv)
-    profile = args.profile or ("gpu" if _gpus() else "cpu")
+    profile = args.profile or _device()
     environment, command = command_for(
         args.model, profile=profile, name=args.name, port=args.port, extra=extra
     )
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:  # noqa: RET503  exec does not return
         words = [*(f"{k}={v}" for k, v in environment.items()), *command]
         print(shlex.join(words))
         return 0
-    _check_installed(profile)
+    _check_installed(_device() if profile == "classify" else profile)
     print(f"{profile} profile: {shlex.join(command)}", file=sys.stderr, flush=True)
     os.execve(command[0], command, {**os.environ, **environment})
 
@@ -72,11 +73,12 @@ def command_for(
     """Return the environment and the command line that serve a model under a profile.
 
     The environment that is set already wins over the profile's. vLLM's own flags in `extra`
-    come last, so they win too.
+    come last, so they win too. `classify` builds on the profile of the device that is there.
     """
     environment: dict[str, str] = {}
     arguments: dict[str, object] = {}
-    for part in ("common", profile):
+    device = (_device(),) if profile == "classify" else ()
+    for part in ("common", *device, profile):
         table = tomllib.loads((_PROFILES / f"{part}.toml").read_text("utf-8"))
         environment |= table["environment"]
         arguments |= table["arguments"]
@@ -88,6 +90,8 @@ def command_for(
         arguments["served-model-name"] = name
     command = [sys.executable, "-m", _MODULE, "--model", model]
     for flag, value in arguments.items():
+        if value is False:
+            continue
         command += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
     return environment, [*command, *(extra or [])]
 
@@ -96,6 +100,11 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     """Split at `--`: ours before it, vLLM's after it."""
     at = argv.index("--") if "--" in argv else len(argv)
     return argv[:at], argv[at + 1 :]
+
+
+def _device() -> str:
+    """Return the profile of this machine: gpu where there is one, cpu elsewhere."""
+    return "gpu" if _gpus() else "cpu"
 
 
 def _gpus() -> int:

@@ -1,0 +1,117 @@
+"""Labels between the store and files: what goes out to be checked, and how it comes back.
+
+This module does not know engines, students or runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.labels import CHECKED, Label, key_of, now
+from llmcat.readers import ItemReader, expand
+from llmcat.records import NONE
+from llmcat.session import columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from llmcat.config import RunConfig
+    from llmcat.labels import LabelStore, Source
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["export", "import_labels", "sample"]
+
+BATCH = 1000
+
+
+def import_labels(
+    config: RunConfig, taxonomy: Taxonomy, store: LabelStore, *, source: Source, by: str = ""
+) -> Counter[str]:
+    """Put the labels of a file into the store; return how many rows there were of each kind.
+
+    `new`, `known` (the source's latest word already), `unlabelled`. A row without text is found
+    by its id among the texts that the store knows. All or nothing: raises `InputError` for labels
+    that the taxonomy does not have, and for rows that cannot be placed.
+    """
+    reader = ItemReader(columns=columns_of(config))
+    labels: list[Label] = []
+    texts: dict[str, Mapping[str, str]] = {}
+    counts, foreign, lost = Counter[str](), Counter[str](), list[str]()
+    at = now()
+    for item in reader.read(*expand(config.file), fmt=config.input_format or None):
+        if not item.gold:
+            counts["unlabelled"] += 1
+            continue
+        node = taxonomy.resolve(item.gold)
+        node = node or (NONE if item.gold.strip().casefold() == NONE else None)
+        if node is None:
+            foreign[item.gold] += 1
+            continue
+        keys = [key_of(item.content)] if item.error is None else store.keys_of(item.id)
+        if not keys:
+            lost.append(item.id)
+            continue
+        if item.error is None and config.keep_text:
+            texts[keys[0]] = item.fields
+        labels.append(Label(keys[0], node, source, item.id, at=at, by=by, taxonomy=taxonomy.digest))
+    if foreign:
+        named = ", ".join(f"{label!r} ({n:,})" for label, n in foreign.most_common(10))
+        raise InputError(
+            f"labels that are not in the taxonomy: {named}", hint="mend the labels or the taxonomy"
+        )
+    if lost:
+        raise InputError(
+            f"{len(lost):,} rows have no text, and ids that the store does not know: "
+            f"{', '.join(lost[:5])}",
+            hint="leave the items' text in the file",
+        )
+    counts["new"] = store.add(labels, texts=texts)
+    counts["known"] = len(labels) - counts["new"]
+    return counts
+
+
+def sample(store: LabelStore, count: int, *, seed: int) -> list[Label]:
+    """Return a random sample of what model and primary labelled and nobody checked.
+
+    What is measured on a random sample holds for all; what is measured on doubtful items does not.
+    """
+    checked = {label.key for label in store.holding(*CHECKED)}
+    open_ = [label for label in store.holding("model", "primary") if label.key not in checked]
+    return random.Random(seed).sample(open_, min(count, len(open_)))
+
+
+def export(store: LabelStore, labels: Iterable[Label], out: Path) -> int:
+    """Write labels as .jsonl or .csv, with the texts that the store keeps; return how many.
+
+    The columns are those that `import_labels` reads. Whole or not at all.
+    """
+    texts = store.texts()
+    rows: list[dict[str, Any]] = []
+    for label in labels:
+        known = asdict(label)
+        rows.append({"id": known.pop("item"), **texts.get(label.key, {}), **known})
+    draft = out.with_name(f"{out.name}.part")
+    try:
+        if out.suffix == ".jsonl":
+            draft.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        elif out.suffix == ".csv":
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            with draft.open("w", encoding="utf-8", newline="") as sink:
+                writer = csv.DictWriter(sink, names or ["id", "label"], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            raise BadConfig(f"{out}: labels are written as .jsonl or .csv")
+        draft.replace(out)
+    except OSError as exc:
+        draft.unlink(missing_ok=True)
+        raise JournalError(f"{out}: {exc.strerror}") from exc
+    return len(rows)

@@ -1,0 +1,606 @@
+"""A trained classifier decides what it knows, the language model what it does not.
+
+    item ─ primary ─▶ probabilities ─ sure enough, like its training items, nothing cold near?
+                                       ├─ yes ─▶ the primary decides
+                                       └─ no ──▶ menu of the cold and the primary's best
+                                                 ─▶ model ─▶ mixture of both ─▶ verdict
+
+The whole is a walk (`llmcat.shortlist`): the loop that classifies files carries it, and knows
+nothing of it. When the model is away the walk ends with the primary's answer, marked `degraded`.
+This module does not know files of items or HTTP.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmcat import gate, graduation, mixture
+from llmcat.errors import BadConfig, EngineError
+from llmcat.labels import Label, key_of
+from llmcat.mixture import Mixture, Said
+from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
+from llmcat.shortlist import choose
+from llmcat.student import Held, Student, text_of
+from llmcat.training import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.graduation import Standing
+    from llmcat.labels import LabelStore, Opinion
+    from llmcat.novelty import Novelty
+    from llmcat.primary import Placed
+    from llmcat.shortlist import Plan, Walk
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = [
+    "Background",
+    "FallbackJudge",
+    "Outlook",
+    "Policy",
+    "Router",
+    "fitted",
+    "labels_of",
+    "line_of",
+    "standings",
+]
+
+Array = np.ndarray[Any, Any]
+
+BEST = 5
+"""The primary's best labels are on the menu beside the cold ones, so many."""
+PRECISION = 0.9
+"""The gate of the primary, and of a category that is to graduate, where none is asked for."""
+PLENTY = 10
+"""With so many checked examples in training a category begins with the primary's trust."""
+BATCH = 256
+NAMED = 10
+"""Categories of which a row remembers what the primary said."""
+LEAST_CHECKS = 40
+"""Checked opinions in all, or no line is drawn for what the model had a say in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When the model is asked: see the settings of the same names."""
+
+    precision: float = PRECISION
+    risk: float = 0.05
+    unlike: float = 0.98
+    near: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of an item before the model is asked.
+
+    `p`: the primary's probabilities of the warm categories, summing to 1; empty if it is away.
+    `every`: of all its categories, the likeliest few. `strange`: the chance that it knows none.
+    `novelty`: the chance that the item is of another. `unlike`: how far it is from the training
+    items, as a quantile of theirs. `nearest`: the cold categories with the nearest names, as many
+    as a menu may need. `why` says why the model should be asked; empty if it need not be. `gain` is
+    what asking may bring, in right answers.
+    """
+
+    p: Mapping[str, float]
+    every: Mapping[str, float]
+    strange: float
+    novelty: float
+    unlike: float
+    nearest: tuple[str, ...]
+    why: str
+    gain: float
+
+    @property
+    def best(self) -> str:
+        """The primary's label among the warm ones."""
+        return max(self.p, key=self.p.__getitem__) if self.p else NONE
+
+    @property
+    def word(self) -> tuple[str, float]:
+        """The primary's own label, of all it can name, and the chance that it is right."""
+        if not self.every:
+            return NONE, 0.0
+        label = max(self.every, key=self.every.__getitem__)
+        return label, (1.0 - self.strange) * self.every[label]
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known of a primary beside its answers.
+
+    `held`: what it said of labelled items that it was not trained on. `checked`: its checked
+    training examples by category, None if that is unknown.
+    """
+
+    held: Held | None = None
+    novelty: Novelty | None = None
+    checked: Mapping[str, int] | None = None
+
+    @classmethod
+    def of_student(cls, student: Student) -> Background:
+        """Return what a student keeps of its training."""
+        return cls(student.held, student.novelty, student.manifest.checked)
+
+
+def line_of(held: Held | None, policy: Policy) -> tuple[float, str]:
+    """Return above which confidence the primary decides, and what is promised of it.
+
+    By what it said of items that it was not trained on: of its answers above the line, to items of
+    categories that it knows, at least the precision is right (see `llmcat.gate`). Where nothing
+    proves a line, the precision itself is one, and nothing is promised.
+    """
+    if held is None:
+        return policy.precision, "the primary's confidence is believed as it is"
+    sure = np.array(held.confidence)
+    right = np.array([a == b for a, b in zip(held.label, held.gold, strict=True)], dtype=bool)
+    half = np.random.default_rng(0).permutation(len(sure)) % 2 == 0
+    options: dict[str, Any] = {"precision": policy.precision, "risk": policy.risk}
+    tried = gate.sequence(sure[half], right[half], gating=int((~half).sum()), **options)
+    line = gate.choose(sure[~half], right[~half], tried, **options)
+    if math.isinf(line.threshold):
+        return policy.precision, (
+            f"no line is proved by {len(sure):,} items it was not trained on: the primary decides "
+            f"above {policy.precision:.4g}, and nothing is promised"
+        )
+    return line.threshold, (
+        f"of what the primary decides in its categories at least {policy.precision:.4g} is right "
+        f"(risk {policy.risk:.4g}), by {line.n:,} items it was not trained on"
+    )
+
+
+def standings(
+    known: Sequence[str],
+    checked: Mapping[str, int] | None,
+    taxonomy: Taxonomy,
+    store: LabelStore | None,
+    policy: Policy,
+) -> dict[str, Standing]:
+    """Return where each category stands with the primary: cold, on trial, warm, fallen back.
+
+    `known` are the categories it can name, `checked` as in `Background`. By the checks of what it
+    was sure of: the rest it would not decide.
+    """
+    hits: dict[str, list[bool]] = {}
+    for check in store.checks("primary") if store else ():
+        if (check.confidence or 0.0) >= policy.precision:  # what it is unsure of it does not decide
+            hits.setdefault(check.label, []).append(check.right)
+    return {
+        node.id: graduation.standing(
+            hits.get(node.id, ()),
+            gate=policy.precision,
+            risk=policy.risk,
+            known=node.id in known,
+            trusted=checked is None or checked.get(node.id, 0) >= PLENTY,
+        )
+        for node in taxonomy.leaves
+    }
+
+
+@dataclass
+class Router:
+    """Sends each item to the primary or the model, and puts together what they say.
+
+    `warm`: the categories that the primary decides. `line`: see `line_of`. `most`: how many texts
+    the model is asked about at most, None for no bound.
+    """
+
+    taxonomy: Taxonomy
+    placed: Placed
+    warm: frozenset[str]
+    line: float
+    mixture: Mixture = field(default_factory=Mixture)
+    policy: Policy = Policy()
+    novelty: Novelty | None = None
+    most: int | None = None
+    failed: int = 0
+    """Batches that the primary could not answer."""
+    decided: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    degraded: int = 0
+    store: LabelStore | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What labels in the store are to say of model, prompt and taxonomy."""
+    keep_text: bool = False
+    _outlooks: dict[int, Outlook] = field(default_factory=dict, repr=False)
+    _chosen: set[str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Look up the columns of the warm categories, and the vectors of all names."""
+        self.cold = tuple(n for n in self.taxonomy.leaves if n.id not in self.warm)
+        self._columns = [i for i, label in enumerate(self.placed.labels) if label in self.warm]
+        self._labels = [self.placed.labels[i] for i in self._columns]
+        if not self._labels:
+            raise BadConfig(
+                "the primary decides nothing: no category of its own is warm",
+                hint="llmcat fallback status says why; llmcat classify asks the model about all",
+            )
+        if self.novelty is not None:
+            represent = self.novelty.represent
+            self._cold = represent([name_of(n.id, self.taxonomy) for n in self.cold] or [""])
+            self._cold = self._cold[: len(self.cold)]
+            self._warm = represent([name_of(label, self.taxonomy) for label in self._labels])
+
+    @property
+    def key(self) -> str:
+        """What shapes its decisions, as a hash."""
+        bound = "" if self.most is None else str(self.most)
+        return digest(
+            self.placed.key, *sorted(self.warm), repr(self.line), self.mixture.digest,
+            repr(self.policy), bound,
+        )  # fmt: skip
+
+    # -- before the model is asked ----------------------------------------------------------------
+
+    def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items on, each looked at before it is; the primary sees them in batches."""
+        for batch in _batches(items):
+            self._outlooks.update(
+                zip((item.row for item in batch), self.outlooks(batch), strict=True)
+            )
+            yield from batch
+
+    def choose(self, items: Iterable[Item]) -> None:
+        """Choose the texts whose asking brings most, `most` of them; each counts once."""
+        assert self.most is not None  # noqa: S101  called for a bound
+        seen: set[str] = set()
+
+        def worth() -> Iterator[tuple[float, int, str]]:
+            for batch in _batches(items):
+                for item, outlook in zip(batch, self.outlooks(batch), strict=True):
+                    key = key_of(item.content)
+                    if outlook.why and outlook.gain > 0 and key not in seen:
+                        seen.add(key)
+                        yield outlook.gain, -item.row, key
+
+        self._chosen = {key for _, _, key in heapq.nlargest(self.most, worth())}
+
+    def would_ask(self, item: Item) -> bool:
+        """Tell whether a text is among the chosen ones."""
+        return self._chosen is not None and key_of(item.content) in self._chosen
+
+    def outlooks(self, items: Sequence[Item]) -> list[Outlook]:
+        """Look at items: what the primary says of them, and how new they look."""
+        texts = [text_of(item) for item in items]
+        if not texts:
+            return []
+        try:
+            p = self.placed.probabilities(texts)
+        except EngineError as exc:
+            self.failed += 1
+            why = f"the primary is away: {exc}"
+            return [Outlook({}, {}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
+        known = p[:, self._columns]
+        inside = known.sum(axis=1)
+        known = known / np.maximum(inside, 1e-12)[:, None]
+        sure = known.max(axis=1)
+        n = len(texts)
+        unlike, chance = np.zeros(n), np.zeros(n)
+        nearest = np.zeros((n, 0), dtype=int)
+        if self.novelty is not None:
+            looked = self.novelty.look(texts, sure, self._cold, self._warm)
+            unlike, nearest, chance = looked.unlike, looked.nearest, looked.chance
+        # What the primary gives to categories that are not its own speaks for these.
+        novelty = 1.0 - (1.0 - chance) * np.minimum(inside, 1.0)
+        found = []
+        likely = np.argsort(-p, axis=1, kind="stable")[:, :NAMED]
+        for i in range(n):
+            near = tuple(self.cold[j].id for j in nearest[i].tolist())
+            best, new = float(sure[i]), float(novelty[i])
+            found.append(
+                Outlook(
+                    dict(zip(self._labels, known[i].tolist(), strict=True)),
+                    {self.placed.labels[j]: float(p[i, j]) for j in likely[i].tolist()},
+                    float(chance[i]),
+                    new,
+                    float(unlike[i]),
+                    near,
+                    self._why(best, new, float(unlike[i]), near),
+                    self.mixture.gain(new, best),
+                )
+            )
+        return found
+
+    def _why(self, sure: float, new: float, unlike: float, near: Sequence[str]) -> str:
+        """Say why the model should be asked, nothing if it need not be."""
+        policy, said = self.policy, []
+        if sure < self.line:
+            said.append(f"unsure {sure:.2f} < {self.line:.2f}")
+        if self.novelty is not None and unlike > policy.unlike:
+            said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
+        if self.cold and new >= policy.near:
+            said.append(f"cold near {new:.2f}" + (f" ({near[0]})" if near else ""))
+        return "; ".join(said)
+
+    def keep(self, verdicts: Sequence[Verdict]) -> None:
+        """Count who decided, and put what each source said into the store."""
+        for verdict in verdicts:
+            if verdict.scores is not None and (said := verdict.scores.sources) is not None:
+                self.decided[said["by"]] += 1
+                self.asked += "model" in said
+                self.degraded += said["degraded"]
+        if self.store is None:
+            return
+        labels: list[Label] = []
+        opinions: dict[str, Any] = {}
+        texts: dict[str, Mapping[str, str]] = {}
+        for verdict in verdicts:
+            words, said = labels_of(verdict, primary=self.placed.name, **self.origin)
+            labels += words
+            opinions |= said
+            if words and self.keep_text:
+                texts[words[0].key] = verdict.item.fields
+        self.store.add(labels, texts=texts, opinions=opinions)
+
+    def told(self) -> list[str]:
+        """Say who decided."""
+        total = self.decided.total()
+        if not total:
+            return []
+        by = ", ".join(f"{name} {n:,}" for name, n in self.decided.most_common())
+        said = [f"asked the model about {self.asked:,} of {total:,} ({self.asked / total:.1%}); "
+                f"decided by {by}"]  # fmt: skip
+        if self.degraded:
+            said.append(
+                f"WARNING: {self.degraded:,} rows are degraded, the model was away: "
+                "--redo degraded asks again"
+            )
+        if self.failed:
+            said.append(f"WARNING: the primary could not answer {self.failed:,} batches")
+        return said
+
+    # -- the walk ---------------------------------------------------------------------------------
+
+    def walk(self, plan: Plan, item: Item) -> Walk:
+        """Return an item's walk: no menu if the primary decides, else one, and one more by `none`.
+
+        Raises nothing: an error of the engine ends it with the primary's answer.
+        """
+        outlook = self._outlooks.pop(item.row, None) or self.outlooks([item])[0]
+        if not outlook.why:
+            return self._alone(outlook, "sure")
+        if self._chosen is not None and not self.would_ask(item):
+            return self._alone(outlook, f"{outlook.why}; not asked: the bound is reached")
+        offered = self.offered(outlook, plan.size)
+        nodes = self.taxonomy.nodes
+        try:
+            scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
+            q = _distribution(scores)
+            rest = [n for n in self.taxonomy.leaves if n.id not in set(offered)]
+            if scores.label == NONE and rest:  # the exit of a shortlist widens it
+                wider = yield from choose(plan, rest, None)
+                none = q.pop(NONE, 0.0)
+                q |= {label: none * x for label, x in _distribution(wider).items()}
+        except EngineError as exc:
+            if not outlook.p:
+                raise
+            return self._alone(outlook, f"{outlook.why}; the model is away: {exc}", degraded=True)
+        cold = sum(id_ not in outlook.p for id_ in offered)
+        said = Said(outlook.novelty, outlook.p, q, len(offered), cold)
+        return self._together(outlook, said, scores, offered)
+
+    def offered(self, outlook: Outlook, size: int) -> list[str]:
+        """Return the ids on the menu: the cold ones first, so that menus begin alike.
+
+        Where there are more than fit, those with the nearest names; without names to compare, the
+        walk takes several menus.
+        """
+        best = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)[:BEST]
+        if not best:
+            return [n.id for n in self.taxonomy.leaves]
+        cold = [n.id for n in self.cold]
+        if len(cold) + len(best) > size and outlook.nearest:
+            near = set(outlook.nearest[: size - len(best)])
+            cold = [id_ for id_ in cold if id_ in near]
+        order = {n.id: i for i, n in enumerate(self.taxonomy.leaves)}
+        return [*cold, *sorted(best, key=order.__getitem__)]
+
+    def _alone(self, outlook: Outlook, why: str, *, degraded: bool = False) -> Scores:
+        """Return the primary's answer."""
+        label, sure = outlook.word
+        sources = self._sources(outlook, "primary", why, degraded=degraded)
+        p = (
+            {}
+            if label == NONE
+            else {k: (1 - outlook.strange) * x for k, x in outlook.every.items()}
+        )
+        return Scores(label, p, 0.0, kind="top", chance=sure, sources=sources)
+
+    def _together(
+        self, outlook: Outlook, said: Said, scores: Scores, offered: Sequence[str]
+    ) -> Scores:
+        """Return the mixture of both answers."""
+        p = self.mixture(said)
+        label = max(p, key=p.__getitem__)
+        of_model = max(said.q, key=said.q.__getitem__)
+        first = outlook.word[0]
+        by = "both" if label == of_model == first else "mixture"
+        if by == "mixture" and label in {of_model, first}:
+            by = "model" if label == of_model else "primary"
+        sources = self._sources(outlook, by, outlook.why)
+        sources |= {
+            "model": {"label": of_model, "p": round(said.q[of_model], 6), "top": _top(said.q)},
+            "offered": list(offered),
+            "new": round(self.mixture.new(said), 6),
+            "said": said.record(),
+        }
+        none = p.pop(NONE, 0.0)
+        return Scores(
+            label,
+            p,
+            none,
+            kind="top" if scores.kind == "top" else "full",
+            mass=scores.mass,
+            note=scores.note,
+            chance=none if label == NONE else p[label],
+            sources=sources,
+        )
+
+    def _sources(
+        self, outlook: Outlook, by: str, why: str, *, degraded: bool = False
+    ) -> dict[str, Any]:
+        primary = None
+        if outlook.every:
+            label, sure = outlook.word
+            primary = {"label": label, "p": round(sure, 6), "top": _top(outlook.every)}
+        return {
+            "by": by,
+            "why": why,
+            "degraded": degraded,
+            "novelty": round(outlook.novelty, 6),
+            "unlike": round(outlook.unlike, 6),
+            "primary": primary,
+        }
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    items = iter(items)
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+def _top(p: Mapping[str, float], count: int = 3) -> dict[str, float]:
+    """Return the likeliest labels."""
+    return {label: round(p[label], 6) for label in sorted(p, key=lambda k: -p[k])[:count]}
+
+
+def _distribution(scores: Scores) -> dict[str, float]:
+    """Return the model's probabilities, `none` included, summing to 1. Raises `BadConfig`."""
+    if scores.kind == "label_only":
+        raise BadConfig(
+            "the fallback labeler needs probabilities, these answers have none",
+            hint="use a prompt that reads codes",
+        )
+    q = {**scores.p, NONE: scores.p_none or 0.0}
+    total = math.fsum(q.values())
+    return {label: x / total for label, x in q.items()} if total > 0 else {NONE: 1.0}
+
+
+def fitted(opinions: Iterable[Opinion], warm: frozenset[str]) -> Mixture:
+    """Return the mixture that the checked opinions make, as far as they still speak of these."""
+    return mixture.fit(list(_usable(opinions, warm)))
+
+
+def _usable(opinions: Iterable[Opinion], warm: frozenset[str]) -> Iterator[tuple[Said, str]]:
+    """Yield what was said of checked texts, as today's warm categories would have it."""
+    for opinion in opinions:
+        if opinion.gold is None:
+            continue
+        said = Said.of(opinion.said).among(warm)
+        if said.p and (opinion.gold in said.p) == (opinion.gold in warm):
+            yield said, opinion.gold
+
+
+@dataclass
+class FallbackJudge:
+    """The judge of a fallback run (see `llmcat.decode.Judge`); without a line all is labelled.
+
+    `alone` is the line of the primary's own answers, `together` that of the mixture's; inf for
+    none. What is degraded is never accepted.
+    """
+
+    alone: float | None = None
+    together: float = math.inf
+    said: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        router: Router,
+        promise: str,
+        opinions: Iterable[Opinion],
+        *,
+        precision: float,
+        risk: float,
+    ) -> FallbackJudge:
+        """Draw the line of what the model had a say in, by checked opinions."""
+        pairs = list(_usable(opinions, router.warm))
+        line = math.inf
+        if len(pairs) >= LEAST_CHECKS:
+            fit, other = pairs[::2], pairs[1::2]
+            options: dict[str, Any] = {"precision": precision, "risk": risk}
+            made = mixture.fit(fit)
+            tried = gate.sequence(*_results(made, fit), gating=len(other), **options)
+            line = gate.choose(*_results(made, other), tried, **options).threshold
+        mixed = (
+            f"of what the model had a say in, {precision:.4g} too, by {len(pairs):,} checks"
+            if math.isfinite(line)
+            else f"what the model had a say in is to review: {len(pairs):,} checks prove no line"
+        )
+        return cls(router.line, line, (promise, mixed))
+
+    @property
+    def key(self) -> str:
+        """What shapes its decisions."""
+        return "" if self.alone is None else f"{self.alone!r} {self.together!r}"
+
+    def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
+        """Decide: accept, review or none behind a line, else the best label."""
+        none = scores.label == NONE
+        if self.alone is None:
+            return Decided("none" if none else "labelled", scores)
+        sources = scores.sources or {}
+        line = self.together
+        if "model" not in sources:
+            line = -math.inf if sources.get("why") == "sure" else math.inf
+        if sources.get("degraded") or (scores.confidence or 0.0) < line:
+            return Decided("review", scores)
+        return Decided("none" if none else "accept", scores)
+
+    def watch(self, verdict: Verdict) -> None:
+        """Nothing to learn from it."""
+
+    def promise(self) -> list[str]:
+        """Say what is promised of what is accepted."""
+        return list(self.said)
+
+    def seen(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
+        """Nothing was watched for."""
+        return []
+
+
+def _results(made: Mixture, pairs: Sequence[tuple[Said, str]]) -> tuple[Array, Array]:
+    """Return the mixture's confidence in each item, and whether it is right."""
+    sure, right = [], []
+    for said, gold in pairs:
+        p = made(said)
+        label = max(p, key=p.__getitem__)
+        sure.append(p[label])
+        right.append(label == gold)
+    return np.array(sure), np.array(right, dtype=bool)
+
+
+def labels_of(
+    verdict: Verdict, *, model: str, primary: str, prompt: str, taxonomy: str
+) -> tuple[list[Label], dict[str, Any]]:
+    """Return what a verdict adds to the store: each source's word, and what both said."""
+    scores, item = verdict.scores, verdict.item
+    if scores is None or scores.sources is None or scores.sources["degraded"]:
+        return [], {}
+    key = key_of(item.content)
+    common = Label(key, "", "primary", item.id, prompt=prompt, taxonomy=taxonomy)
+    found = []
+    said = scores.sources
+    if (first := said["primary"]) is not None:
+        found.append(replace(common, label=first["label"], confidence=first["p"], by=primary))
+    opinions = {}
+    if "model" in said:
+        found.append(
+            replace(
+                common,
+                source="model",
+                label=scores.label,
+                confidence=round(scores.confidence or 0.0, 6),
+                by=model,
+            )
+        )
+        opinions[key] = said["said"]
+    return found, opinions

@@ -1,0 +1,125 @@
+"""Settings as flags: what every command's arguments are made of."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["COMMANDS", "GROUPS", "LEARNING", "add_settings", "flags_of", "parser", "settings"]
+
+COMMANDS = {
+    "init": "write a starter project: settings, categories, a few items",
+    "classify": "put the items of a file into categories",
+    "show": "print a predictions file as a table",
+    "eval": "measure on labelled items how good the labels are",
+    "ab": "compare prompts, models or settings on labelled items, and decide",
+    "calibrate": "fit on labelled items what the probabilities mean, and draw a line",
+    "runs": "list, show, compare or export evaluation runs",
+    "student": "train a classifier on labels, measure it, use it",
+    "fallback": "let a trained classifier label what it knows, and the model the rest",
+    "labels": "the label store: import, export, statistics",
+    "explain": "say of one row what was offered, who said what, and who decided",
+    "prompts": "list the prompts, show one, or render it for an item",
+    "doctor": "check the installation, the server and how well they fit",
+    "serve": "start a model server: llmcat serve model --model NAME",
+}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "items": (
+        "file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit",
+        "redact",
+    ),
+    "categories": ("labels", "taxonomy", "about", "menu_size"),
+    "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
+    "engine": (
+        "engine", "engine_option", "base_url", "model", "constraint", "mass_sample",
+        "concurrency", "timeout", "retry_seconds", "price_per_hour",
+    ),
+    "confidence": (
+        "calibration", "accept_precision", "risk", "by_branch", "back_off", "sets",
+    ),
+    "fallback": (
+        "primary", "primary_url", "known", "features", "unlike", "near", "max_asks", "max_cost",
+    ),
+    "label store": ("store", "keep_text"),
+    "evaluation": ("runs",),
+}  # fmt: skip
+ELSEWHERE = {"fallback", "label store"}
+"""Groups that a command has only where it says so."""
+LEARNING = ("student", "fallback", "labels", "explain")
+"""Commands in `llmcat.cli_learn`."""
+SHORT = {"file": "-f", "out": "-o"}
+
+
+def parser(name: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Return the parser of a command, without arguments."""
+    return argparse.ArgumentParser(
+        prog=f"llmcat {name}",
+        description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_settings(
+    to: argparse.ArgumentParser,
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    also: frozenset[str] = frozenset(),
+    told: Mapping[str, str] | None = None,
+) -> None:
+    """Add a flag for every setting but the secrets; what is not given stays unset.
+
+    `also` names groups of `ELSEWHERE`; `told` has other words for some.
+    """
+    from llmcat.config import RunConfig
+
+    for title, names in GROUPS.items():
+        if leave_out.issuperset(names) or (title in ELSEWHERE and title not in also):
+            continue
+        group = to.add_argument_group(title)
+        for name in names:
+            if name in leave_out:
+                continue
+            field = RunConfig.model_fields[name]
+            flags = [f"--{name.replace('_', '-')}", *([SHORT[name]] if name in SHORT else [])]
+            options: dict[str, Any] = {"dest": name, "default": None}
+            options["help"] = (told or {}).get(name, field.description)
+            choices = [c for c in getattr(field.annotation, "__args__", ()) if isinstance(c, str)]
+            if field.annotation is bool:
+                options["action"] = "store_true"
+            elif name == "engine_option":
+                options |= {"action": "append", "metavar": "NAME=VALUE"}
+                options["help"] = "NAME=VALUE for the engine; may be repeated"
+            elif name == "file":
+                options |= {"nargs": "+", "metavar": "FILE"}
+            elif choices:
+                options["choices"] = [c for c in choices if c]
+            else:
+                options["metavar"] = name.upper().split("_")[-1]
+            if field.default is not False and field.default != "":
+                options["help"] += f" (default: {field.default})"
+            group.add_argument(*flags, **options)
+
+
+def flags_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings among the flags that were given."""
+    from llmcat import config
+
+    known = config.RunConfig.model_fields
+    flags = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    for name, between in (("engine_option", ","), ("file", "\n")):
+        if isinstance(flags.get(name), list):
+            flags[name] = between.join(flags[name])
+    return flags
+
+
+def settings(args: argparse.Namespace) -> Any:
+    """Merge the flags that were given over environment and file."""
+    from llmcat import config
+
+    return config.load(**flags_of(args))

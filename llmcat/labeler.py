@@ -1,0 +1,516 @@
+"""The fallback labeler put together: settings to a session whose items are routed.
+
+    FallbackLabeler(primary, labels, ...)      from Python
+    fallback_file(config), redo(config)        a file, and its degraded rows again
+    status(config)                             where each category stands
+
+This module knows files, stores and settings; what decides is in `llmcat.fallback`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat import fallback, novelty, run
+from llmcat.classifier import Classifier
+from llmcat.classify import Tally, classify
+from llmcat.engines.tolerant import Tolerant
+from llmcat.errors import BadConfig, EngineError, InputError, JournalError
+from llmcat.fallback import Background, FallbackJudge, Policy, Router
+from llmcat.gold import read_labelled
+from llmcat.journal import check_writable
+from llmcat.labels import LabelStore
+from llmcat.memory import DiskMemory, PlainMemory
+from llmcat.primary import Placed, open_primary
+from llmcat.readers import ItemReader, expand, to_items
+from llmcat.represent import representation
+from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
+from llmcat.student import Held, Student, text_of
+from llmcat.training import name_of
+from llmcat.writers import row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.engines import Engine
+    from llmcat.graduation import Standing
+    from llmcat.primary import Primary
+    from llmcat.readers import Columns
+    from llmcat.records import Item, Verdict
+    from llmcat.run import Summary, Watch
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["FallbackLabeler", "Status", "fallback_file", "open_route", "redo", "status"]
+
+PATIENCE = 5.0
+"""Seconds that a model server is waited for, where the settings do not say: there is an answer."""
+PILOT = 16
+"""Texts that tell what an ask costs."""
+
+
+# -- opening ------------------------------------------------------------------------------------
+
+
+def background_of(primary: Primary, placed: Placed, config: RunConfig) -> Background:
+    """Return what is known of a primary: from a student itself, else from labelled items."""
+    student = getattr(primary, "student", primary)
+    if isinstance(student, Student):
+        return Background.of_student(student)
+    if not config.known:
+        return Background()
+    taxonomy = taxonomy_of(config)
+    labelled = read_labelled(config.model_copy(update={"file": config.known, "limit": 0}), taxonomy)
+    items = [item for item in labelled.items if item.error is None and item.gold in placed.labels]
+    texts, gold = [text_of(i) for i in items], [str(i.gold) for i in items]
+    return background(texts, gold, placed, taxonomy, features=config.features, seed=config.seed)
+
+
+def background(
+    texts: Sequence[str],
+    gold: Sequence[str],
+    placed: Placed,
+    taxonomy: Taxonomy,
+    *,
+    features: str,
+    seed: int,
+) -> Background:
+    """Return what labelled items say of a primary. Raises `InputError` where they are too few."""
+    if not texts:
+        raise InputError("none of the known items is of a category that the primary can name")
+    p = placed.probabilities(texts)
+    best = p.argmax(axis=1)
+    held = Held(
+        label=[placed.labels[i] for i in best.tolist()],
+        gold=list(gold),
+        confidence=p.max(axis=1).tolist(),
+    )
+    names = {label: name_of(label, taxonomy) for label in placed.labels}
+    cold = sum(n.id not in placed.labels for n in taxonomy.leaves)
+    seen = novelty.fit(
+        texts,
+        gold,
+        p,
+        placed.labels,
+        names,
+        represent=representation(features).fit([*texts, *names.values()]),
+        share=min(0.5, max(0.2, cold / (cold + len(placed.labels)))),
+        seed=seed,
+    )
+    return Background(held, seen, None)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A router, and what it rests on."""
+
+    route: Router
+    judge: FallbackJudge
+    standings: dict[str, Standing]
+    remarks: tuple[str, ...]
+
+
+def policy_of(config: RunConfig) -> Policy:
+    """Return when the model is asked, by the settings."""
+    precision = config.accept_precision or fallback.PRECISION
+    return Policy(precision, config.risk, config.unlike, config.near)
+
+
+def open_route(
+    config: RunConfig,
+    taxonomy: Taxonomy,
+    *,
+    primary: Primary | None = None,
+    store: LabelStore | None = None,
+    known: Background | None = None,
+) -> Opened:
+    """Put a router together from primary, store and settings. Raises `InputError`."""
+    if primary is None:
+        if not config.primary:
+            raise BadConfig(
+                "no primary", hint="--primary FOLDER of a student (llmcat student train), or URL"
+            )
+        primary = open_primary(config.primary, url=config.primary_url)
+    if config.calibration or config.by_branch or config.back_off or config.sets:
+        raise BadConfig("the fallback labeler calibrates by its own checks", hint="see docs")
+    placed = Placed.of(primary, taxonomy)
+    policy = policy_of(config)
+    known = known or background_of(primary, placed, config)
+    stands = fallback.standings(placed.labels, known.checked, taxonomy, store, policy)
+    warm = frozenset(id_ for id_, one in stands.items() if one.decides)
+    line, promise = fallback.line_of(known.held, policy)
+    opinions = store.opinions() if store else []
+    router = Router(
+        taxonomy,
+        placed,
+        warm,
+        line,
+        mixture=fallback.fitted(opinions, warm),
+        policy=policy,
+        novelty=known.novelty,
+        most=config.max_asks or None,
+        store=store,
+        keep_text=config.keep_text,
+    )
+    judge = FallbackJudge()
+    if config.accept_precision:
+        judge = FallbackJudge.of(
+            router, promise, opinions, precision=policy.precision, risk=policy.risk
+        )
+    states = Counter(one.state for one in stands.values())
+    remarks = [
+        "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
+        promise,
+        f"the mixture is fitted on {router.mixture.n:,} checked opinions",
+    ]
+    if known.novelty is None:
+        remarks.append(
+            "WARNING: nothing tells items of cold categories apart: give --known labelled items"
+        )
+    return Opened(router, judge, stands, tuple(remarks))
+
+
+async def open_session(
+    config: RunConfig, opened: Opened, taxonomy: Taxonomy, engine: Engine | None = None
+) -> Session:
+    """Open a session whose items are routed; the model may be away."""
+    if "retry_seconds" not in config.model_fields_set:
+        config = config.model_copy(update={"retry_seconds": PATIENCE})
+    session = await Session.open(
+        config,
+        engine=engine or Tolerant(engine_of(config)),
+        taxonomy=taxonomy,
+        route=opened.route,
+        judge=opened.judge,
+    )
+    opened.route.origin = {
+        "model": session.served.model,
+        "prompt": session.task.prompt.ref,
+        "taxonomy": taxonomy.digest,
+    }
+    return session
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+async def fallback_file(
+    config: RunConfig,
+    *,
+    opened: Opened,
+    restart: bool = False,
+    watch: Watch | None = None,
+    stop: asyncio.Event | None = None,
+) -> Summary:
+    """Label a file, as `llmcat.run.classify_file` does; items are routed.
+
+    With a bound on asks the items are read twice: first to find where asking brings most.
+    """
+    if (config.max_asks or config.max_cost) and run.is_stream("\n".join(expand(config.file))):
+        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
+    return await run.classify_file(
+        config, restart=restart, watch=watch, stop=stop, opener=opener(opened)
+    )
+
+
+def opener(opened: Opened) -> run.Opener:
+    """Return what opens a session whose items are routed, and chooses what to ask about."""
+    route = opened.route
+
+    async def open_(config: RunConfig) -> Session:
+        session = await open_session(config, opened, route.taxonomy)
+        if config.max_cost:
+            route.most = await _affordable(config, session, opened)
+        if route.most is not None:
+            await asyncio.to_thread(route.choose, _items(config))
+        return session
+
+    return open_
+
+
+def _items(config: RunConfig) -> Iterable[Item]:
+    reader = ItemReader(columns=columns_of(config))
+    items = reader.read(*expand(config.file), fmt=config.input_format or None)
+    usable = (item for item in items if item.error is None)
+    return islice(usable, config.limit or None)
+
+
+async def _affordable(config: RunConfig, session: Session, opened: Opened) -> int:
+    """Return how many texts can be asked about for the money, by what the first few cost."""
+    route = opened.route
+    if not (config.price_per_hour or session.engine.capabilities.cost):
+        raise BadConfig("--max-cost needs a price", hint="--price-per-hour of the server")
+    bound, route.most = route.most, PILOT
+    await asyncio.to_thread(route.choose, _items(config))
+    few = [item for item in _items(config) if route.would_ask(item)][:PILOT]
+    if not few:
+        route.most = bound
+        return bound or 0
+    tally = Tally()
+    began = asyncio.get_running_loop().time()
+    async for _ in classify(
+        route.ahead(few), session.task, session.engine, memory=PlainMemory(), walks=session.walks,
+        tally=tally,
+    ):  # fmt: skip
+        pass
+    seconds = asyncio.get_running_loop().time() - began
+    spent = config.price_per_hour * seconds / 3600 + tally.usage.cost
+    price = spent / max(1, tally.asked)
+    affordable = len(few) + int(max(0.0, config.max_cost - spent) / price) if price else 10**9
+    return min(affordable, bound) if bound else affordable
+
+
+async def redo(
+    config: RunConfig,
+    *,
+    opened: Opened,
+    stop: asyncio.Event | None = None,
+) -> tuple[int, int]:
+    """Ask again about the degraded rows of a finished file; return how many, how many still are so.
+
+    All other rows stay as they are, byte for byte. The file is replaced as a whole, at the end.
+    """
+    out = Path(config.out or run.default_out(config.file))
+    check_writable(str(out), expand(config.file))
+    again = _degraded(out)
+    if not again:
+        return 0, 0
+    taxonomy = taxonomy_of(config)
+    session = await open_session(config, opened, taxonomy)
+    memory, summary = DiskMemory(), run.Summary(out=str(out))
+    fresh: dict[int, dict[str, Any]] = {}
+    try:
+        every = run.items_of(config, taxonomy, memory, summary)
+        items = (item for item in every if item.row in again)
+        async for verdict in classify(
+            opened.route.ahead(items),
+            session.task,
+            session.engine,
+            memory=memory,
+            judge=session.judge,
+            walks=session.walks,
+            stop=stop,
+            slow=True,
+        ):
+            opened.route.keep([verdict])
+            fresh[verdict.item.row] = row_of(verdict, taxonomy)
+    finally:
+        memory.close()
+        await session.engine.close()
+    _put_in(out, fresh)
+    left = sum(bool(row.get("degraded")) for row in fresh.values())
+    return len(fresh), left + len(again) - len(fresh)
+
+
+def _degraded(out: Path) -> set[int]:
+    """Return the degraded rows of a finished file. Raises `JournalError` for any other file."""
+    if out.suffix != ".jsonl":
+        raise BadConfig("--redo needs predictions in a .jsonl file")
+    try:
+        record = orjson.loads(out.with_name(f"{out.name}.run.json").read_bytes())
+        with out.open("rb") as lines:
+            rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
+    except (OSError, ValueError, KeyError) as exc:
+        raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
+    if record.get("status") != "done":
+        raise JournalError(f"{out} is not finished", hint="run it to its end first")
+    return {number for number, degraded in rows if degraded}
+
+
+def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
+    """Replace rows of a finished file, and note it in the run's record."""
+    record_path = out.with_name(f"{out.name}.run.json")
+    draft = out.with_name(f"{out.name}.part")
+    noted = out.with_name(f"{out.name}.run.json.part")
+    try:
+        record = orjson.loads(record_path.read_bytes())
+        with out.open("rb") as old, draft.open("wb") as new:
+            for number, line in enumerate(old):
+                new.write(orjson.dumps(fresh[number]) + b"\n" if number in fresh else line)
+            new.flush()
+            os.fsync(new.fileno())
+        redone = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "redone": len(fresh)}
+        record["sessions"].append({**record["sessions"][-1], **redone})
+        record["sessions"][-1]["decisions"] = _decisions(draft)
+        record["bytes"] = draft.stat().st_size
+        noted.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
+        draft.replace(out)
+        noted.replace(record_path)
+    except OSError as exc:
+        raise JournalError(f"{out}: {exc.strerror}") from exc
+
+
+def _decisions(path: Path) -> dict[str, int]:
+    with path.open("rb") as lines:
+        return dict(Counter(orjson.loads(line)["decision"] for line in lines))
+
+
+# -- status -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a category stands. Labels by source; agreement of primary and model, of how many.
+
+    `examples` are the checked ones that a student can learn from; `missing` how many of them, or
+    right checks, it takes until the primary decides.
+    """
+
+    label: str
+    standing: Standing
+    labels: dict[str, int]
+    agree: int
+    both: int
+    examples: int
+    missing: int
+
+
+def status(
+    config: RunConfig, taxonomy: Taxonomy, opened: Opened, store: LabelStore
+) -> list[Status]:
+    """Return where each category stands."""
+    from llmcat.graduation import still_needed
+
+    policy = policy_of(config)
+    counts = store.counts()
+    pairs: dict[str, list[bool]] = {}
+    first = {label.key: label.label for label in store.holding("primary")}
+    for label in store.holding("model"):
+        if label.key in first:
+            pairs.setdefault(label.label, []).append(first[label.key] == label.label)
+    checked = Counter(label.label for label in store.holding("person", "gold"))
+    found = []
+    for node in taxonomy.leaves:
+        one = opened.standings[node.id]
+        agreed = pairs.get(node.id, [])
+        missing = 0
+        if one.state == "cold":
+            missing = max(0, fallback.PLENTY - checked[node.id])
+        elif not one.decides:
+            by_checks = still_needed(one.checks, one.right, gate=policy.precision, risk=policy.risk)
+            by_examples = max(0, fallback.PLENTY - checked[node.id])
+            missing = min(by_checks, by_examples) if one.state == "on trial" else by_checks
+        found.append(
+            Status(
+                node.id,
+                one,
+                {source: n for source, n in counts.get(node.id, {}).items() if n},
+                sum(agreed),
+                len(agreed),
+                checked[node.id],
+                missing,
+            )
+        )
+    return found
+
+
+# -- from Python --------------------------------------------------------------------------------
+
+
+class FallbackLabeler(Classifier):
+    """Labels items by a trained classifier where it knows them, by the language model elsewhere.
+
+    `primary` has scikit-learn's `predict_proba` of texts and `classes_`: a pipeline, a `Student`,
+    or a student's folder or a server's address as a string. `known` are labelled items (texts,
+    labels) of a primary that is no student, best those it was not trained on: by these the line is
+    drawn and what is new is recognised. `store` is a file of labels; without one nothing is kept.
+    Everything else as in `Classifier`. Does not raise because the model is away: what the primary
+    answers then is marked `degraded`.
+    """
+
+    def __init__(
+        self,
+        primary: Primary | str | Path,
+        labels: Taxonomy | Iterable[str] | str | Path,
+        *,
+        known: tuple[Sequence[str], Sequence[str]] | None = None,
+        store: str | Path = "",
+        engine: Engine | str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Open primary and store; the model is not connected yet. Raises `InputError`."""
+        super().__init__(labels, engine=engine, **settings)
+        config = self._settings
+        if isinstance(primary, str | Path):
+            primary = open_primary(str(primary), url=config.primary_url)
+        placed = Placed.of(primary, self.taxonomy)
+        background_ = None
+        if known is not None:
+            texts, given = known
+            gold = [self.taxonomy.resolve(label) or "" for label in given]
+            rows = [i for i, label in enumerate(gold) if label in placed.labels]
+            background_ = background(
+                [texts[i] for i in rows], [gold[i] for i in rows], placed, self.taxonomy,
+                features=config.features, seed=config.seed,
+            )  # fmt: skip
+        self.store = LabelStore(Path(store)) if store else None
+        self._primary, self._known = primary, background_
+        self._opened = open_route(
+            config, self.taxonomy, primary=primary, store=self.store, known=background_
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is worth knowing of primary, line and categories."""
+        return self._opened.remarks
+
+    def refresh(self) -> None:
+        """Take in what was checked since: standings, line and mixture are made anew."""
+        self._opened = open_route(
+            self._settings, self.taxonomy, primary=self._primary, store=self.store,
+            known=self._known,
+        )  # fmt: skip
+        if self._session is not None:
+            self._opened.route.origin = self._session.route.origin  # type: ignore[union-attr]
+            self._session = replace(
+                self._session, route=self._opened.route, judge=self._opened.judge
+            )
+
+    async def _ask_all(
+        self, values: list[Any], columns: Columns, whole: bool, plain: bool
+    ) -> list[Verdict]:
+        if plain:
+            raise BadConfig("the fallback labeler calibrates by its own checks")
+        session = self._session
+        engine = session.engine if session else None
+        if isinstance(engine, Tolerant) and not engine.opened and not engine.away:
+            session = None  # it was away when it was opened: try again
+        if session is None:
+            tolerant = Tolerant(self._engine or engine_of(self._settings))
+            session = await open_session(self._settings, self._opened, self.taxonomy, tolerant)
+            self._session = session
+        route = self._opened.route
+        if whole and route.cold and session.task.plan.kind != "menu":
+            raise EngineError("predict_proba needs all labels on one menu")
+        found = [with_gold(i, self.taxonomy) for i in to_items(values, columns=columns)]
+        if route.most is not None:
+            route.choose([item for item in found if item.error is None])
+        verdicts = [
+            verdict
+            async for verdict in classify(
+                route.ahead(found),
+                session.task,
+                session.engine,
+                memory=PlainMemory(),
+                judge=session.judge,
+                walks=session.walks,
+                slow=True,
+            )
+        ]
+        route.keep(verdicts)
+        return verdicts
+
+    def close(self) -> None:
+        """Close engine and store."""
+        super().close()
+        if self.store is not None:
+            self.store.close()

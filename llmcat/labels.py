@@ -1,0 +1,337 @@
+"""The label store: every label that any source gave, in one SQLite file.
+
+    gold      came with the items           model     the language model's answer
+    person    somebody looked               primary   the trained classifier's answer
+
+Nothing is overwritten: labels that disagree stay, and what holds is settled when it is asked for.
+A person's latest word is above all, then gold, the model, the primary. Items are known by a
+hash of their text; the text itself is kept only where that is asked for. This module does not
+know engines, students or files of items.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import orjson
+
+from llmcat.errors import JournalError
+from llmcat.records import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["SOURCES", "Check", "Label", "LabelStore", "Opinion", "Source", "key_of", "now"]
+
+Source = Literal["person", "gold", "model", "primary"]
+SOURCES: tuple[Source, ...] = ("person", "gold", "model", "primary")
+"""Whose label holds, the first that has one."""
+CHECKED: tuple[Source, ...] = ("person", "gold")
+"""Labels that others are measured by."""
+
+MIGRATIONS = (
+    # 1: labels
+    """
+    CREATE TABLE labels (
+        seq INTEGER PRIMARY KEY,
+        key TEXT NOT NULL, label TEXT NOT NULL,
+        source TEXT NOT NULL CHECK (source IN ('person', 'gold', 'model', 'primary')),
+        item TEXT NOT NULL, confidence REAL, at TEXT NOT NULL,
+        by TEXT NOT NULL, prompt TEXT NOT NULL, taxonomy TEXT NOT NULL
+    );
+    CREATE INDEX labels_key ON labels (key, source);
+    CREATE INDEX labels_item ON labels (item);
+    """,
+    # 2: texts, where they are asked for, and what both sources said of an item that was asked about
+    """
+    CREATE TABLE texts (key TEXT PRIMARY KEY, fields TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE opinions (key TEXT PRIMARY KEY, at TEXT NOT NULL, said TEXT NOT NULL)
+    WITHOUT ROWID;
+    """,
+)
+"""Each brings a store from one version to the next; what was released never changes."""
+
+_RANK = "CASE source WHEN 'person' THEN 0 WHEN 'gold' THEN 1 WHEN 'model' THEN 2 ELSE 3 END"
+_LATEST = "at DESC, seq DESC"
+
+
+def key_of(content: str) -> str:
+    """Return the key of an item's text (`Item.content`): 64 bits of its SHA-256.
+
+    A short text can be guessed from it: the hash keeps texts out of the file, not secrets.
+    """
+    return digest(content)
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the microsecond: labels are ordered by it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One statement about one text. `label` is a node id or `none`.
+
+    `item` is the id that the text came under, `confidence` the chance that the label is right as
+    its source saw it, `by` the model, the student or the person, `prompt` and `taxonomy` under
+    which versions. `at` is the time, UTC.
+    """
+
+    key: str
+    label: str
+    source: Source
+    item: str = ""
+    confidence: float | None = None
+    at: str = ""
+    by: str = ""
+    prompt: str = ""
+    taxonomy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a source said of a text, beside what holds: `right` if they agree.
+
+    `at` is when it was checked.
+    """
+
+    key: str
+    source: Source
+    label: str
+    confidence: float | None
+    gold: str
+    at: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the source was right."""
+        return self.label == self.gold
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What primary and model said of a text they were both asked about, and what holds, if known.
+
+    `said` is as the fallback labeler wrote it (see `llmcat.mixture`).
+    """
+
+    key: str
+    at: str
+    said: Mapping[str, Any]
+    gold: str | None
+
+
+_COLUMNS = ", ".join(field.name for field in fields(Label))
+
+
+class LabelStore:
+    """Labels in an SQLite file, written by any number of processes.
+
+    Raises `JournalError` where the file cannot be used, or was written by a newer llmcat.
+    """
+
+    def __init__(self, path: Path, *, make: bool = True) -> None:
+        """Open the file, bring it to today's version, or make it."""
+        self.path = path
+        if not make and not path.is_file():
+            raise JournalError(f"{path}: no label store", hint="--store names another")
+        try:
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=60, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._migrate()
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+
+    def _broken(self, exc: sqlite3.Error) -> JournalError:
+        return JournalError(f"{self.path}: {exc}", hint="move it away, or choose another --store")
+
+    def _migrate(self) -> None:
+        if self.version == len(MIGRATIONS):
+            return
+        with self._writing():  # another process may do the same at this moment
+            if self.version > len(MIGRATIONS):
+                raise JournalError(
+                    f"{self.path} is of version {self.version}, this llmcat knows "
+                    f"{len(MIGRATIONS)}",
+                    hint="use the newer llmcat that wrote it",
+                )
+            for number in range(self.version, len(MIGRATIONS)):
+                for statement in filter(str.strip, MIGRATIONS[number].split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number + 1}")
+
+    @property
+    def version(self) -> int:
+        """How many of the migrations have been applied."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Do what is inside as one transaction, alone."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise self._broken(exc) from exc
+
+    def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
+        try:
+            return self._db.execute(sql, tuple(values)).fetchall()
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def add(
+        self,
+        labels: Iterable[Label],
+        *,
+        texts: Mapping[str, Mapping[str, str]] | None = None,
+        opinions: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> int:
+        """Add labels, and by key the fields of texts to keep and what sources said; all or nothing.
+
+        A source that only repeats its latest word about a text adds nothing. Returns how many
+        labels are new.
+        """
+        new = 0
+        marks = ", ".join("?" * len(fields(Label)))
+        with self._writing():
+            for label in labels:
+                said = (label.label, label.confidence, label.by, label.prompt, label.taxonomy)
+                last = self._db.execute(
+                    "SELECT label, confidence, by, prompt, taxonomy FROM labels "
+                    f"WHERE key = ? AND source = ? ORDER BY {_LATEST} LIMIT 1",
+                    (label.key, label.source),
+                ).fetchone()
+                if last == said:
+                    continue
+                values = list(astuple(label))
+                values[5] = label.at or now()
+                self._db.execute(f"INSERT INTO labels ({_COLUMNS}) VALUES ({marks})", values)
+                new += 1
+            for key, shown in (texts or {}).items():
+                text = orjson.dumps(dict(shown)).decode()
+                self._db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (key, text))
+            for key, what in (opinions or {}).items():
+                said_ = orjson.dumps(what).decode()
+                self._db.execute(
+                    "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?)", (key, now(), said_)
+                )
+        return new
+
+    def forget(self, key: str) -> int:
+        """Remove all that is known of a text; return how many labels there were."""
+        with self._writing():
+            found = self._db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
+            self._db.execute("DELETE FROM texts WHERE key = ?", (key,))
+            self._db.execute("DELETE FROM opinions WHERE key = ?", (key,))
+        return found
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def holding(self, *sources: Source) -> list[Label]:
+        """Return the label that holds of each text, by these sources (default: all of them)."""
+        among = sources or SOURCES
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY key ORDER BY {_RANK}, {_LATEST}) AS place FROM labels "
+            f"WHERE source IN ({_marks(among)})) WHERE place = 1 ORDER BY key",
+            among,
+        )
+        return [Label(*row) for row in rows]
+
+    def history(self, *, key: str = "", item: str = "") -> list[Label]:
+        """Return every label of a text, or of an id, the earliest first."""
+        where, value = ("key = ?", key) if key else ("item = ?", item)
+        rows = self._rows(f"SELECT {_COLUMNS} FROM labels WHERE {where} ORDER BY at, seq", (value,))
+        return [Label(*row) for row in rows]
+
+    def conflicts(self) -> list[list[Label]]:
+        """Return the texts whose sources' latest words differ, each with these words."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY key, source ORDER BY {_LATEST}) AS place FROM labels) "
+            f"WHERE place = 1 ORDER BY key, {_RANK}"
+        )
+        by_key: dict[str, list[Label]] = {}
+        for row in rows:
+            by_key.setdefault(row[0], []).append(Label(*row))
+        return [words for words in by_key.values() if len({word.label for word in words}) > 1]
+
+    def checks(self, source: Source) -> list[Check]:
+        """Return what a source said of each text before it was checked, by the time of that.
+
+        What it said afterwards it may have learnt from the check.
+        """
+        held = {label.key: label.label for label in self.holding(*CHECKED)}
+        rows = self._rows(
+            "SELECT key, label, confidence, checked FROM (SELECT l.*, c.checked, row_number() OVER "
+            "(PARTITION BY l.key ORDER BY l.at DESC, l.seq DESC) AS place FROM labels l JOIN "
+            "(SELECT key, min(at) AS checked FROM labels WHERE source IN ('person', 'gold') "
+            "GROUP BY key) c ON c.key = l.key WHERE l.source = ? AND l.at < c.checked) "
+            "WHERE place = 1 ORDER BY checked, key",
+            (source,),
+        )
+        return [Check(k, source, label, sure, held[k], at) for k, label, sure, at in rows]
+
+    def opinions(self) -> list[Opinion]:
+        """Return what was said of each text that primary and model were both asked about."""
+        held = {label.key: label.label for label in self.holding(*CHECKED)}
+        rows = self._rows("SELECT key, at, said FROM opinions ORDER BY at, key")
+        return [Opinion(key, at, orjson.loads(said), held.get(key)) for key, at, said in rows]
+
+    def texts(self) -> dict[str, dict[str, str]]:
+        """Return the fields of the texts that are kept, by key."""
+        return {key: orjson.loads(text) for key, text in self._rows("SELECT * FROM texts")}
+
+    def keys_of(self, item: str) -> list[str]:
+        """Return the keys of the texts that came under an id, the latest first."""
+        rows = self._rows(
+            "SELECT key, max(seq) FROM labels WHERE item = ? GROUP BY key ORDER BY 2 DESC", (item,)
+        )
+        return [row[0] for row in rows]
+
+    def counts(self) -> dict[str, dict[Source, int]]:
+        """Return how many texts each source has labelled, by label; the sources' latest words."""
+        rows = self._rows(
+            "SELECT label, source, count(*) FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY key, source ORDER BY {_LATEST}) AS place FROM labels) "
+            "WHERE place = 1 GROUP BY label, source"
+        )
+        found: dict[str, dict[Source, int]] = {}
+        for label, source, count in rows:
+            found.setdefault(label, dict.fromkeys(SOURCES, 0))[source] = count
+        return found
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close the file at the end."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the file."""
+        self.close()
+
+
+def _marks(values: Iterable[object]) -> str:
+    return ", ".join("?" for _ in values)

@@ -1,0 +1,103 @@
+"""What is on record about one row: what was offered, what each source said, who decided.
+
+Read from the predictions, the run's record beside them, and the label store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.errors import InputError
+from llmcat.labels import LabelStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["explain"]
+
+
+def explain(run: Path, id_: str, store: Path) -> list[str]:
+    """Return what is on record about the rows of an id, or about row N for `#N`, line by line.
+
+    Raises `InputError` where there is no such row, or the file is no predictions file.
+    """
+    rows = list(_rows(run, id_))
+    if not rows:
+        raise InputError(f"{run} has no row {id_!r}", hint="llmcat show lists the ids; #N is row N")
+    try:
+        record = orjson.loads(run.with_name(f"{run.name}.run.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        record = {}
+    said: list[str] = []
+    for row in rows:
+        said += _row(row) + _run(record)
+    if store.is_file():
+        with LabelStore(store) as kept:
+            for label in kept.history(item=str(rows[0]["id"])):
+                sure = "" if label.confidence is None else f" {label.confidence:.3f}"
+                by = f" ({label.by})" if label.by else ""
+                said.append(f"store     {label.at[:19]} {label.source}{by}: {label.label}{sure}")
+    return said
+
+
+def _rows(run: Path, id_: str) -> Iterator[dict[str, Any]]:
+    number = int(id_[1:]) if id_[:1] == "#" and id_[1:].isdigit() else None
+    try:
+        with run.open("rb") as lines:
+            for line in lines:
+                row = orjson.loads(line)
+                if row["id"] == id_ or row["row"] == number:
+                    yield row
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise InputError(f"{run} holds no predictions: {exc}", hint="a .jsonl file") from exc
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    sure = "" if row["confidence"] is None else f", confidence {row['confidence']:.3f}"
+    said = [f"row       {row['row']}, id {row['id']}"]
+    said.append(f"decision  {row['decision']}: {row['path'] or row['label'] or 'none'}{sure}")
+    if row.get("reason"):
+        said.append(f"reason    {row['reason']}")
+    if row.get("gold"):
+        said.append(f"gold      {row['gold']}")
+    sources = row.get("sources")
+    if sources is None:
+        others = ", ".join(f"{o['path']} {o['p']:.3f}" for o in row["alternatives"])
+        return [*said, "decided   by the model, all categories on offer", f"next      {others}"]
+    degraded = " (degraded: the model was away)" if row["degraded"] else ""
+    said.append(f"decided   by {row['by']}{degraded}; {row['why']}")
+    if sources["primary"] is not None:
+        said.append(f"primary   {_list(sources['primary']['top'])}")
+    said.append(
+        f"novelty   {sources['novelty']:.3f} that it is of a category the primary does not decide; "
+        f"further from the training items than {sources['unlike']:.0%} of them from each other"
+    )
+    if "model" in sources:
+        said.append(f"offered   {', '.join(sources['offered'])}, none")
+        said.append(f"model     {_list(sources['model']['top'])}")
+        said.append(f"mixture   {sources['new']:.3f} for a new category, after both")
+    return said
+
+
+def _list(p: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {value:.3f}" for label, value in p.items())
+
+
+def _run(record: Mapping[str, Any]) -> list[str]:
+    """Say under which versions a run was made."""
+    if not record:
+        return ["run       no record beside the file"]
+    about, identity = record.get("about", {}), record.get("identity", {})
+    served = about.get("served", {})
+    model = f"{served.get('model', '?')} by {served.get('engine', '?')} {served.get('version', '')}"
+    said = [
+        f"run       llmcat {about.get('llmcat', '?')}, {about.get('started', '?')}",
+        f"          {model.strip()}",
+        f"          prompt {identity.get('prompt', '?')}, taxonomy {identity.get('taxonomy', '?')}",
+    ]
+    if primary := about.get("settings", {}).get("primary"):
+        said.append(f"          primary {primary}, route {identity.get('route', '?')}")
+    return said

@@ -1,0 +1,380 @@
+"""From labelled items to a student: cleaned, weighted, searched, trained, calibrated.
+
+Labels come with the items, from the label store, or both. What is wrong with them is reported
+before anything is learnt. This module does not know engines or runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import llmcat
+from llmcat import novelty
+from llmcat.augment import augment
+from llmcat.calibrate import fit_scaling, logs
+from llmcat.errors import InputError
+from llmcat.labels import CHECKED, Label, key_of
+from llmcat.readers import ItemReader, expand
+from llmcat.records import NONE, digest
+from llmcat.represent import TFIDF, representation
+from llmcat.session import columns_of
+from llmcat.student import Held, Manifest, Student, text_of
+from llmcat.students.registry import make
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.labels import LabelStore, Source
+    from llmcat.students import Kind
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["Corpus", "Example", "Recipe", "collect", "folds", "name_of", "out_of_fold", "train"]
+
+Array = np.ndarray[Any, Any]
+
+FOLDS = 5
+LEAST_WEIGHT = 0.05
+_NOISE = re.compile(r"[\W\d_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text to learn from. `weight` is the chance that its label is right, 1 where checked."""
+
+    text: str
+    label: str
+    source: Source
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Examples, and what was found while they were collected: the report, and lines that say it."""
+
+    examples: list[Example]
+    report: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """A hash of texts, labels and weights."""
+        return digest(*(f"{e.text}\x1f{e.label}\x1f{e.weight:.4f}" for e in self.examples))
+
+    def lines(self) -> list[str]:
+        """Say what was found, a line each."""
+        found = self.report
+        said = [
+            f"{len(self.examples):,} examples of {found['categories']} categories: "
+            + ", ".join(f"{n:,} {source}" for source, n in sorted(found["sources"].items()))
+        ]
+        words = {
+            "unreadable": "rows cannot be read",
+            "unlabelled": "rows have no label",
+            "duplicates": "rows repeat a text with the same label: each text counts once",
+            "contradicted": "texts have several labels: left out, mend them",
+            "near": "texts differ from an earlier one of their label in digits and marks only",
+            "doubtful": f"labels of the model have a confidence under {LEAST_WEIGHT:g}: left out",
+        }
+        said += [f"{found[name]:,} {what}" for name, what in words.items() if found[name]]
+        if found["cleaned"]:
+            each = ", ".join(f"{name} {n:,}" for name, n in found["cleaned"].items())
+            said.append(f"cleaned: {each}")
+        for text in found["contradictions"][:5]:
+            said.append(f"  {text}")
+        if found["small"]:
+            named = ", ".join(f"{c} ({n})" for c, n in list(found["small"].items())[:10])
+            more = f" and {len(found['small']) - 10} more" if len(found["small"]) > 10 else ""  # noqa: PLR2004
+            said.append(f"too few examples, left to the model: {named}{more}")
+        if found["without"]:
+            said.append(f"{found['without']:,} categories have no example: they stay cold")
+        return said
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is made. `params` are the estimator's settings (see `llmcat.students`).
+
+    Categories with fewer than `least` examples are left out; those with fewer than `augment` are
+    filled up with variants of their texts. `search`: `grid`, or `random` with so many `tries`.
+    """
+
+    kind: Kind = "linear"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    least: int = 3
+    augment: int = 0
+    search: str = ""
+    tries: int = 10
+    seed: int = 0
+
+
+# -- collecting -------------------------------------------------------------------------------
+
+
+def collect(
+    config: RunConfig, taxonomy: Taxonomy, *, store: LabelStore | None = None, least: int = 3
+) -> Corpus:
+    """Read the items of the settings and the labels of the store; return what can be learnt from.
+
+    A label in the store goes before one that came with the item. Labels of the primary are not
+    learnt from. Raises `InputError` for labels that the taxonomy does not have, or for none at all.
+    """
+    reader = ItemReader(columns=columns_of(config))
+    counts, foreign = Counter[str](), Counter[str]()
+    examples, contradictions = dict[str, Example](), dict[str, set[str]]()
+    for key, text, word in _words(config, reader, store, counts):
+        node = taxonomy.resolve(word.label)
+        node = node or (NONE if word.label.strip().casefold() == NONE else None)
+        weight = 1.0 if word.source in CHECKED else min(word.confidence or 0.0, 1.0)
+        if node is None:
+            foreign[word.label] += 1
+        elif weight < LEAST_WEIGHT:
+            counts["doubtful"] += 1
+        elif key not in examples:
+            examples[key] = Example(text, node, word.source, weight)
+        elif examples[key].label != node:
+            contradictions.setdefault(key, {examples[key].label}).add(node)
+        else:
+            counts["duplicates"] += 1
+    if foreign:
+        named = ", ".join(f"{label!r} ({n:,})" for label, n in foreign.most_common(10))
+        raise InputError(
+            f"labels that are not in the taxonomy: {named}", hint="mend the labels or the taxonomy"
+        )
+    twice = [examples.pop(key) for key in contradictions]
+    by_label = Counter(e.label for e in examples.values())
+    small = {label: n for label, n in sorted(by_label.items()) if n < least}
+    kept_ = [e for e in examples.values() if e.label not in small]
+    near = len(kept_) - len({(_bare(e.text), e.label) for e in kept_})
+    if not kept_:
+        raise InputError(
+            f"nothing to learn from: {len(examples):,} labelled texts, no category with {least}",
+            hint="the column --label should hold the labels; --least N takes smaller categories",
+        )
+    labels = {e.label for e in kept_}
+    report = {
+        **{n: counts[n] for n in ("rows", "unreadable", "unlabelled", "duplicates", "doubtful")},
+        "contradicted": len(twice),
+        "contradictions": [
+            f"{e.text.splitlines()[0][:80]!r}: {', '.join(sorted(contradictions[key]))}"
+            for key, e in zip(contradictions, twice, strict=True)
+        ][:100],
+        "near": near,
+        "small": small,
+        "categories": len(labels),
+        "without": sum(n.id not in labels for n in taxonomy.leaves) - len(small.keys() - {NONE}),
+        "cleaned": dict(reader.counts),
+        "sources": dict(Counter(e.source for e in kept_)),
+    }
+    return Corpus(kept_, report)
+
+
+def _words(
+    config: RunConfig, reader: ItemReader, store: LabelStore | None, counts: Counter[str]
+) -> Iterator[tuple[str, str, Label]]:
+    """Yield the key and the text of each labelled item, with the label that holds."""
+    held = {word.key: word for word in store.holding("person", "gold", "model")} if store else {}
+    seen: set[str] = set()
+    files = expand(config.file) if config.file else []
+    for item in reader.read(*files, fmt=config.input_format or None) if files else ():
+        counts["rows"] += 1
+        if item.error is not None:
+            counts["unreadable"] += 1
+            continue
+        key = key_of(item.content)
+        seen.add(key)
+        word = held.get(key)
+        if item.gold is not None and (word is None or word.source not in CHECKED):
+            word = Label(key, item.gold, "gold")
+        if word is None:
+            counts["unlabelled"] += 1
+        else:
+            yield key, text_of(item), word
+    for key, kept in (store.texts() if store else {}).items():
+        if key in held and key not in seen:
+            yield key, "\n".join(kept.values()), held[key]
+
+
+def _bare(text: str) -> str:
+    """Return a text without digits, marks and case: what variants of one product share."""
+    return _NOISE.sub(" ", text.casefold()).strip()
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def train(
+    corpus: Corpus, taxonomy: Taxonomy, recipe: Recipe, *, features: str = TFIDF
+) -> tuple[Student, list[str]]:
+    """Train a student; also return remarks.
+
+    Its probabilities are scaled by what it said out of fold, and its eye for what is new is
+    trained by the same (see `llmcat.novelty`); `features` is what distances are measured in.
+    Raises `InputError` for fewer than two categories.
+    """
+    texts = [e.text for e in corpus.examples]
+    labels = np.array([e.label for e in corpus.examples])
+    weight = np.array([e.weight for e in corpus.examples])
+    classes = sorted(set(labels.tolist()))
+    if len(classes) < 2:  # noqa: PLR2004
+        raise InputError(f"a student needs two categories with {recipe.least} examples or more")
+    remarks: list[str] = []
+    params = dict(recipe.params)
+    if recipe.search:
+        params |= _search(recipe, params, texts, labels, weight, remarks)
+    p = out_of_fold(recipe, params, texts, labels, weight)
+    checked = np.array([e.source in CHECKED for e in corpus.examples])
+    measured = checked if checked.sum() >= 2 * len(classes) else np.ones(len(texts), dtype=bool)
+    column = np.searchsorted(classes, labels)
+    scaling, losses = fit_scaling(logs(p)[measured], column[measured], seed=recipe.seed)
+    q = np.exp(scaling(logs(p)))
+    estimator = _trained(recipe, params, texts, labels, weight)
+    best = q.argmax(axis=1)
+    rows = np.flatnonzero(measured)
+    cold = sum(n.id not in classes for n in taxonomy.leaves)
+    names = {c: name_of(c, taxonomy) for c in classes}
+    seen = None
+    try:
+        seen = novelty.fit(
+            texts,
+            labels.tolist(),
+            q,
+            classes,
+            names,
+            represent=representation(features).fit([*texts, *names.values()]),
+            share=min(0.5, max(0.2, cold / (cold + len(classes)))),
+            seed=recipe.seed,
+        )
+    except InputError as exc:
+        remarks.append(f"{exc}: every item is taken for known")
+    made = Manifest(
+        llmcat=llmcat.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        kind=recipe.kind,
+        params=params,
+        classes=classes,
+        paths=[list(taxonomy.nodes[c].path) if c in taxonomy.nodes else [c] for c in classes],
+        taxonomy=taxonomy.digest,
+        data=corpus.digest,
+        examples=dict(Counter(labels.tolist())),
+        checked=dict(Counter(labels[checked].tolist())),
+        sources=dict(Counter(e.source for e in corpus.examples)),
+        scaling=scaling.kind,
+        weights=scaling.weights.tolist(),
+        bias=scaling.bias.tolist(),
+        features=features,
+        novelty=seen.weights.tolist() if seen else [],
+        levels=seen.levels.tolist() if seen else [],
+        seed=recipe.seed,
+        report=corpus.report | {"cross_validated_log_loss": losses},
+        files={},
+    )
+    held = Held(
+        label=[classes[i] for i in best[rows].tolist()],
+        gold=labels[rows].tolist(),
+        confidence=q[rows, best[rows]].tolist(),
+    )
+    return Student(estimator, made, held, seen), remarks
+
+
+def name_of(id_: str, taxonomy: Taxonomy) -> str:
+    """Return the text of a category's name: its path, description, synonyms and other names."""
+    node = taxonomy.nodes.get(id_)
+    if node is None:
+        return id_
+    return ". ".join(
+        filter(None, (node.label, node.description, *node.synonyms, *node.names.values()))
+    )
+
+
+def folds(labels: Sequence[str], count: int, seed: int) -> Array:
+    """Return a fold for each item, each category spread over all of them. Shape `(n,)`."""
+    draw = np.random.default_rng(seed)
+    found = np.zeros(len(labels), dtype=int)
+    names = np.array(labels)
+    for label in sorted(set(labels)):
+        rows = draw.permutation(np.flatnonzero(names == label))
+        found[rows] = (np.arange(len(rows)) + draw.integers(count)) % count
+    return found
+
+
+def out_of_fold(
+    recipe: Recipe, params: Mapping[str, Any], texts: Sequence[str], labels: Array, weight: Array
+) -> Array:
+    """Return what students say of the items that they were not trained on, shape `(n, classes)`.
+
+    Probabilities of classes that a fold's students never saw are 0.
+    """
+    classes = sorted(set(labels.tolist()))
+    part = folds(labels.tolist(), FOLDS, recipe.seed)
+    p = np.zeros((len(texts), len(classes)))
+    for fold in range(FOLDS):
+        out = part == fold
+        inside = np.flatnonzero(~out)
+        if not out.any() or len(set(labels[inside].tolist())) < 2:  # noqa: PLR2004
+            p[out] = 1.0 / len(classes)
+            continue
+        model = _trained(recipe, params, [texts[i] for i in inside], labels[inside], weight[inside])
+        columns = np.searchsorted(classes, model.classes_)
+        p[np.ix_(out, columns)] = model.predict_proba([texts[i] for i in np.flatnonzero(out)])
+    return p
+
+
+def _trained(
+    recipe: Recipe, params: Mapping[str, Any], texts: Sequence[str], labels: Array, weight: Array
+) -> Any:
+    """Return an estimator trained on items, small categories filled up if that is the recipe."""
+    texts, given = list(texts), labels.tolist()
+    if recipe.augment:
+        made = augment(texts, given, at_least=recipe.augment, seed=recipe.seed)
+        texts, given, weight = made.texts, made.labels, weight[np.array(made.origin)]
+    return make(recipe.kind, params).fit(texts, np.array(given), weight)
+
+
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "linear": {"C": [0.3, 1.0, 3.0, 10.0, 30.0, 100.0], "class_weight": [None, "balanced"]},
+    "encoder": {
+        "learning_rate": [1e-5, 2e-5, 5e-5, 1e-4],
+        "dropout": [0.1, 0.2, 0.3],
+        "epochs": [4, 8, 12],
+    },
+}
+"""What is searched, by kind."""
+
+
+def _search(
+    recipe: Recipe,
+    params: dict[str, Any],
+    texts: list[str],
+    labels: Array,
+    weight: Array,
+    remarks: list[str],
+) -> dict[str, Any]:
+    """Return the settings with the best cross-validated accuracy, by scikit-learn."""
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit, RandomizedSearchCV
+
+    if recipe.kind not in GRIDS:
+        raise InputError(f"--search looks for settings of {' or '.join(GRIDS)} students")
+    grid = {name: values for name, values in GRIDS[recipe.kind].items() if name not in params}
+    estimator = make(recipe.kind, params)
+    part = PredefinedSplit(folds(labels.tolist(), 3, recipe.seed))
+    usual: dict[str, Any] = {"cv": part, "scoring": "accuracy", "refit": False}
+    if recipe.search == "grid":
+        search = GridSearchCV(estimator, grid, **usual)
+    else:
+        search = RandomizedSearchCV(
+            estimator, grid, n_iter=recipe.tries, random_state=recipe.seed, **usual
+        )
+    search.fit(texts, labels, sample_weight=weight)
+    found = search.cv_results_
+    best = dict(found["params"][int(np.argmax(found["mean_test_score"]))])
+    remarks.append(
+        f"search: {len(found['params'])} settings, best {best}, cross-validated accuracy "
+        f"{float(np.max(found['mean_test_score'])):.1%}"
+    )
+    return best

@@ -1,0 +1,230 @@
+"""The label store, students, and the fallback labeler, on items of our own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Ran, read_rows
+
+from llmcat.errors import BadConfig, JournalError
+from llmcat.graduation import standing
+from llmcat.labeler import FallbackLabeler
+from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
+from llmcat.mixture import Mixture, Said, fit
+from llmcat.student import Student
+
+Cli = Callable[..., Ran]
+WORDS = {
+    "shoes": "boot sneaker sandal loafer heel trainer",
+    "bags": "tote backpack satchel clutch suitcase pouch",
+    "toys": "puzzle doll robot kite yoyo blocks",
+    "lamps": "lantern bulb spotlight torch chandelier sconce",
+    "chairs": "stool recliner bench armchair rocker throne",
+    "knives": "cleaver dagger machete scalpel penknife blade",
+}
+WARM = ("shoes", "bags", "toys", "lamps")
+LABELS = ",".join(WORDS)
+
+
+def titles(labels: tuple[str, ...], each: int) -> list[dict[str, str]]:
+    rows = []
+    for label in labels:
+        words = WORDS[label].split()
+        for i in range(each):
+            title = f"{words[i % 6]} {words[(i * 5 + 1) % 6]} model {i}"
+            rows.append({"id": f"{label}-{i}", "title": title, "label": label})
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def student(tmp_path: Path, llmcat: Cli) -> Path:
+    train = write(tmp_path / "train.jsonl", titles(WARM, 30))
+    done = llmcat("student", "train", "--file", train, "--labels", LABELS, "--out", "student")
+    assert done.code == 0, done.err
+    return tmp_path / "student"
+
+
+def test_a_persons_latest_word_holds_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Person above gold above model above primary; every word stays on record."""
+    with LabelStore(tmp_path / "s.sqlite") as store:
+        k = key_of("x")
+        words = [("a", "primary"), ("b", "model"), ("c", "gold"), ("d", "person"), ("e", "person")]
+        for label, source in words:
+            store.add([Label(k, label, source)])  # type: ignore[arg-type]
+        assert [one.label for one in store.holding()] == ["e"]
+        assert [one.label for one in store.holding("gold", "model")] == ["c"]
+        assert [one.label for one in store.history(key=k)] == list("abcde")
+        assert store.add([Label(k, "e", "person")]) == 0
+        assert len(store.conflicts()) == 1
+        assert [check.right for check in store.checks("primary")] == [False]
+
+
+def test_an_older_store_is_brought_up_and_a_newer_one_refused(tmp_path: Path) -> None:
+    """A store of version 1 keeps its labels."""
+    path = tmp_path / "old.sqlite"
+    old = sqlite3.connect(path)
+    old.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    old.execute("INSERT INTO labels VALUES (1,'k','a','gold','i',NULL,'2026','','','')")
+    old.commit()
+    old.close()
+    with LabelStore(path) as store:
+        assert store.version == len(MIGRATIONS)
+        assert [one.label for one in store.holding()] == ["a"]
+        assert store.opinions() == []
+    new = sqlite3.connect(path)
+    new.execute("PRAGMA user_version = 99")
+    new.close()
+    with pytest.raises(JournalError, match="version 99"):
+        LabelStore(path)
+
+
+def test_two_processes_write_one_store(tmp_path: Path) -> None:
+    """Nothing is lost and nothing fails."""
+    code = (
+        "import sys; from pathlib import Path; from llmcat.labels import *\n"
+        "s = LabelStore(Path('both.sqlite'))\n"
+        "for i in range(200): s.add([Label(key_of(sys.argv[1] + str(i)), 'a', 'model')])\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "xy"]
+    assert [process.wait(60) for process in running] == [0, 0]
+    with LabelStore(tmp_path / "both.sqlite") as store:
+        assert len(store.holding()) == 400
+
+
+def test_a_student_is_the_same_after_loading_and_refuses_changed_files(student: Path) -> None:
+    """No pickle; hashes are checked."""
+    loaded = Student.load(student)
+    assert set(loaded.classes_) == set(WARM)
+    p = loaded.predict_proba(["sneaker sandal", "robot kite"])
+    assert np.allclose(p.sum(axis=1), 1)
+    assert loaded.predict(["sneaker sandal", "robot kite"]).tolist() == ["shoes", "toys"]
+    assert not [f for f in student.iterdir() if f.suffix in {".pkl", ".pickle", ".bin"}]
+    (student / "held.json").write_text('{"label":[],"gold":[],"confidence":[]}')
+    with pytest.raises(Exception, match="changed"):
+        Student.load(student)
+
+
+def test_a_student_is_an_engine(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """`student predict` labels a file."""
+    items = write(tmp_path / "items.jsonl", titles(WARM, 6))
+    done = llmcat("student", "predict", "--student", student, "--file", items, "--labels", LABELS)
+    assert done.code == 0, done.err
+    rows = read_rows(tmp_path / "items.predictions.jsonl")
+    assert sum(row["label"] == row["gold"] for row in rows) >= 22
+
+
+def test_cold_items_go_to_the_model_and_known_ones_do_not(
+    student: Path, tmp_path: Path, llmcat: Cli
+) -> None:
+    """And each row says who decided and why; the store has both words."""
+    items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 12))
+    done = llmcat(
+        "fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out", "o.jsonl",
+        "--engine", "fake", "--engine-option", "accuracy=1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = read_rows(tmp_path / "o.jsonl")
+    cold = [row for row in rows if row["gold"] not in WARM]
+    warm = [row for row in rows if row["gold"] in WARM]
+    assert np.mean([row["label"] == row["gold"] for row in cold]) >= 0.8
+    asked = np.mean(["model" in row["sources"] for row in warm])
+    assert asked < np.mean(["model" in row["sources"] for row in cold])
+    assert all(row["by"] in {"primary", "model", "both", "mixture"} and row["why"] for row in rows)
+    said = llmcat("explain", rows[-1]["id"], "--run", "o.jsonl")
+    assert said.code == 0
+    assert "decided   by" in said.out
+    assert llmcat("fallback", "status", "--labels", LABELS, "--primary", student).code == 0
+
+
+def test_without_a_server_the_primary_answers_and_redo_asks_again(
+    student: Path, tmp_path: Path, llmcat: Cli
+) -> None:
+    """Degraded rows are marked; --redo replaces these and leaves the others byte for byte."""
+    items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 12))
+    common = ("fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out",
+              "o.jsonl")  # fmt: skip
+    done = llmcat(*common, "--base-url", "http://127.0.0.1:9", "--retry-seconds", "0")
+    assert done.code == 0, done.err
+    before = (tmp_path / "o.jsonl").read_bytes().splitlines()
+    degraded = [i for i, line in enumerate(before) if json.loads(line)["degraded"]]
+    assert degraded
+    assert all(json.loads(line)["label"] for line in before)
+    done = llmcat(
+        *common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1"
+    )
+    assert done.code == 0, done.err
+    after = (tmp_path / "o.jsonl").read_bytes().splitlines()
+    assert not any(json.loads(line)["degraded"] for line in after)
+    assert {i for i in range(len(before)) if before[i] != after[i]} == set(degraded)
+
+
+def test_a_bound_on_asks_is_kept(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """No more texts are asked about than allowed."""
+    items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 12))
+    done = llmcat(
+        "fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out", "o.jsonl",
+        "--engine", "fake", "--engine-option", "accuracy=1", "--max-asks", "5",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert sum("model" in row["sources"] for row in read_rows(tmp_path / "o.jsonl")) == 5
+
+
+def test_a_primary_with_classes_of_its_own_is_refused() -> None:
+    """By name."""
+
+    class Odd:
+        classes_ = ("shoes", "spoons")
+
+    with pytest.raises(BadConfig, match="spoons"):
+        FallbackLabeler(Odd(), ["shoes", "bags"], engine="fake")  # type: ignore[arg-type]
+
+
+def test_any_classifier_of_scikit_learns_kind_is_a_primary() -> None:
+    """From Python, with labelled items that say where its knowledge ends."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = titles(WARM, 30)
+    texts, gold = [row["title"] for row in rows], [row["label"] for row in rows]
+    primary = make_pipeline(TfidfVectorizer(), LogisticRegression(C=30)).fit(texts, gold)
+    with FallbackLabeler(primary, list(WORDS), known=(texts, gold), engine="fake") as labeler:
+        row = labeler.classify(["sneaker sandal model 3"])[0]
+    assert row["label"] == "shoes"
+    assert row["by"] in {"primary", "both"}
+
+
+def test_a_mixture_gives_new_categories_what_the_model_says() -> None:
+    """It sums to 1; a product would give a new category nothing."""
+    said = Said(0.6, {"a": 0.7, "b": 0.3}, {"c": 0.8, "a": 0.1, "none": 0.1}, 3, 1)
+    p = Mixture()(said)
+    assert sum(p.values()) == pytest.approx(1)
+    assert max(p, key=p.__getitem__) == "c"
+    sure = [(said, "c")] * 200
+    assert fit(sure).new(said) > Mixture().new(said)
+    assert fit([(said, "a")] * 200).new(said) < Mixture().new(said)
+
+
+def test_a_category_graduates_by_evidence_and_falls_by_drift() -> None:
+    """Looked at ever again, one at the gate graduates at most as often as the risk allows."""
+    draw = np.random.default_rng(0)
+    false = sum(
+        standing(draw.random(200) < 0.9, gate=0.9, risk=0.05, known=True, trusted=False).decides
+        for _ in range(400)
+    )
+    assert false <= 400 * 0.05 + 2 * (400 * 0.05 * 0.95) ** 0.5
+    options = {"gate": 0.9, "risk": 0.05, "known": True}
+    assert standing([True] * 60, trusted=False, **options).state == "graduated"  # type: ignore[arg-type]
+    assert standing([True] * 99 + [False] * 12, trusted=True, **options).state == "fallen"  # type: ignore[arg-type]
