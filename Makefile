@@ -18,7 +18,7 @@ help:
 demo: $(VENV)/.server
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
-test: $(VENV)/.server $(VENV)/.dev
+test: $(VENV)/.learn
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
@@ -42,7 +42,12 @@ $(VENV)/.server: $(VENV)/.made pyproject.toml serve/install.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[nearest,parquet,openai,litellm,eval,student,encoder]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[nearest,parquet,openai,litellm,eval,student]' --group dev
+	@touch $@
+
+# After the server: what trains encoders needs torch, and is to take the server's.
+$(VENV)/.learn: $(VENV)/.server $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[encoder,embeddings]'
 	@touch $@
 
 clean:

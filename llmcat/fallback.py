@@ -62,8 +62,8 @@ PRECISION = 0.9
 PLENTY = 10
 """With so many checked examples in training a category begins with the primary's trust."""
 BATCH = 256
-NAMED = 10
-"""Categories of which a row remembers what the primary said."""
+LEAST = 1e-4
+"""What the primary gives less to is left out of its answer."""
 LEAST_CHECKS = 40
 """Checked opinions in all, or no line is drawn for what the model had a say in."""
 
@@ -82,18 +82,17 @@ class Policy:
 class Outlook:
     """What is known of an item before the model is asked.
 
-    `p`: the primary's probabilities of the warm categories, summing to 1; empty if it is away.
-    `every`: of all its categories, the likeliest few. `strange`: the chance that it knows none.
-    `novelty`: the chance that the item is of another. `unlike`: how far it is from the training
-    items, as a quantile of theirs. `nearest`: the cold categories with the nearest names, as many
-    as a menu may need. `why` says why the model should be asked; empty if it need not be. `gain` is
-    what asking may bring, in right answers.
+    `p`: the primary's probabilities of the categories that it can name, summing to 1; empty if it
+    is away. `novelty`: the chance that it can name none that is right; `cold`: that the right one
+    is not its to decide. `unlike`: how far the item is from the training items, as a quantile of
+    theirs. `nearest`: the categories it cannot name with the nearest names, as many as a menu may
+    need. `why` says why the model should be asked; empty if it need not be. `gain` is what asking
+    may bring, in right answers.
     """
 
     p: Mapping[str, float]
-    every: Mapping[str, float]
-    strange: float
     novelty: float
+    cold: float
     unlike: float
     nearest: tuple[str, ...]
     why: str
@@ -101,16 +100,13 @@ class Outlook:
 
     @property
     def best(self) -> str:
-        """The primary's label among the warm ones."""
+        """The primary's label."""
         return max(self.p, key=self.p.__getitem__) if self.p else NONE
 
     @property
-    def word(self) -> tuple[str, float]:
-        """The primary's own label, of all it can name, and the chance that it is right."""
-        if not self.every:
-            return NONE, 0.0
-        label = max(self.every, key=self.every.__getitem__)
-        return label, (1.0 - self.strange) * self.every[label]
+    def sure(self) -> float:
+        """The chance that it is right."""
+        return (1.0 - self.novelty) * max(self.p.values(), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -214,20 +210,24 @@ class Router:
     _chosen: set[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Look up the columns of the warm categories, and the vectors of all names."""
-        self.cold = tuple(n for n in self.taxonomy.leaves if n.id not in self.warm)
-        self._columns = [i for i, label in enumerate(self.placed.labels) if label in self.warm]
-        self._labels = [self.placed.labels[i] for i in self._columns]
-        if not self._labels:
+        """Look up columns, and the vectors of all names. Raises `BadConfig` if nothing is warm."""
+        labels = self.placed.labels
+        self._columns = [i for i, label in enumerate(labels) if label != NONE]
+        self.named = tuple(labels[i] for i in self._columns)
+        self._is_warm = np.array([label in self.warm for label in self.named])
+        self.trial = tuple(label for label in self.named if label not in self.warm)
+        self.unnamed = tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
+        self._order = {n.id: i for i, n in enumerate(self.taxonomy.leaves)}
+        if not self._is_warm.any():
             raise BadConfig(
                 "the primary decides nothing: no category of its own is warm",
                 hint="llmcat fallback status says why; llmcat classify asks the model about all",
             )
         if self.novelty is not None:
             represent = self.novelty.represent
-            self._cold = represent([name_of(n.id, self.taxonomy) for n in self.cold] or [""])
-            self._cold = self._cold[: len(self.cold)]
-            self._warm = represent([name_of(label, self.taxonomy) for label in self._labels])
+            names = [name_of(id_, self.taxonomy) for id_ in self.unnamed]
+            self._unnamed = represent(names or [""])[: len(names)]
+            self._named = represent([name_of(id_, self.taxonomy) for id_ in self.named])
 
     @property
     def key(self) -> str:
@@ -277,47 +277,43 @@ class Router:
         except EngineError as exc:
             self.failed += 1
             why = f"the primary is away: {exc}"
-            return [Outlook({}, {}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
-        known = p[:, self._columns]
-        inside = known.sum(axis=1)
-        known = known / np.maximum(inside, 1e-12)[:, None]
-        sure = known.max(axis=1)
-        n = len(texts)
+            return [Outlook({}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
+        p_none = 1.0 - p[:, self._columns].sum(axis=1)
+        p = p[:, self._columns]
+        p = p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
+        sure, n = p.max(axis=1), len(texts)
         unlike, chance = np.zeros(n), np.zeros(n)
         nearest = np.zeros((n, 0), dtype=int)
         if self.novelty is not None:
-            looked = self.novelty.look(texts, sure, self._cold, self._warm)
+            looked = self.novelty.look(texts, sure, self._unnamed, self._named)
             unlike, nearest, chance = looked.unlike, looked.nearest, looked.chance
-        # What the primary gives to categories that are not its own speaks for these.
-        novelty = 1.0 - (1.0 - chance) * np.minimum(inside, 1.0)
+        novelty = 1.0 - (1.0 - chance) * (1.0 - np.clip(p_none, 0.0, 1.0))
+        cold = 1.0 - (1.0 - novelty) * p[:, self._is_warm].sum(axis=1)
         found = []
-        likely = np.argsort(-p, axis=1, kind="stable")[:, :NAMED]
         for i in range(n):
-            near = tuple(self.cold[j].id for j in nearest[i].tolist())
-            best, new = float(sure[i]), float(novelty[i])
+            near = tuple(self.unnamed[j] for j in nearest[i].tolist())
             found.append(
                 Outlook(
-                    dict(zip(self._labels, known[i].tolist(), strict=True)),
-                    {self.placed.labels[j]: float(p[i, j]) for j in likely[i].tolist()},
-                    float(chance[i]),
-                    new,
+                    dict(zip(self.named, p[i].tolist(), strict=True)),
+                    float(novelty[i]),
+                    float(cold[i]),
                     float(unlike[i]),
                     near,
-                    self._why(best, new, float(unlike[i]), near),
-                    self.mixture.gain(new, best),
+                    self._why(float(sure[i]), float(cold[i]), float(unlike[i]), near),
+                    self.mixture.gain(float(novelty[i]), float(sure[i])),
                 )
             )
         return found
 
-    def _why(self, sure: float, new: float, unlike: float, near: Sequence[str]) -> str:
+    def _why(self, sure: float, cold: float, unlike: float, near: Sequence[str]) -> str:
         """Say why the model should be asked, nothing if it need not be."""
         policy, said = self.policy, []
         if sure < self.line:
             said.append(f"unsure {sure:.2f} < {self.line:.2f}")
         if self.novelty is not None and unlike > policy.unlike:
             said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
-        if self.cold and new >= policy.near:
-            said.append(f"cold near {new:.2f}" + (f" ({near[0]})" if near else ""))
+        if cold >= policy.near:
+            said.append(f"cold near {cold:.2f}" + (f" ({near[0]})" if near else ""))
         return "; ".join(said)
 
     def keep(self, verdicts: Sequence[Verdict]) -> None:
@@ -375,7 +371,8 @@ class Router:
             scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
             q = _distribution(scores)
             rest = [n for n in self.taxonomy.leaves if n.id not in set(offered)]
-            if scores.label == NONE and rest:  # the exit of a shortlist widens it
+            # The exit of a shortlist widens it, but where asks are counted.
+            if scores.label == NONE and rest and self.most is None:
                 wider = yield from choose(plan, rest, None)
                 none = q.pop(NONE, 0.0)
                 q |= {label: none * x for label, x in _distribution(wider).items()}
@@ -383,8 +380,8 @@ class Router:
             if not outlook.p:
                 raise
             return self._alone(outlook, f"{outlook.why}; the model is away: {exc}", degraded=True)
-        cold = sum(id_ not in outlook.p for id_ in offered)
-        said = Said(outlook.novelty, outlook.p, q, len(offered), cold)
+        new = sum(id_ not in outlook.p for id_ in offered)
+        said = Said(outlook.novelty, outlook.p, q, len(offered), new)
         return self._together(outlook, said, scores, offered)
 
     def offered(self, outlook: Outlook, size: int) -> list[str]:
@@ -393,26 +390,21 @@ class Router:
         Where there are more than fit, those with the nearest names; without names to compare, the
         walk takes several menus.
         """
-        best = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)[:BEST]
-        if not best:
+        if not outlook.p:
             return [n.id for n in self.taxonomy.leaves]
-        cold = [n.id for n in self.cold]
+        best = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)[:BEST]
+        best = [label for label in best if label not in self.trial]
+        cold = {*self.trial, *self.unnamed}
         if len(cold) + len(best) > size and outlook.nearest:
-            near = set(outlook.nearest[: size - len(best)])
-            cold = [id_ for id_ in cold if id_ in near]
-        order = {n.id: i for i, n in enumerate(self.taxonomy.leaves)}
-        return [*cold, *sorted(best, key=order.__getitem__)]
+            room = max(0, size - len(best) - len(self.trial))
+            cold = {*self.trial, *outlook.nearest[:room]}
+        return sorted(cold, key=self._order.__getitem__) + sorted(best, key=self._order.__getitem__)
 
     def _alone(self, outlook: Outlook, why: str, *, degraded: bool = False) -> Scores:
         """Return the primary's answer."""
-        label, sure = outlook.word
         sources = self._sources(outlook, "primary", why, degraded=degraded)
-        p = (
-            {}
-            if label == NONE
-            else {k: (1 - outlook.strange) * x for k, x in outlook.every.items()}
-        )
-        return Scores(label, p, 0.0, kind="top", chance=sure, sources=sources)
+        p = {label: (1.0 - outlook.novelty) * x for label, x in outlook.p.items() if x >= LEAST}
+        return Scores(outlook.best, p, 0.0, kind="top", chance=outlook.sure, sources=sources)
 
     def _together(
         self, outlook: Outlook, said: Said, scores: Scores, offered: Sequence[str]
@@ -421,7 +413,7 @@ class Router:
         p = self.mixture(said)
         label = max(p, key=p.__getitem__)
         of_model = max(said.q, key=said.q.__getitem__)
-        first = outlook.word[0]
+        first = outlook.best
         by = "both" if label == of_model == first else "mixture"
         if by == "mixture" and label in {of_model, first}:
             by = "model" if label == of_model else "primary"
@@ -448,14 +440,14 @@ class Router:
         self, outlook: Outlook, by: str, why: str, *, degraded: bool = False
     ) -> dict[str, Any]:
         primary = None
-        if outlook.every:
-            label, sure = outlook.word
-            primary = {"label": label, "p": round(sure, 6), "top": _top(outlook.every)}
+        if outlook.p:
+            primary = {"label": outlook.best, "p": round(outlook.sure, 6), "top": _top(outlook.p)}
         return {
             "by": by,
             "why": why,
             "degraded": degraded,
             "novelty": round(outlook.novelty, 6),
+            "cold": round(outlook.cold, 6),
             "unlike": round(outlook.unlike, 6),
             "primary": primary,
         }
@@ -484,18 +476,18 @@ def _distribution(scores: Scores) -> dict[str, float]:
     return {label: x / total for label, x in q.items()} if total > 0 else {NONE: 1.0}
 
 
-def fitted(opinions: Iterable[Opinion], warm: frozenset[str]) -> Mixture:
-    """Return the mixture that the checked opinions make, as far as they still speak of these."""
-    return mixture.fit(list(_usable(opinions, warm)))
+def fitted(opinions: Iterable[Opinion], named: Iterable[str]) -> Mixture:
+    """Return the mixture that checked opinions make for a primary that can name these."""
+    return mixture.fit(list(_usable(opinions, frozenset(named))))
 
 
-def _usable(opinions: Iterable[Opinion], warm: frozenset[str]) -> Iterator[tuple[Said, str]]:
-    """Yield what was said of checked texts, as today's warm categories would have it."""
+def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tuple[Said, str]]:
+    """Yield what was said of checked texts, as a primary that can name these would have it."""
     for opinion in opinions:
         if opinion.gold is None:
             continue
-        said = Said.of(opinion.said).among(warm)
-        if said.p and (opinion.gold in said.p) == (opinion.gold in warm):
+        said = Said.of(opinion.said).among(named)
+        if said.p and (opinion.gold in said.p) == (opinion.gold in named):
             yield said, opinion.gold
 
 
@@ -522,7 +514,7 @@ class FallbackJudge:
         risk: float,
     ) -> FallbackJudge:
         """Draw the line of what the model had a say in, by checked opinions."""
-        pairs = list(_usable(opinions, router.warm))
+        pairs = list(_usable(opinions, frozenset(router.named)))
         line = math.inf
         if len(pairs) >= LEAST_CHECKS:
             fit, other = pairs[::2], pairs[1::2]

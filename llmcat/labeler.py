@@ -154,7 +154,7 @@ def open_route(
         placed,
         warm,
         line,
-        mixture=fallback.fitted(opinions, warm),
+        mixture=fallback.fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
         most=config.max_asks or None,
@@ -489,7 +489,7 @@ class FallbackLabeler(Classifier):
             session = await open_session(self._settings, self._opened, self.taxonomy, tolerant)
             self._session = session
         route = self._opened.route
-        if whole and route.cold and session.task.plan.kind != "menu":
+        if whole and session.task.plan.kind != "menu":
             raise EngineError("predict_proba needs all labels on one menu")
         found = [with_gold(i, self.taxonomy) for i in to_items(values, columns=columns)]
         if route.most is not None:

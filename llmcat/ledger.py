@@ -72,7 +72,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     if sources["primary"] is not None:
         said.append(f"primary   {_list(sources['primary']['top'])}")
     said.append(
-        f"novelty   {sources['novelty']:.3f} that it is of a category the primary does not decide; "
+        f"novelty   {sources['novelty']:.3f} that the primary cannot name its category, "
+        f"{sources['cold']:.3f} that it is not the primary's to decide; "
         f"further from the training items than {sources['unlike']:.0%} of them from each other"
     )
     if "model" in sources:

@@ -68,13 +68,13 @@ class Said:
         """Return what was recorded."""
         return cls(**record)
 
-    def among(self, warm: frozenset[str]) -> Said:
-        """Return what it would have been if only these categories were the classifier's."""
-        lost = set(self.p) - warm
+    def among(self, named: frozenset[str]) -> Said:
+        """Return what it would have been if the classifier could name only these."""
+        lost = set(self.p) - named
         if not lost:
             return self
-        left = math.fsum(x for label, x in self.p.items() if label in warm)
-        p = {label: x / left for label, x in self.p.items() if label in warm} if left > 0 else {}
+        left = math.fsum(x for label, x in self.p.items() if label in named)
+        p = {label: x / left for label, x in self.p.items() if label in named} if left > 0 else {}
         cold = min(self.offered, self.cold + len(lost & set(self.q)))
         return Said(1.0 - (1.0 - self.novelty) * left, p, self.q, self.offered, cold)
 

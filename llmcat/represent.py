@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -43,7 +44,7 @@ class Representation(Protocol):
 
 def representation(name: str) -> Representation:
     """Return the one of a name: `tfidf`, or a sentence-transformers model by name or folder."""
-    return Tfidf() if name == TFIDF else Embedding(name)
+    return Tfidf() if name == TFIDF else _embedding(name)
 
 
 @dataclass
@@ -103,6 +104,12 @@ class Embedding:
             self._kept.update(zip(new, made, strict=True))
         size = self._model.get_embedding_dimension()
         return np.array([self._kept[text] for text in texts], dtype=np.float32).reshape(-1, size)
+
+
+@cache
+def _embedding(name: str) -> Embedding:
+    """Return the model of a name; a student and its eye for what is new use the same one."""
+    return Embedding(name)
 
 
 def _load(name: str) -> Any:
