@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Ran, read_rows
 
+from llmcat.codes import CANDIDATES
+from llmcat.engines.student import StudentEngine
 from llmcat.errors import BadConfig, JournalError
 from llmcat.graduation import standing
 from llmcat.labeler import FallbackLabeler
 from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.mixture import Mixture, Said, fit
+from llmcat.records import Ask, Item, Prefix
+from llmcat.shortlist import Plan
 from llmcat.student import Student
+from llmcat.students.registry import load, make
+from llmcat.taxonomy import Taxonomy
+from llmcat.training import Corpus, Example, Recipe, train
 
 Cli = Callable[..., Ran]
 WORDS = {
@@ -50,8 +58,8 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 @pytest.fixture
 def student(tmp_path: Path, llmcat: Cli) -> Path:
-    train = write(tmp_path / "train.jsonl", titles(WARM, 30))
-    done = llmcat("student", "train", "--file", train, "--labels", LABELS, "--out", "student")
+    labelled = write(tmp_path / "train.jsonl", titles(WARM, 30))
+    done = llmcat("student", "train", "--file", labelled, "--labels", LABELS, "--out", "student")
     assert done.code == 0, done.err
     return tmp_path / "student"
 
@@ -123,6 +131,112 @@ def test_a_student_is_an_engine(student: Path, tmp_path: Path, llmcat: Cli) -> N
     assert done.code == 0, done.err
     rows = read_rows(tmp_path / "items.predictions.jsonl")
     assert sum(row["label"] == row["gold"] for row in rows) >= 22
+
+
+def test_a_students_answers_over_any_menu_sum_to_one(student: Path) -> None:
+    """What is on none of a menu's branches goes to its exit."""
+    tree = Taxonomy.parse("goods > shoes\ngoods > bags\nplay > toys\nlamps\nchairs", suffix=".txt")
+    rows = titles(WARM, 8)
+    corpus = Corpus([Example(r["title"], str(tree.resolve(r["label"])), "gold") for r in rows], {})
+    made, _ = train(corpus, tree, Recipe())
+    made.save(student.parent / "tree")
+    engine = StudentEngine(str(student.parent / "tree"))
+    plan = Plan(tree, CANDIDATES[:5], size=2)
+    item = Item(0, "0", {"title": "sneaker sandal model 1"})
+    menus = [plan.menu(tree.roots[:2]), plan.menu(tree.children(tree.roots[0]), tree.roots[0])]
+
+    async def work() -> list[dict[str, float]]:
+        await engine.open()
+
+        async def asks() -> AsyncIterator[Ask]:
+            for menu in menus:
+                yield Ask(item, menu, Prefix((), ""), ())
+
+        found = [answer async for answer in engine.answer(asks())]
+        await engine.close()
+        return [
+            dict(zip([*a.ask.menu.ids, "none"], np.exp(a.logprobs), strict=True)) for a in found
+        ]
+
+    top, inner = asyncio.run(work())
+    assert sum(top.values()) == pytest.approx(1)
+    assert sum(inner.values()) == pytest.approx(1)
+    assert top["none"] > 0.01  # lamps
+    assert max(inner, key=lambda k: inner[k]) == tree.resolve("shoes")
+
+
+def test_an_embedding_model_that_is_absent(tmp_path: Path, llmcat: Cli) -> None:
+    """Says which folder to give, or what to install."""
+    pytest.importorskip("sentence_transformers")
+    labelled = write(tmp_path / "train.jsonl", titles(WARM, 6))
+    (tmp_path / "empty").mkdir()
+    for name in ("no/such-model", "empty"):
+        done = llmcat(
+            "student", "train", "--file", labelled, "--labels", LABELS, "--features", name,
+            HF_HUB_OFFLINE="1",
+        )  # fmt: skip
+        assert done.code == 2
+        assert "no embedding model" in done.err
+        assert "--features FOLDER" in done.err
+
+
+def test_foreign_labels_are_named_and_nothing_is_imported(tmp_path: Path, llmcat: Cli) -> None:
+    """All or nothing; a row without text is found by its id."""
+    rows = [{"id": "1", "title": "boot", "label": "shoes"}, {"id": "2", "title": "x", "label": "?"}]
+    done = llmcat(
+        "labels", "import", "--file", write(tmp_path / "a.jsonl", rows), "--labels", LABELS
+    )
+    assert done.code == 2
+    assert "'?'" in done.err
+    write(tmp_path / "a.jsonl", rows[:1])
+    assert llmcat("labels", "import", "--file", "a.jsonl", "--labels", LABELS).code == 0
+    write(tmp_path / "b.jsonl", [{"id": "1", "title": "", "label": "bags"}])
+    assert llmcat("labels", "import", "--file", "b.jsonl", "--labels", LABELS).code == 0
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        assert [one.label for one in store.holding()] == ["bags"]
+        assert store.texts() == {}
+
+
+def test_what_is_wrong_with_labels_is_reported(tmp_path: Path, llmcat: Cli) -> None:
+    """Duplicates, contradictions, small categories."""
+    rows = titles(WARM, 8)
+    rows += [
+        rows[0],
+        {**rows[1], "label": "toys"},
+        {"id": "c", "title": "stool", "label": "chairs"},
+    ]
+    labelled = write(tmp_path / "train.jsonl", rows)
+    done = llmcat("student", "train", "--file", labelled, "--labels", LABELS)
+    assert done.code == 0, done.err
+    assert "1 rows repeat a text" in done.out
+    assert "1 texts have several labels" in done.out
+    assert "left to the model: chairs (1)" in done.out
+
+
+@pytest.mark.parametrize("kind", ["vote", "stack"])
+def test_several_students_are_one(tmp_path: Path, llmcat: Cli, kind: str) -> None:
+    """Saved and loaded, they say the same."""
+    params = {"members": [["linear", {"C": 1.0}], ["linear", {"C": 30.0}]]}
+    rows = titles(WARM, 12)
+    texts, gold = [r["title"] for r in rows], [r["label"] for r in rows]
+    made = make(kind, params).fit(texts, np.array(gold), np.ones(len(gold)))  # type: ignore[arg-type]
+    assert np.mean(made.predict_proba(texts).argmax(axis=1) == np.searchsorted(
+        made.classes_, gold)) > 0.9  # fmt: skip
+    (tmp_path / "s").mkdir()
+    made.save(tmp_path / "s")
+    again = load(kind, tmp_path / "s", params)  # type: ignore[arg-type]
+    assert np.allclose(again.predict_proba(texts), made.predict_proba(texts))
+
+
+def test_redacted_items_reach_neither_output_nor_store(tmp_path: Path, llmcat: Cli) -> None:
+    """The mask is applied where items are read."""
+    items = write(tmp_path / "i.jsonl", [{"title": "boot for jane@example.org"}])
+    done = llmcat(
+        "classify", "--file", items, "--labels", LABELS, "--engine", "fake", "--redact", "all",
+        "--limit", "1", "--preview",
+    )  # fmt: skip
+    assert "[EMAIL]" in done.out + done.err
+    assert "jane@" not in done.out + done.err
 
 
 def test_cold_items_go_to_the_model_and_known_ones_do_not(

@@ -123,6 +123,64 @@ def test_a_server_that_stays_away(stub: Stub, items: Path, tmp_path: Path, llmca
     assert {r["decision"] for r in complete(tmp_path / "o.jsonl")} == {"labelled"}
 
 
+@pytest.fixture
+def student(tmp_path: Path, llmcat: Cli) -> tuple[str, ...]:
+    """A classifier of four categories, beside two that it never saw; the flags that use it."""
+    rows = [
+        {"title": f"{name} of kind {i}", "label": name}
+        for name in ("apple", "pear", "plum", "fig")
+        for i in range(20)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = ("--labels", "apple,pear,plum,fig,chair,table")
+    assert llmcat("student", "train", "--file", "train.jsonl", *labels).code == 0
+    return ("fallback", "--file", "items.jsonl", "--out", "o.jsonl", *labels, "--primary",
+            "student", "--concurrency", "8")  # fmt: skip
+
+
+def test_the_model_dies_in_the_middle_of_a_fallback_stream(
+    stub: Stub, items: Path, tmp_path: Path, llmcat: Cli, student: tuple[str, ...]
+) -> None:
+    """Every item is answered; what the model should have been asked is marked, and asked later."""
+    url = ("--base-url", stub.url, "--retry-seconds", "0.5")
+    process = begin(tmp_path, *student, *url)
+    wait_for_rows(tmp_path / "o.jsonl", 200, process)
+    stub.kill()
+    assert process.wait(60) == 0
+    said = process.stderr.read()  # type: ignore[union-attr]
+    process.stderr.close()  # type: ignore[union-attr]
+    assert "degraded" in said
+    rows = complete(tmp_path / "o.jsonl")
+    assert {row["decision"] for row in rows} <= {"labelled", "none"}
+    lost = [row for row in rows if row["degraded"]]
+    assert lost
+    assert not any(row["degraded"] for row in rows[:100])
+    assert all("away" in str(row["why"]) and row["label"] for row in lost)
+    stub.start()
+    assert llmcat(*student, *url, "--redo", "degraded").code == 0
+    after = complete(tmp_path / "o.jsonl")
+    assert not any(row["degraded"] for row in after)
+    assert [a for a, b in zip(after, rows, strict=True) if not b["degraded"]] == [
+        row for row in rows if not row["degraded"]
+    ]
+
+
+def test_a_fallback_run_that_is_killed_goes_on(
+    stub: Stub, items: Path, tmp_path: Path, llmcat: Cli, student: tuple[str, ...]
+) -> None:
+    """Every row once, in order; the store has a word of the primary about each."""
+    url = ("--base-url", stub.url)
+    process = begin(tmp_path, *student, *url)
+    wait_for_rows(tmp_path / "o.jsonl", 200, process)
+    process.kill()
+    process.wait()
+    process.stderr.close()  # type: ignore[union-attr]
+    assert llmcat(*student, *url).code == 0
+    assert not any(row["degraded"] for row in complete(tmp_path / "o.jsonl"))
+    stats = llmcat("labels", "stats").out
+    assert "1,500" in stats
+
+
 def test_a_name_that_no_dns_knows(items: Path, llmcat: Cli) -> None:
     """One line, exit code 3, at once."""
     started = time.monotonic()
