@@ -13,6 +13,8 @@ Public sources (none is part of llmcat; each keeps its licence):
                scope becomes `none`
     shop32     titles from PriceRunner (Akritidis, UCI dataset 837, CC BY 4.0) and USDA SR28 (public
                domain), chosen and read by hand: only in its prepared form
+    naics2022_level3[_train]  the index of NAICS 2022 (US Census Bureau, public domain), by its
+               first three levels: only in its prepared form
     jd_hard_zh Chinese titles that a trained model got wrong, many labels wrong: for --audit
 """
 
@@ -24,6 +26,7 @@ import gzip
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,23 @@ def prepared_jd_hard_zh(data: Path) -> tuple[list[Any], list[Any]]:
     return items, [{"id": n["id"], "name": n["id"]} for n in flat(items)]
 
 
+def prepared_naics2022_level3(data: Path, split: str = "test") -> tuple[list[Any], list[Any]]:
+    """Business activities by industry group: the first three levels, 12 training items or more."""
+    every = [
+        row | {"label": " > ".join(row["label"].split(" > ")[:3])}
+        for row in rows(data / "items.jsonl.gz")
+    ]
+    count = Counter(row["label"] for row in every if row["split"] == "train")
+    kept = {label for label, n in count.items() if n >= 12 and label.count(" > ") == 2}
+    items = [row for row in every if row["split"] == split and row["label"] in kept]
+    return items, [{"path": label} for label in sorted(kept)]
+
+
+def prepared_naics2022_level3_train(data: Path) -> tuple[list[Any], list[Any]]:
+    """The same, the training part."""
+    return prepared_naics2022_level3(data, "train")
+
+
 def public_banking77(source: Path) -> tuple[list[Any], list[Any]]:
     """From banking_data/test.csv: the columns text and category."""
     with source.open(encoding="utf-8", newline="") as lines:
@@ -114,6 +134,8 @@ PREPARED: dict[str, Callable[[Path], tuple[list[Any], list[Any]]]] = {
     "banking77": prepared_banking77,
     "clinc150": prepared_clinc150,
     "jd_hard_zh": prepared_jd_hard_zh,
+    "naics2022_level3": prepared_naics2022_level3,
+    "naics2022_level3_train": prepared_naics2022_level3_train,
 }
 PUBLIC = {"banking77": public_banking77, "clinc150": public_clinc150}
 
@@ -141,7 +163,8 @@ def main() -> int:
             return 2
         found = PUBLIC[args.name](args.source)
     elif args.data:
-        found = PREPARED[args.name](Path(args.data) / args.name)
+        folder = "naics2022_index" if args.name.startswith("naics") else args.name
+        found = PREPARED[args.name](Path(args.data) / folder)
     else:
         print("--source FILE, or --data FOLDER (LLMCAT_DATA)", file=sys.stderr)
         return 2

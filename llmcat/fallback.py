@@ -62,6 +62,8 @@ PRECISION = 0.9
 PLENTY = 10
 """With so many checked examples in training a category begins with the primary's trust."""
 BATCH = 256
+SURE = "sure"
+"""Why the model is not asked, where there is no reason to."""
 LEAST = 1e-4
 """What the primary gives less to is left out of its answer."""
 LEAST_CHECKS = 40
@@ -249,7 +251,10 @@ class Router:
             yield from batch
 
     def choose(self, items: Iterable[Item]) -> None:
-        """Choose the texts whose asking brings most, `most` of them; each counts once."""
+        """Choose the texts whose asking brings most, `most` of them; each counts once.
+
+        Also among those that would not be asked about without a bound.
+        """
         assert self.most is not None  # noqa: S101  called for a bound
         seen: set[str] = set()
 
@@ -257,7 +262,7 @@ class Router:
             for batch in _batches(items):
                 for item, outlook in zip(batch, self.outlooks(batch), strict=True):
                     key = key_of(item.content)
-                    if outlook.why and outlook.gain > 0 and key not in seen:
+                    if outlook.gain > 0 and key not in seen:
                         seen.add(key)
                         yield outlook.gain, -item.row, key
 
@@ -361,10 +366,13 @@ class Router:
         Raises nothing: an error of the engine ends it with the primary's answer.
         """
         outlook = self._outlooks.pop(item.row, None) or self.outlooks([item])[0]
-        if not outlook.why:
-            return self._alone(outlook, "sure")
         if self._chosen is not None and not self.would_ask(item):
-            return self._alone(outlook, f"{outlook.why}; not asked: the bound is reached")
+            why = f"{outlook.why}; not asked: the bound is reached" if outlook.why else SURE
+            return self._alone(outlook, why)
+        if self._chosen is None and not outlook.why:
+            return self._alone(outlook, SURE)
+        if not outlook.why:
+            outlook = replace(outlook, why=f"worth an ask: {outlook.gain:+.2f} right answers")
         offered = self.offered(outlook, plan.size)
         nodes = self.taxonomy.nodes
         try:
@@ -542,7 +550,7 @@ class FallbackJudge:
         sources = scores.sources or {}
         line = self.together
         if "model" not in sources:
-            line = -math.inf if sources.get("why") == "sure" else math.inf
+            line = -math.inf if sources.get("why") == SURE else math.inf
         if sources.get("degraded") or (scores.confidence or 0.0) < line:
             return Decided("review", scores)
         return Decided("none" if none else "accept", scores)
