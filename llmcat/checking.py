@@ -6,7 +6,6 @@ This module does not know engines, students or runs.
 from __future__ import annotations
 
 import csv
-import random
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.labels import CHECKED, Label, key_of, now
+from llmcat.labels import Label, key_of, now
 from llmcat.readers import ItemReader, expand
 from llmcat.records import NONE
 from llmcat.session import columns_of
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
     from llmcat.labels import LabelStore, Source
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["export", "import_labels", "sample"]
-
-BATCH = 1000
+__all__ = ["export", "import_labels"]
 
 
 def import_labels(
@@ -76,16 +73,6 @@ def import_labels(
     counts["new"] = store.add(labels, texts=texts)
     counts["known"] = len(labels) - counts["new"]
     return counts
-
-
-def sample(store: LabelStore, count: int, *, seed: int) -> list[Label]:
-    """Return a random sample of what model and primary labelled and nobody checked.
-
-    What is measured on a random sample holds for all; what is measured on doubtful items does not.
-    """
-    checked = {label.key for label in store.holding(*CHECKED)}
-    open_ = [label for label in store.holding("model", "primary") if label.key not in checked]
-    return random.Random(seed).sample(open_, min(count, len(open_)))
 
 
 def export(store: LabelStore, labels: Iterable[Label], out: Path) -> int:

@@ -81,7 +81,7 @@ def _labels(argv: list[str]) -> int:
         if args.conflicts:
             labels = [label for words in store.conflicts() for label in words]
         elif args.sample:
-            labels = checking.sample(store, args.sample, seed=config.seed)
+            labels = store.unchecked(args.sample, seed=config.seed)
         else:
             labels = store.holding(*(args.source or ()))
         count = checking.export(store, labels, Path(args.out))

@@ -262,7 +262,7 @@ class Router:
             for batch in _batches(items):
                 for item, outlook in zip(batch, self.outlooks(batch), strict=True):
                     key = key_of(item.content)
-                    if outlook.gain > 0 and key not in seen:
+                    if key not in seen:
                         seen.add(key)
                         yield outlook.gain, -item.row, key
 
@@ -492,8 +492,6 @@ def fitted(opinions: Iterable[Opinion], named: Iterable[str]) -> Mixture:
 def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tuple[Said, str]]:
     """Yield what was said of checked texts, as a primary that can name these would have it."""
     for opinion in opinions:
-        if opinion.gold is None:
-            continue
         said = Said.of(opinion.said).among(named)
         if said.p and (opinion.gold in said.p) == (opinion.gold in named):
             yield said, opinion.gold

@@ -382,16 +382,12 @@ def status(
 
     policy = policy_of(config)
     counts = store.counts()
-    pairs: dict[str, list[bool]] = {}
-    first = {label.key: label.label for label in store.holding("primary")}
-    for label in store.holding("model"):
-        if label.key in first:
-            pairs.setdefault(label.label, []).append(first[label.key] == label.label)
+    agreement = store.agreement()
     checked = Counter(label.label for label in store.holding("person", "gold"))
     found = []
     for node in taxonomy.leaves:
         one = opened.standings[node.id]
-        agreed = pairs.get(node.id, [])
+        agree, both = agreement.get(node.id, (0, 0))
         missing = 0
         if one.state == "cold":
             missing = max(0, fallback.PLENTY - checked[node.id])
@@ -404,8 +400,8 @@ def status(
                 node.id,
                 one,
                 {source: n for source, n in counts.get(node.id, {}).items() if n},
-                sum(agreed),
-                len(agreed),
+                agree,
+                both,
                 checked[node.id],
                 missing,
             )

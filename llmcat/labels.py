@@ -58,6 +58,11 @@ MIGRATIONS = (
 
 _RANK = "CASE source WHEN 'person' THEN 0 WHEN 'gold' THEN 1 WHEN 'model' THEN 2 ELSE 3 END"
 _LATEST = "at DESC, seq DESC"
+_WORDS = (
+    "SELECT * FROM (SELECT *, row_number() OVER "
+    f"(PARTITION BY key, source ORDER BY {_LATEST}) AS place FROM labels) WHERE place = 1"
+)
+"""The latest word of each source about each text."""
 
 
 def key_of(content: str) -> str:
@@ -115,7 +120,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What primary and model said of a text they were both asked about, and what holds, if known.
+    """What primary and model said of a text they were both asked about, and what holds.
 
     `said` is as the fallback labeler wrote it (see `llmcat.mixture`).
     """
@@ -123,7 +128,7 @@ class Opinion:
     key: str
     at: str
     said: Mapping[str, Any]
-    gold: str | None
+    gold: str
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Label))
@@ -266,14 +271,14 @@ class LabelStore:
     def conflicts(self) -> list[list[Label]]:
         """Return the texts whose sources' latest words differ, each with these words."""
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
-            f"(PARTITION BY key, source ORDER BY {_LATEST}) AS place FROM labels) "
-            f"WHERE place = 1 ORDER BY key, {_RANK}"
+            f"WITH latest AS ({_WORDS}) SELECT {_COLUMNS} FROM latest WHERE key IN "
+            "(SELECT key FROM latest GROUP BY key HAVING count(DISTINCT label) > 1) "
+            f"ORDER BY key, {_RANK}"
         )
         by_key: dict[str, list[Label]] = {}
         for row in rows:
             by_key.setdefault(row[0], []).append(Label(*row))
-        return [words for words in by_key.values() if len({word.label for word in words}) > 1]
+        return list(by_key.values())
 
     def checks(self, source: Source) -> list[Check]:
         """Return what a source said of each text before it was checked, by the time of that.
@@ -292,10 +297,33 @@ class LabelStore:
         return [Check(k, source, label, sure, held[k], at) for k, label, sure, at in rows]
 
     def opinions(self) -> list[Opinion]:
-        """Return what was said of each text that primary and model were both asked about."""
+        """Return what was said of each checked text that primary and model were asked about."""
         held = {label.key: label.label for label in self.holding(*CHECKED)}
-        rows = self._rows("SELECT key, at, said FROM opinions ORDER BY at, key")
-        return [Opinion(key, at, orjson.loads(said), held.get(key)) for key, at, said in rows]
+        rows = self._rows(
+            "SELECT key, at, said FROM opinions WHERE key IN (SELECT key FROM labels "
+            "WHERE source IN ('person', 'gold')) ORDER BY at, key"
+        )
+        return [Opinion(key, at, orjson.loads(said), held[key]) for key, at, said in rows]
+
+    def agreement(self) -> dict[str, tuple[int, int]]:
+        """Return by label of the model how often the primary agrees, of how many both labelled."""
+        rows = self._rows(
+            f"WITH latest AS ({_WORDS}) SELECT m.label, sum(m.label = p.label), count(*) "
+            "FROM latest m JOIN latest p ON m.key = p.key "
+            "WHERE m.source = 'model' AND p.source = 'primary' GROUP BY m.label"
+        )
+        return {label: (agree, both) for label, agree, both in rows}
+
+    def unchecked(self, count: int, *, seed: int) -> list[Label]:
+        """Return a random sample of what model or primary labelled and nobody checked."""
+        self._db.create_function("mixed", 1, lambda key: digest(key, str(seed)), deterministic=True)
+        rows = self._rows(
+            f"WITH latest AS ({_WORDS}) SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY key ORDER BY {_RANK}) AS first FROM latest) WHERE first = 1 AND "
+            "source IN ('model', 'primary') ORDER BY mixed(key) LIMIT ?",
+            (count,),
+        )
+        return [Label(*row) for row in rows]
 
     def texts(self) -> dict[str, dict[str, str]]:
         """Return the fields of the texts that are kept, by key."""
@@ -310,11 +338,7 @@ class LabelStore:
 
     def counts(self) -> dict[str, dict[Source, int]]:
         """Return how many texts each source has labelled, by label; the sources' latest words."""
-        rows = self._rows(
-            "SELECT label, source, count(*) FROM (SELECT *, row_number() OVER "
-            f"(PARTITION BY key, source ORDER BY {_LATEST}) AS place FROM labels) "
-            "WHERE place = 1 GROUP BY label, source"
-        )
+        rows = self._rows(f"SELECT label, source, count(*) FROM ({_WORDS}) GROUP BY label, source")
         found: dict[str, dict[Source, int]] = {}
         for label, source, count in rows:
             found.setdefault(label, dict.fromkeys(SOURCES, 0))[source] = count
