@@ -11,7 +11,8 @@ Four ways to label the same items with the same checks, at several budgets of as
     ours        llmcat's router: where asking is expected to bring most, both answers mixed
 
 The classifier is trained anew every few days, in all four on checks and on the model's labels,
-these by their confidence. The model's answers: RUN is the folder of an evaluation with kept
+these by their confidence. `--plot --out eval/results/season-shop32` draws a result (needs
+matplotlib). The model's answers: RUN is the folder of an evaluation with kept
 probabilities (`llmcat calibrate` leaves one), each asked once over the whole menu and renormalised
 over what is offered; `--fake` makes answers of an accuracy whose errors go to a partner category.
 """
@@ -251,8 +252,9 @@ def interval(values: Array) -> tuple[float, float, float]:
 def main() -> None:
     """Simulate, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", type=Path, required=True, help="folder that eval/sets.py wrote")
-    parser.add_argument("--train", type=Path, required=True, help="labelled items to begin with")
+    parser.add_argument("--set", type=Path, help="folder that eval/sets.py wrote")
+    parser.add_argument("--train", type=Path, help="labelled items to begin with")
+    parser.add_argument("--plot", action="store_true", help="only draw what --out holds")
     parser.add_argument("--features", default="tfidf")
     parser.add_argument("--run", type=Path, help="an evaluation that kept its probabilities")
     parser.add_argument("--fake", default="", help="accuracies of made-up models")
@@ -261,6 +263,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="result, without a suffix")
     args = parser.parse_args()
+    if args.plot:
+        plot(args.out)
+        return
     taxonomy = Taxonomy.load(args.set / "taxonomy.jsonl")
     items = read_items(args.set / "items.jsonl", taxonomy)
     if args.items:
@@ -341,6 +346,42 @@ def write(
     ]
     args.out.with_suffix(".json").write_text(json.dumps(figures) + "\n")
     print("\n".join(lines))
+
+
+def plot(result: Path) -> None:
+    """Draw accuracy against asks from a result's figures, into a .png beside them."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figures = json.loads(result.with_suffix(".json").read_text())
+    names = list(dict.fromkeys(f["model"] for f in figures))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3.4 * len(names), 3.6), sharey=True, squeeze=False
+    )
+    looks = {"ours": ("#b3331f", "o"), "threshold": ("#2b5c8a", "s"), "model": ("#777777", "^")}
+    for axis, name in zip(axes[0], names, strict=True):
+        here = [f for f in figures if f["model"] == name]
+        alone = np.mean([f["accuracy"] for f in here if f["way"] == "primary"])
+        for way, (colour, mark) in looks.items():
+            xs, ys, half = [0.0], [100 * alone], [0.0]
+            for budget in sorted({f["budget"] for f in here if f["way"] == way}):
+                part = [f for f in here if f["way"] == way and f["budget"] == budget]
+                mean, low, _ = interval(100 * np.array([f["accuracy"] for f in part]))
+                xs.append(float(np.mean([f["asks"] for f in part])))
+                ys.append(mean)
+                half.append(mean - low)
+            axis.errorbar(xs, ys, half, color=colour, marker=mark, markersize=4, capsize=2,
+                          label={"model": "model, random share"}.get(way, way))  # fmt: skip
+        axis.plot([0], [100 * alone], "k*", markersize=9, label="primary alone")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("asks per item")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("accuracy over the season, %")
+    axes[0][-1].legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(result.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":
