@@ -319,9 +319,13 @@ def out_of_fold(
         if not out.any() or len(set(labels[inside].tolist())) < 2:  # noqa: PLR2004
             p[out] = 1.0 / len(classes)
             continue
-        model = _trained(recipe, params, [texts[i] for i in inside], labels[inside], weight[inside])
+        model = _trained(
+            recipe, params, [texts[i] for i in inside.tolist()], labels[inside], weight[inside]
+        )
         columns = np.searchsorted(classes, model.classes_)
-        p[np.ix_(out, columns)] = model.predict_proba([texts[i] for i in np.flatnonzero(out)])
+        p[np.ix_(out, columns)] = model.predict_proba(
+            [texts[i] for i in np.flatnonzero(out).tolist()]
+        )
     return p
 
 
