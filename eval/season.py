@@ -200,10 +200,12 @@ class Season:
         taxonomy, policy = self.world.taxonomy, fallback.Policy()
         placed = Placed.of(student, taxonomy)
         stands = fallback.standings(
-            placed.labels, student.manifest.checked, taxonomy, self.store, policy
-        )
+            placed.labels, student.manifest.checked, taxonomy, self.store, policy,
+            f"{placed.name}@{placed.key[:8]}",
+        )  # fmt: skip
+        self.store.name_primary(placed.key, placed.labels)
         warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-        line, _ = fallback.line_of(student.held, policy)
+        line = fallback.line_of(student.held, policy).threshold
         router = fallback.Router(
             taxonomy, placed, warm, line,
             mixture=fallback.fitted(self.store.opinions(), placed.labels), policy=policy,

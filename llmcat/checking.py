@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,11 @@ def import_labels(
 ) -> Counter[str]:
     """Put the labels of a file into the store; return how many rows there were of each kind.
 
-    `new`, `known` (the source's latest word already), `unlabelled`. A row without text is found
-    by its id among the texts that the store knows. All or nothing: raises `InputError` for labels
-    that the taxonomy does not have, and for rows that cannot be placed.
+    `new`, `known` (the source's latest word already), `unlabelled`. A row is known by the column
+    `key` of an exported file, else by its text, else by its id. All or nothing: raises `InputError`
+    for labels that the taxonomy does not have, and for rows that cannot be placed.
     """
-    reader = ItemReader(columns=columns_of(config))
+    reader = _reader(config)
     labels: list[Label] = []
     texts: dict[str, Mapping[str, str]] = {}
     counts, foreign, lost = Counter[str](), Counter[str](), list[str]()
@@ -53,10 +53,12 @@ def import_labels(
             foreign[item.gold] += 1
             continue
         keys = [key_of(item.content)] if item.error is None else store.keys_of(item.id)
+        if given := item.kept.get("key"):
+            keys = [given]
         if not keys:
             lost.append(item.id)
             continue
-        if item.error is None and config.keep_text:
+        if item.error is None and config.keep_text and not given:
             texts[keys[0]] = item.fields
         labels.append(Label(keys[0], node, source, item.id, at=at, by=by, taxonomy=taxonomy.digest))
     if foreign:
@@ -75,15 +77,29 @@ def import_labels(
     return counts
 
 
-def export(store: LabelStore, labels: Iterable[Label], out: Path) -> int:
+def _reader(config: RunConfig) -> ItemReader:
+    """Return what reads a file of labels: by the column `key` where it has one."""
+    columns = columns_of(config)
+    exported = replace(columns, keep=("key",), text=(columns.id,))
+    try:
+        ItemReader(columns=exported).check(*expand(config.file), fmt=config.input_format or None)
+    except BadConfig:
+        return ItemReader(columns=columns)
+    return ItemReader(columns=exported)
+
+
+def export(store: LabelStore, labels: Iterable[Label], out: Path, *, to_check: bool = False) -> int:
     """Write labels as .jsonl or .csv, with the texts that the store keeps; return how many.
 
-    The columns are those that `import_labels` reads. Whole or not at all.
+    The columns are those that `import_labels` reads. `to_check`: the label is called `suggested`,
+    and `label` is left empty for whoever checks. Whole or not at all.
     """
     texts = store.texts()
     rows: list[dict[str, Any]] = []
     for label in labels:
         known = asdict(label)
+        if to_check:
+            known = {"key": label.key, "item": label.item, "suggested": label.label, "label": ""}
         rows.append({"id": known.pop("item"), **texts.get(label.key, {}), **known})
     draft = out.with_name(f"{out.name}.part")
     try:

@@ -51,6 +51,7 @@ class Tally:
     """What a run used. `masses` holds the sampled label masses as a running sum and count.
 
     `again` counts items asked in several orders, `turned` those with not one answer in all.
+    `unread`: it was stopped before its items had ended.
     """
 
     asked: int = 0
@@ -62,6 +63,7 @@ class Tally:
     usage: Usage = Usage()
     mass_sum: float = 0.0
     mass_count: int = 0
+    unread: bool = False
 
     @property
     def mass(self) -> float | None:
@@ -241,7 +243,8 @@ class _Loop:
         """Yield asks: what goes on before what begins, and no more than the window holds."""
         while True:
             self.wake.clear()
-            if self.stop.is_set():
+            if self.stop.is_set() and not self.source.ended:
+                self.tally.unread = True
                 self.source.close()
             if self.follow:
                 yield self.follow.popleft()

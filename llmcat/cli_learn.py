@@ -84,7 +84,7 @@ def _labels(argv: list[str]) -> int:
             labels = store.unchecked(args.sample, seed=config.seed)
         else:
             labels = store.holding(*(args.source or ()))
-        count = checking.export(store, labels, Path(args.out))
+        count = checking.export(store, labels, Path(args.out), to_check=bool(args.sample))
     print(f"wrote {args.out}: {count:,} labels", file=sys.stderr)
     return DONE
 
@@ -181,6 +181,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     from llmcat import training
     from llmcat.labels import LabelStore
     from llmcat.session import taxonomy_of
+    from llmcat.student import check_out
 
     given = flags_of(args)
     if "file" not in given and with_store:
@@ -196,6 +197,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
         tries=args.tries,
         seed=config.seed,
     )
+    check_out(Path(config.out or "student"))
     store = LabelStore(Path(config.store), make=False) if with_store else None
     try:
         corpus = training.collect(config, taxonomy, store=store, least=recipe.least)
@@ -210,8 +212,9 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
         print(line)
     held = student.held
     right = sum(a == b for a, b in zip(held.label, held.gold, strict=True))
-    print(f"out of fold {right:,} of {len(held.gold):,} right ({right / len(held.gold):.1%}); "
-          f"scaling: {student.manifest.scaling}")  # fmt: skip
+    if held.gold:
+        print(f"out of fold {right:,} of {len(held.gold):,} checked items right "
+              f"({right / len(held.gold):.1%}); scaling: {student.manifest.scaling}")  # fmt: skip
     print(f"wrote {config.out or 'student'}", file=sys.stderr)
     return DONE
 

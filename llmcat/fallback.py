@@ -25,7 +25,7 @@ import numpy as np
 from llmcat import gate, graduation, mixture
 from llmcat.errors import BadConfig, EngineError
 from llmcat.labels import Label, key_of
-from llmcat.mixture import Mixture, Said
+from llmcat.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 from llmcat.shortlist import choose
 from llmcat.student import Held, Student, text_of
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Background",
     "FallbackJudge",
+    "Line",
     "Outlook",
     "Policy",
     "Router",
@@ -89,7 +90,7 @@ class Outlook:
     is not its to decide. `unlike`: how far the item is from the training items, as a quantile of
     theirs. `nearest`: the categories it cannot name with the nearest names, as many as a menu may
     need. `why` says why the model should be asked; empty if it need not be. `gain` is what asking
-    may bring, in right answers.
+    may bring, in right answers. `firm`: if its category were warm, the primary would decide.
     """
 
     p: Mapping[str, float]
@@ -99,6 +100,7 @@ class Outlook:
     nearest: tuple[str, ...]
     why: str
     gain: float
+    firm: bool = False
 
     @property
     def best(self) -> str:
@@ -129,7 +131,16 @@ class Background:
         return cls(student.held, student.novelty, student.manifest.checked)
 
 
-def line_of(held: Held | None, policy: Policy) -> tuple[float, str]:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Above which confidence the primary decides; `promise` says what that is worth."""
+
+    threshold: float
+    promise: str
+    proved: bool = False
+
+
+def line_of(held: Held | None, policy: Policy) -> Line:
     """Return above which confidence the primary decides, and what is promised of it.
 
     By what it said of items that it was not trained on: of its answers above the line, to items of
@@ -137,7 +148,7 @@ def line_of(held: Held | None, policy: Policy) -> tuple[float, str]:
     proves a line, the precision itself is one, and nothing is promised.
     """
     if held is None:
-        return policy.precision, "the primary's confidence is believed as it is"
+        return Line(policy.precision, "the primary's confidence is believed as it is")
     sure = np.array(held.confidence)
     right = np.array([a == b for a, b in zip(held.label, held.gold, strict=True)], dtype=bool)
     half = np.random.default_rng(0).permutation(len(sure)) % 2 == 0
@@ -145,13 +156,17 @@ def line_of(held: Held | None, policy: Policy) -> tuple[float, str]:
     tried = gate.sequence(sure[half], right[half], gating=int((~half).sum()), **options)
     line = gate.choose(sure[~half], right[~half], tried, **options)
     if math.isinf(line.threshold):
-        return policy.precision, (
+        return Line(
+            policy.precision,
             f"no line is proved by {len(sure):,} items it was not trained on: the primary decides "
-            f"above {policy.precision:.4g}, and nothing is promised"
+            f"above {policy.precision:.4g}, and nothing is promised",
         )
-    return line.threshold, (
+    return Line(
+        line.threshold,
         f"of what the primary decides in its categories at least {policy.precision:.4g} is right "
-        f"(risk {policy.risk:.4g}), by {line.n:,} items it was not trained on"
+        f"(risk {policy.risk:.4g}), by {line.n:,} items it was not trained on; items of other "
+        "categories that look like its own are not counted",
+        proved=True,
     )
 
 
@@ -161,15 +176,16 @@ def standings(
     taxonomy: Taxonomy,
     store: LabelStore | None,
     policy: Policy,
+    by: str = "",
 ) -> dict[str, Standing]:
     """Return where each category stands with the primary: cold, on trial, warm, fallen back.
 
-    `known` are the categories it can name, `checked` as in `Background`. By the checks of what it
-    was sure of: the rest it would not decide.
+    `known` are the categories it can name, `checked` as in `Background`. By the checks of what this
+    primary (`by`) would have decided; the rest, and another's, say nothing of it.
     """
     hits: dict[str, list[bool]] = {}
     for check in store.checks("primary") if store else ():
-        if (check.confidence or 0.0) >= policy.precision:  # what it is unsure of it does not decide
+        if check.firm and check.by == by:
             hits.setdefault(check.label, []).append(check.right)
     return {
         node.id: graduation.standing(
@@ -199,6 +215,8 @@ class Router:
     policy: Policy = Policy()
     novelty: Novelty | None = None
     most: int | None = None
+    bound: str = ""
+    """The bounds as they were asked for."""
     failed: int = 0
     """Batches that the primary could not answer."""
     decided: Counter[str] = field(default_factory=Counter)
@@ -234,10 +252,9 @@ class Router:
     @property
     def key(self) -> str:
         """What shapes its decisions, as a hash."""
-        bound = "" if self.most is None else str(self.most)
         return digest(
             self.placed.key, *sorted(self.warm), repr(self.line), self.mixture.digest,
-            repr(self.policy), bound,
+            repr(self.policy), self.bound,
         )  # fmt: skip
 
     # -- before the model is asked ----------------------------------------------------------------
@@ -245,9 +262,9 @@ class Router:
     def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass items on, each looked at before it is; the primary sees them in batches."""
         for batch in _batches(items):
-            self._outlooks.update(
-                zip((item.row for item in batch), self.outlooks(batch), strict=True)
-            )
+            usable = [item for item in batch if item.error is None]
+            rows = (item.row for item in usable)
+            self._outlooks.update(zip(rows, self.outlooks(usable), strict=True))
             yield from batch
 
     def choose(self, items: Iterable[Item]) -> None:
@@ -256,17 +273,23 @@ class Router:
         Also among those that would not be asked about without a bound.
         """
         assert self.most is not None  # noqa: S101  called for a bound
-        seen: set[str] = set()
+        best: list[tuple[float, int, str]] = []
+        held: set[str] = set()
+        for batch in _batches(items):
+            for item, outlook in zip(batch, self.outlooks(batch), strict=True):
+                key = key_of(item.content)
+                if key in held:
+                    continue
+                held.add(key)
+                heapq.heappush(best, (outlook.gain, -item.row, key))
+                if len(best) > self.most:
+                    held.discard(heapq.heappop(best)[2])
+        self._chosen = held
 
-        def worth() -> Iterator[tuple[float, int, str]]:
-            for batch in _batches(items):
-                for item, outlook in zip(batch, self.outlooks(batch), strict=True):
-                    key = key_of(item.content)
-                    if key not in seen:
-                        seen.add(key)
-                        yield outlook.gain, -item.row, key
-
-        self._chosen = {key for _, _, key in heapq.nlargest(self.most, worth())}
+    @property
+    def by(self) -> str:
+        """What the store calls the primary: its name and its version."""
+        return f"{self.placed.name}@{self.placed.key[:8]}"
 
     def would_ask(self, item: Item) -> bool:
         """Tell whether a text is among the chosen ones."""
@@ -306,6 +329,7 @@ class Router:
                     near,
                     self._why(float(sure[i]), float(cold[i]), float(unlike[i]), near),
                     self.mixture.gain(float(novelty[i]), float(sure[i])),
+                    not self._why(float(sure[i]), float(novelty[i]), float(unlike[i]), near),
                 )
             )
         return found
@@ -324,6 +348,7 @@ class Router:
     def keep(self, verdicts: Sequence[Verdict]) -> None:
         """Count who decided, and put what each source said into the store."""
         for verdict in verdicts:
+            self._outlooks.pop(verdict.item.row, None)  # of a duplicate, say: it took no walk
             if verdict.scores is not None and (said := verdict.scores.sources) is not None:
                 self.decided[said["by"]] += 1
                 self.asked += "model" in said
@@ -334,12 +359,12 @@ class Router:
         opinions: dict[str, Any] = {}
         texts: dict[str, Mapping[str, str]] = {}
         for verdict in verdicts:
-            words, said = labels_of(verdict, primary=self.placed.name, **self.origin)
+            words, said = labels_of(verdict, primary=self.by, **self.origin)
             labels += words
             opinions |= said
             if words and self.keep_text:
                 texts[words[0].key] = verdict.item.fields
-        self.store.add(labels, texts=texts, opinions=opinions)
+        self.store.add(labels, texts=texts, opinions=opinions, primary=self.placed.key)
 
     def told(self) -> list[str]:
         """Say who decided."""
@@ -366,7 +391,7 @@ class Router:
         Raises nothing: an error of the engine ends it with the primary's answer.
         """
         outlook = self._outlooks.pop(item.row, None) or self.outlooks([item])[0]
-        if self._chosen is not None and not self.would_ask(item):
+        if self._chosen is not None and outlook.p and not self.would_ask(item):
             why = f"{outlook.why}; not asked: the bound is reached" if outlook.why else SURE
             return self._alone(outlook, why)
         if self._chosen is None and not outlook.why:
@@ -427,7 +452,12 @@ class Router:
             by = "model" if label == of_model else "primary"
         sources = self._sources(outlook, by, outlook.why)
         sources |= {
-            "model": {"label": of_model, "p": round(said.q[of_model], 6), "top": _top(said.q)},
+            "model": {
+                "label": of_model,
+                "p": round(said.q[of_model], 6),
+                "chance": round(p.get(of_model, 0.0), 6),
+                "top": _top(said.q),
+            },
             "offered": list(offered),
             "new": round(self.mixture.new(said), 6),
             "said": said.record(),
@@ -449,7 +479,12 @@ class Router:
     ) -> dict[str, Any]:
         primary = None
         if outlook.p:
-            primary = {"label": outlook.best, "p": round(outlook.sure, 6), "top": _top(outlook.p)}
+            primary = {
+                "label": outlook.best,
+                "p": round(outlook.sure, 6),
+                "top": _top(outlook.p),
+                "firm": outlook.firm,
+            }
         return {
             "by": by,
             "why": why,
@@ -492,20 +527,24 @@ def fitted(opinions: Iterable[Opinion], named: Iterable[str]) -> Mixture:
 def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tuple[Said, str]]:
     """Yield what was said of checked texts, as a primary that can name these would have it."""
     for opinion in opinions:
-        said = Said.of(opinion.said).among(named)
-        if said.p and (opinion.gold in said.p) == (opinion.gold in named):
-            yield said, opinion.gold
+        said, gold = Said.of(opinion.said).among(named), opinion.gold
+        if not said.p or (gold in named and gold not in opinion.named):
+            continue  # nothing is left of it, or its category has become known since
+        if gold in named and gold not in said.p:  # so little that it was not written down
+            said = replace(said, p={**said.p, gold: FAINT / 2})
+        yield said, gold
 
 
 @dataclass
 class FallbackJudge:
     """The judge of a fallback run (see `llmcat.decode.Judge`); without a line all is labelled.
 
-    `alone` is the line of the primary's own answers, `together` that of the mixture's; inf for
-    none. What is degraded is never accepted.
+    `alone`: what the primary decides is accepted, its line is proved. `together` is the line of the
+    mixture's answers, inf for none. What is degraded is never accepted.
     """
 
-    alone: float | None = None
+    lined: bool = False
+    alone: bool = False
     together: float = math.inf
     said: tuple[str, ...] = ()
 
@@ -513,19 +552,22 @@ class FallbackJudge:
     def of(
         cls,
         router: Router,
-        promise: str,
+        first: Line,
         opinions: Iterable[Opinion],
         *,
         precision: float,
         risk: float,
     ) -> FallbackJudge:
-        """Draw the line of what the model had a say in, by checked opinions."""
+        """Draw the line of what the model had a say in, by checked opinions.
+
+        The router gets the mixture that the line is drawn for: fitted on half of them only.
+        """
         pairs = list(_usable(opinions, frozenset(router.named)))
         line = math.inf
         if len(pairs) >= LEAST_CHECKS:
             fit, other = pairs[::2], pairs[1::2]
             options: dict[str, Any] = {"precision": precision, "risk": risk}
-            made = mixture.fit(fit)
+            made = router.mixture = mixture.fit(fit)
             tried = gate.sequence(*_results(made, fit), gating=len(other), **options)
             line = gate.choose(*_results(made, other), tried, **options).threshold
         mixed = (
@@ -533,22 +575,22 @@ class FallbackJudge:
             if math.isfinite(line)
             else f"what the model had a say in is to review: {len(pairs):,} checks prove no line"
         )
-        return cls(router.line, line, (promise, mixed))
+        return cls(True, first.proved, line, (first.promise, mixed))
 
     @property
     def key(self) -> str:
         """What shapes its decisions."""
-        return "" if self.alone is None else f"{self.alone!r} {self.together!r}"
+        return f"{self.alone} {self.together!r}" if self.lined else ""
 
     def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
         """Decide: accept, review or none behind a line, else the best label."""
         none = scores.label == NONE
-        if self.alone is None:
+        if not self.lined:
             return Decided("none" if none else "labelled", scores)
         sources = scores.sources or {}
         line = self.together
         if "model" not in sources:
-            line = -math.inf if sources.get("why") == SURE else math.inf
+            line = -math.inf if self.alone and sources.get("why") == SURE else math.inf
         if sources.get("degraded") or (scores.confidence or 0.0) < line:
             return Decided("review", scores)
         return Decided("none" if none else "accept", scores)
@@ -579,7 +621,10 @@ def _results(made: Mixture, pairs: Sequence[tuple[Said, str]]) -> tuple[Array, A
 def labels_of(
     verdict: Verdict, *, model: str, primary: str, prompt: str, taxonomy: str
 ) -> tuple[list[Label], dict[str, Any]]:
-    """Return what a verdict adds to the store: each source's word, and what both said."""
+    """Return what a verdict adds to the store: each source's word, and what both said.
+
+    The confidence of the model's word is the chance that it is right by the mixture: calibrated.
+    """
     scores, item = verdict.scores, verdict.item
     if scores is None or scores.sources is None or scores.sources["degraded"]:
         return [], {}
@@ -588,15 +633,19 @@ def labels_of(
     found = []
     said = scores.sources
     if (first := said["primary"]) is not None:
-        found.append(replace(common, label=first["label"], confidence=first["p"], by=primary))
+        found.append(
+            replace(
+                common, label=first["label"], confidence=first["p"], by=primary, firm=first["firm"]
+            )
+        )
     opinions = {}
     if "model" in said:
         found.append(
             replace(
                 common,
                 source="model",
-                label=scores.label,
-                confidence=round(scores.confidence or 0.0, 6),
+                label=said["model"]["label"],
+                confidence=said["model"]["chance"],
                 by=model,
             )
         )

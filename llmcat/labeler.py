@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from llmcat import fallback, novelty, run
@@ -27,11 +28,12 @@ from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
 from llmcat.gold import read_labelled
-from llmcat.journal import check_writable
+from llmcat.journal import check_writable, refuse_other
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
 from llmcat.readers import ItemReader, expand, to_items
+from llmcat.records import NONE
 from llmcat.represent import representation
 from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
 from llmcat.student import Held, Student, text_of
@@ -41,6 +43,7 @@ from llmcat.writers import row_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from llmcat.classifier import Items
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
     from llmcat.graduation import Standing
@@ -96,16 +99,19 @@ def background(
     )
     names = {label: name_of(label, taxonomy) for label in placed.labels}
     cold = sum(n.id not in placed.labels for n in taxonomy.leaves)
-    seen = novelty.fit(
-        texts,
-        gold,
-        p,
-        placed.labels,
-        names,
-        represent=representation(features).fit([*texts, *names.values()]),
-        share=min(0.5, max(0.2, cold / (cold + len(placed.labels)))),
-        seed=seed,
-    )
+    try:
+        seen = novelty.fit(
+            texts,
+            gold,
+            p,
+            placed.labels,
+            names,
+            represent=representation(features).fit([*texts, *names.values()]),
+            share=min(0.5, max(0.2, cold / (cold + len(placed.labels)))),
+            seed=seed,
+        )
+    except InputError:  # too few categories to learn from what is new
+        seen = None
     return Background(held, seen, None)
 
 
@@ -145,31 +151,35 @@ def open_route(
     placed = Placed.of(primary, taxonomy)
     policy = policy_of(config)
     known = known or background_of(primary, placed, config)
-    stands = fallback.standings(placed.labels, known.checked, taxonomy, store, policy)
+    by = f"{placed.name}@{placed.key[:8]}"
+    stands = fallback.standings(placed.labels, known.checked, taxonomy, store, policy, by)
+    if store:
+        store.name_primary(placed.key, placed.labels)
     warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-    line, promise = fallback.line_of(known.held, policy)
+    line = fallback.line_of(known.held, policy)
     opinions = store.opinions() if store else []
     router = Router(
         taxonomy,
         placed,
         warm,
-        line,
+        line.threshold,
         mixture=fallback.fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
         most=config.max_asks or None,
+        bound=f"{config.max_asks} {config.max_cost}",
         store=store,
         keep_text=config.keep_text,
     )
     judge = FallbackJudge()
     if config.accept_precision:
         judge = FallbackJudge.of(
-            router, promise, opinions, precision=policy.precision, risk=policy.risk
+            router, line, opinions, precision=policy.precision, risk=policy.risk
         )
     states = Counter(one.state for one in stands.values())
     remarks = [
         "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
-        promise,
+        line.promise,
         f"the mixture is fitted on {router.mixture.n:,} checked opinions",
     ]
     if known.novelty is None:
@@ -249,9 +259,10 @@ async def _affordable(config: RunConfig, session: Session, opened: Opened) -> in
     route = opened.route
     if not (config.price_per_hour or session.engine.capabilities.cost):
         raise BadConfig("--max-cost needs a price", hint="--price-per-hour of the server")
-    bound, route.most = route.most, PILOT
+    bound = route.most
+    route.most = min(PILOT, bound or PILOT)
     await asyncio.to_thread(route.choose, _items(config))
-    few = [item for item in _items(config) if route.would_ask(item)][:PILOT]
+    few = [item for item in _items(config) if route.would_ask(item)][: route.most]
     if not few:
         route.most = bound
         return bound or 0
@@ -264,8 +275,10 @@ async def _affordable(config: RunConfig, session: Session, opened: Opened) -> in
         pass
     seconds = asyncio.get_running_loop().time() - began
     spent = config.price_per_hour * seconds / 3600 + tally.usage.cost
-    price = spent / max(1, tally.asked)
-    affordable = len(few) + int(max(0.0, config.max_cost - spent) / price) if price else 10**9
+    answered = tally.asked - tally.failed
+    if not answered:  # the model is away: nothing is spent
+        return bound or PILOT
+    affordable = int(max(0.0, config.max_cost - spent) / (spent / answered)) if spent else 10**9
     return min(affordable, bound) if bound else affordable
 
 
@@ -281,10 +294,10 @@ async def redo(
     """
     out = Path(config.out or run.default_out(config.file))
     check_writable(str(out), expand(config.file))
-    again = _degraded(out)
+    taxonomy = taxonomy_of(config)
+    again = _degraded(out, config, taxonomy)
     if not again:
         return 0, 0
-    taxonomy = taxonomy_of(config)
     session = await open_session(config, opened, taxonomy)
     memory, summary = DiskMemory(), run.Summary(out=str(out))
     fresh: dict[int, dict[str, Any]] = {}
@@ -306,13 +319,16 @@ async def redo(
     finally:
         memory.close()
         await session.engine.close()
-    _put_in(out, fresh)
+        _put_in(out, fresh)
     left = sum(bool(row.get("degraded")) for row in fresh.values())
     return len(fresh), left + len(again) - len(fresh)
 
 
-def _degraded(out: Path) -> set[int]:
-    """Return the degraded rows of a finished file. Raises `JournalError` for any other file."""
+def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
+    """Return the degraded rows of a finished file. Raises `JournalError` for any other file.
+
+    Also for the predictions of other items, or for other categories.
+    """
     if out.suffix != ".jsonl":
         raise BadConfig("--redo needs predictions in a .jsonl file")
     try:
@@ -323,11 +339,21 @@ def _degraded(out: Path) -> set[int]:
         raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
     if record.get("status") != "done":
         raise JournalError(f"{out} is not finished", hint="run it to its end first")
+    now = {"input": run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
+           "limit": str(config.limit)}  # fmt: skip
+    refuse_other(
+        str(out),
+        {name: record["identity"].get(name, "") for name in now},
+        now,
+        hint="give the items and categories of that run",
+    )
     return {number for number, degraded in rows if degraded}
 
 
 def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
     """Replace rows of a finished file, and note it in the run's record."""
+    if not fresh:
+        return
     record_path = out.with_name(f"{out.name}.run.json")
     draft = out.with_name(f"{out.name}.part")
     noted = out.with_name(f"{out.name}.run.json.part")
@@ -459,6 +485,23 @@ class FallbackLabeler(Classifier):
         """What is worth knowing of primary, line and categories."""
         return self._opened.remarks
 
+    def predict_proba(self, items: Items) -> np.ndarray[Any, Any]:
+        """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
+
+        What the primary leaves over, for categories that it cannot name, is in the column `none`.
+        """
+        classes = self.classes_
+        column = {id_: i for i, id_ in enumerate(classes.tolist())}
+        verdicts = self._verdicts(items)
+        p = np.zeros((len(verdicts), len(classes)))
+        for row, verdict in zip(p, verdicts, strict=True):
+            if verdict.scores is None:
+                raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
+            for id_, value in verdict.scores.p.items():
+                row[column[id_]] = value
+            row[column[NONE]] += max(0.0, 1.0 - row.sum())
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
     def refresh(self) -> None:
         """Take in what was checked since: standings, line and mixture are made anew."""
         self._opened = open_route(
@@ -472,7 +515,11 @@ class FallbackLabeler(Classifier):
             )
 
     async def _ask_all(
-        self, values: list[Any], columns: Columns, whole: bool, plain: bool
+        self,
+        values: list[Any],
+        columns: Columns,
+        whole: bool,  # noqa: ARG002  the mixture has every label
+        plain: bool,
     ) -> list[Verdict]:
         if plain:
             raise BadConfig("the fallback labeler calibrates by its own checks")
@@ -485,8 +532,6 @@ class FallbackLabeler(Classifier):
             session = await open_session(self._settings, self._opened, self.taxonomy, tolerant)
             self._session = session
         route = self._opened.route
-        if whole and session.task.plan.kind != "menu":
-            raise EngineError("predict_proba needs all labels on one menu")
         found = [with_gold(i, self.taxonomy) for i in to_items(values, columns=columns)]
         if route.most is not None:
             route.choose([item for item in found if item.error is None])

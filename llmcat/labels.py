@@ -47,11 +47,16 @@ MIGRATIONS = (
     CREATE INDEX labels_key ON labels (key, source);
     CREATE INDEX labels_item ON labels (item);
     """,
-    # 2: texts, where they are asked for, and what both sources said of an item that was asked about
+    # 2: texts, where they are asked for; what both sources said of an item that was asked about,
+    # and which categories the primary could name then; whether a source would have decided by it
     """
     CREATE TABLE texts (key TEXT PRIMARY KEY, fields TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE opinions (key TEXT PRIMARY KEY, at TEXT NOT NULL, said TEXT NOT NULL)
-    WITHOUT ROWID;
+    CREATE TABLE primaries (id TEXT PRIMARY KEY, named TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE opinions (
+        key TEXT NOT NULL, at TEXT NOT NULL, primary_id TEXT NOT NULL, said TEXT NOT NULL,
+        PRIMARY KEY (key, at)
+    ) WITHOUT ROWID;
+    ALTER TABLE labels ADD COLUMN firm INTEGER;
     """,
 )
 """Each brings a store from one version to the next; what was released never changes."""
@@ -84,7 +89,7 @@ class Label:
 
     `item` is the id that the text came under, `confidence` the chance that the label is right as
     its source saw it, `by` the model, the student or the person, `prompt` and `taxonomy` under
-    which versions. `at` is the time, UTC.
+    which versions. `at` is the time, UTC. `firm`: the source would have decided by it.
     """
 
     key: str
@@ -96,13 +101,14 @@ class Label:
     by: str = ""
     prompt: str = ""
     taxonomy: str = ""
+    firm: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """What a source said of a text, beside what holds: `right` if they agree.
 
-    `at` is when it was checked.
+    `at` is when it was checked; `by` and `firm` as in `Label`.
     """
 
     key: str
@@ -111,6 +117,8 @@ class Check:
     confidence: float | None
     gold: str
     at: str
+    by: str = ""
+    firm: bool = False
 
     @property
     def right(self) -> bool:
@@ -122,11 +130,13 @@ class Check:
 class Opinion:
     """What primary and model said of a text they were both asked about, and what holds.
 
-    `said` is as the fallback labeler wrote it (see `llmcat.mixture`).
+    `said` is as the fallback labeler wrote it (see `llmcat.mixture`), `named` what the primary
+    could name then.
     """
 
     key: str
     at: str
+    named: frozenset[str]
     said: Mapping[str, Any]
     gold: str
 
@@ -209,8 +219,11 @@ class LabelStore:
         *,
         texts: Mapping[str, Mapping[str, str]] | None = None,
         opinions: Mapping[str, Mapping[str, Any]] | None = None,
+        primary: str = "",
     ) -> int:
         """Add labels, and by key the fields of texts to keep and what sources said; all or nothing.
+
+        `primary` is whose opinions these are (see `name_primary`).
 
         A source that only repeats its latest word about a text adds nothing. Returns how many
         labels are new.
@@ -235,11 +248,17 @@ class LabelStore:
                 text = orjson.dumps(dict(shown)).decode()
                 self._db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (key, text))
             for key, what in (opinions or {}).items():
-                said_ = orjson.dumps(what).decode()
-                self._db.execute(
-                    "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?)", (key, now(), said_)
-                )
+                opinion = (key, now(), primary, orjson.dumps(what).decode())
+                self._db.execute("INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?)", opinion)
         return new
+
+    def name_primary(self, id_: str, named: Iterable[str]) -> None:
+        """Note what a primary can name."""
+        with self._writing():
+            self._db.execute(
+                "INSERT OR REPLACE INTO primaries VALUES (?, ?)",
+                (id_, orjson.dumps(sorted(named)).decode()),
+            )
 
     def forget(self, key: str) -> int:
         """Remove all that is known of a text; return how many labels there were."""
@@ -287,23 +306,37 @@ class LabelStore:
         """
         held = {label.key: label.label for label in self.holding(*CHECKED)}
         rows = self._rows(
-            "SELECT key, label, confidence, checked FROM (SELECT l.*, c.checked, row_number() OVER "
+            "SELECT key, label, confidence, checked, by, firm FROM "
+            "(SELECT l.*, c.checked, row_number() OVER "
             "(PARTITION BY l.key ORDER BY l.at DESC, l.seq DESC) AS place FROM labels l JOIN "
             "(SELECT key, min(at) AS checked FROM labels WHERE source IN ('person', 'gold') "
             "GROUP BY key) c ON c.key = l.key WHERE l.source = ? AND l.at < c.checked) "
             "WHERE place = 1 ORDER BY checked, key",
             (source,),
         )
-        return [Check(k, source, label, sure, held[k], at) for k, label, sure, at in rows]
+        return [
+            Check(key, source, label, sure, held[key], at, by, bool(firm))
+            for key, label, sure, at, by, firm in rows
+        ]
 
     def opinions(self) -> list[Opinion]:
-        """Return what was said of each checked text that primary and model were asked about."""
+        """Return what primary and model had last said of each text before it was checked."""
         held = {label.key: label.label for label in self.holding(*CHECKED)}
+        named = {
+            id_: frozenset(orjson.loads(labels))
+            for id_, labels in self._rows("SELECT id, named FROM primaries")
+        }
         rows = self._rows(
-            "SELECT key, at, said FROM opinions WHERE key IN (SELECT key FROM labels "
-            "WHERE source IN ('person', 'gold')) ORDER BY at, key"
+            "SELECT key, at, primary_id, said FROM (SELECT o.*, c.checked, row_number() OVER "
+            "(PARTITION BY o.key ORDER BY o.at DESC) AS place FROM opinions o JOIN "
+            "(SELECT key, min(at) AS checked FROM labels WHERE source IN ('person', 'gold') "
+            "GROUP BY key) c ON c.key = o.key WHERE o.at < c.checked) WHERE place = 1 "
+            "ORDER BY at, key"
         )
-        return [Opinion(key, at, orjson.loads(said), held[key]) for key, at, said in rows]
+        return [
+            Opinion(key, at, named.get(id_, frozenset()), orjson.loads(said), held[key])
+            for key, at, id_, said in rows
+        ]
 
     def agreement(self) -> dict[str, tuple[int, int]]:
         """Return by label of the model how often the primary agrees, of how many both labelled."""

@@ -50,6 +50,8 @@ def _rows(run: Path, id_: str) -> Iterator[dict[str, Any]]:
             for line in lines:
                 row = orjson.loads(line)
                 if row["id"] == id_ or row["row"] == number:
+                    if not {"decision", "confidence", "path", "alternatives"} <= row.keys():
+                        raise KeyError("it lacks columns")
                     yield row
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
         raise InputError(f"{run} holds no predictions: {exc}", hint="a .jsonl file") from exc

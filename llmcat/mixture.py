@@ -24,7 +24,7 @@ from llmcat.records import NONE, digest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Mixture", "Said", "fit"]
+__all__ = ["FAINT", "Mixture", "Said", "fit"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +34,8 @@ GATE_SPREAD = (1.0, 0.5, 0.5)
 POOL = (1.0, 0.5)
 """Likewise the powers of classifier and model: models are too sure of themselves."""
 POOL_SPREAD = 0.5
+FAINT = 1e-3
+"""What is less is not written down."""
 LEAST = 1e-6
 
 
@@ -57,8 +59,8 @@ class Said:
         """Return it for the store: what is under a thousandth is left out."""
         return {
             "novelty": round(self.novelty, 6),
-            "p": {label: round(x, 6) for label, x in self.p.items() if x >= 1e-3},  # noqa: PLR2004
-            "q": {label: round(x, 6) for label, x in self.q.items() if x >= 1e-3},  # noqa: PLR2004
+            "p": {label: round(x, 6) for label, x in self.p.items() if x >= FAINT},
+            "q": {label: round(x, 6) for label, x in self.q.items() if x >= FAINT},
             "offered": self.offered,
             "cold": self.cold,
         }

@@ -30,7 +30,7 @@ NEAREST = 3
 TURNS = 8
 """Rounds in which a part of the categories is taken for new."""
 MOST = 4000
-"""Training items that take part in these rounds: all pairs are looked at."""
+"""Training items that are kept, at most: all pairs are looked at, and every item beside all."""
 LEVELS = 101
 NAMES = 128
 """Cold categories that are named as near an item, at most."""
@@ -100,14 +100,13 @@ def fit(
     """
     from sklearn.linear_model import LogisticRegression
 
-    matrix = represent(texts)
     known = np.array(labels, dtype=str)
     order = np.array(classes, dtype=str)
     if len(set(labels)) < 4:  # noqa: PLR2004
         raise InputError("fewer than four categories have examples: what is new cannot be learnt")
     draw = np.random.default_rng(seed)
     rows = np.sort(draw.permutation(len(texts))[:MOST])
-    x, known, p = matrix[rows], known[rows], p[rows]
+    x, known, p = represent([texts[i] for i in rows.tolist()]), known[rows], p[rows]
     alike = _dense(x @ x.T)
     np.fill_diagonal(alike, -np.inf)
     to_names = _dense(x @ represent([names[c] for c in classes]).T)
@@ -133,7 +132,7 @@ def fit(
     slopes = model.coef_[0] / spread
     weights = np.concatenate([[model.intercept_[0] - slopes @ middle], slopes])
     levels = np.quantile(1.0 - _mean_of_best(alike), np.linspace(0, 1, LEVELS))
-    return Novelty(represent, matrix, levels, weights)
+    return Novelty(represent, x, levels, weights)
 
 
 def _chance(weights: Array, sure: Array, distance: Array, margin: Array) -> Array:

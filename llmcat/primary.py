@@ -11,6 +11,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -121,6 +122,16 @@ class ServedStudent:
         """The student's."""
         return self.student.classes_
 
+    @property
+    def digest(self) -> str:
+        """The student's."""
+        return self.student.digest
+
+    @property
+    def name(self) -> str:
+        """The student's."""
+        return self.student.name
+
     def predict_proba(self, texts: Sequence[str]) -> Array:
         """Ask about texts, scaled as the student's own. Raises `EngineError`."""
         p = np.zeros((len(texts), len(self.classes_)))
@@ -154,8 +165,8 @@ def post(url: str, body: Any, *, timeout: float) -> Any:
         if exc.code in {408, 425, 429} or exc.code >= 500:  # noqa: PLR2004
             raise EngineBusy(f"{url}: HTTP {exc.code}") from exc
         raise EngineRefused(f"{url}: HTTP {exc.code}") from exc
-    except (OSError, ValueError) as exc:
-        raise EngineDown(f"{url}: {exc}") from exc
+    except (OSError, ValueError, HTTPException) as exc:
+        raise EngineDown(f"{url}: {exc or type(exc).__name__}") from exc
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,14 @@ class Placed:
                 f"the primary has {len(lost)} classes that are not in the taxonomy: "
                 f"{', '.join(map(repr, lost[:10]))}{nearest}",
                 hint="add them to the taxonomy, or train the primary on its labels",
+            )
+        inner = [label for label in labels if label and label != NONE
+                 and taxonomy.children(taxonomy.nodes[label])]  # fmt: skip
+        if inner:
+            raise BadConfig(
+                f"the primary's classes {', '.join(map(repr, inner[:5]))} have categories below "
+                "them in the taxonomy",
+                hint="train it on the lowest categories",
             )
         twice = {label for label in labels if labels.count(label) > 1}
         if twice:

@@ -252,8 +252,9 @@ async def _fill(
                     flushed = time.monotonic()
         finally:
             _flush(session, journal, batch, summary, watch)
-    # A stop after the last item interrupts nothing. What a pipe still holds cannot be known.
-    left = is_stream(session.config.file) or next(items, None) is not None
+    # A stop after the last item interrupts nothing. What a thread still reads cannot be asked for.
+    ahead = is_stream(session.config.file) or route is not None
+    left = summary.tally.unread if ahead else next(items, None) is not None
     summary.interrupted = stop.is_set() and left
 
 

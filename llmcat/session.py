@@ -158,9 +158,9 @@ class Session:
         served = self.served.identity()
         if self.route is not None:  # whose model may be away when a run begins or goes on
             served = {"engine": self.engine.name, "model": f"{config.model} {config.base_url}"}
-            served["route"] = self.route.key
-        return {
-            **served,
+            served["codes"] = ""
+            served |= {"route": self.route.key, "room": "", "menu_size": ""}
+        shaped = {
             "prompt": f"{task.prompt.ref} {task.prompt.digest}",
             "taxonomy": self.taxonomy.digest,
             "examples": task.pool.digest if task.pool else "",
@@ -179,6 +179,7 @@ class Session:
             "text": config.text,
             "judge": self.judge.key,
         }
+        return shaped | served
 
 
 def taxonomy_of(config: RunConfig) -> Taxonomy:

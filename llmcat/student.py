@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from llmcat.records import Item
 
-__all__ = ["Held", "Manifest", "Student", "text_of"]
+__all__ = ["Held", "Manifest", "Student", "check_out", "text_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -138,14 +139,14 @@ class Student:
 
         Returns it with the hashes of its files. Raises `JournalError`.
         """
-        if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
-            raise JournalError(f"{folder} is not empty and no student", hint="choose another --out")
-        draft = folder.with_name(f"{folder.name}.part")
-        old = folder.with_name(f"{folder.name}.old")
+        check_out(folder)
+        folder = folder.resolve()
+        aside = Path()
         try:
-            for left in (draft, old):
-                shutil.rmtree(left, ignore_errors=True)
-            draft.mkdir(parents=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            draft = aside / "new"
+            draft.mkdir()
             self.estimator.save(draft)
             (draft / "held.json").write_bytes(orjson.dumps(self.held.model_dump()))
             if self.novelty is not None:
@@ -158,12 +159,13 @@ class Student:
                 orjson.dumps(made.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n"
             )
             if folder.exists():
-                folder.replace(old)
+                folder.replace(aside / "old")
             draft.replace(folder)
-            shutil.rmtree(old, ignore_errors=True)
         except OSError as exc:
-            shutil.rmtree(draft, ignore_errors=True)
             raise JournalError(f"{folder}: {exc.strerror or exc}") from exc
+        finally:
+            if aside.name:
+                shutil.rmtree(aside, ignore_errors=True)
         return Student(self.estimator, made, self.held, self.novelty, folder.name)
 
     @classmethod
@@ -193,6 +195,26 @@ class Student:
                 represent, kept["matrix"], np.array(made.levels), np.array(made.novelty)
             )
         return cls(estimator, made, held, novelty, folder.resolve().name)
+
+
+def check_out(folder: Path) -> None:
+    """Raise `JournalError` unless a folder can take a student: it is new, empty, or one."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise JournalError(f"{folder} is no folder", hint="choose another --out")
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    if not there and not any(folder.iterdir()):
+        return
+    try:
+        made = Manifest.model_validate(orjson.loads((folder / "manifest.json").read_bytes()))
+        known = {"manifest.json", *made.files}
+    except (OSError, orjson.JSONDecodeError, ValidationError):
+        known = set()
+    if not known or there - known:
+        raise JournalError(
+            f"{folder} holds something else than a student", hint="choose another --out"
+        )
 
 
 def _hashes(folder: Path) -> dict[str, str]:

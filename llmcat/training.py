@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import llmcat
 from llmcat import novelty
 from llmcat.augment import augment
-from llmcat.calibrate import fit_scaling, logs
+from llmcat.calibrate import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
 from llmcat.labels import CHECKED, Label, key_of
 from llmcat.readers import ItemReader, expand
@@ -79,6 +79,7 @@ class Corpus:
             "duplicates": "rows repeat a text with the same label: each text counts once",
             "contradicted": "texts have several labels: left out, mend them",
             "near": "texts differ from an earlier one of their label in digits and marks only",
+            "inner": "labels are of categories that have others below them: left out",
             "doubtful": f"labels of the model have a confidence under {LEAST_WEIGHT:g}: left out",
         }
         said += [f"{found[name]:,} {what}" for name, what in words.items() if found[name]]
@@ -133,6 +134,8 @@ def collect(
         weight = 1.0 if word.source in CHECKED else min(word.confidence or 0.0, 1.0)
         if node is None:
             foreign[word.label] += 1
+        elif node != NONE and taxonomy.children(taxonomy.nodes[node]):
+            counts["inner"] += 1
         elif weight < LEAST_WEIGHT:
             counts["doubtful"] += 1
         elif key not in examples:
@@ -158,7 +161,10 @@ def collect(
         )
     labels = {e.label for e in kept_}
     report = {
-        **{n: counts[n] for n in ("rows", "unreadable", "unlabelled", "duplicates", "doubtful")},
+        **{
+            n: counts[n]
+            for n in ("rows", "unreadable", "unlabelled", "duplicates", "doubtful", "inner")
+        },
         "contradicted": len(twice),
         "contradictions": [
             f"{e.text.splitlines()[0][:80]!r}: {', '.join(sorted(contradictions[key]))}"
@@ -232,10 +238,11 @@ def train(
     measured = checked if checked.sum() >= 2 * len(classes) else np.ones(len(texts), dtype=bool)
     column = np.searchsorted(classes, labels)
     scaling, losses = fit_scaling(logs(p)[measured], column[measured], seed=recipe.seed)
+    scaling = _humble(scaling, logs(p)[measured], column[measured])
     q = np.exp(scaling(logs(p)))
     estimator = _trained(recipe, params, texts, labels, weight)
     best = q.argmax(axis=1)
-    rows = np.flatnonzero(measured)
+    rows = np.flatnonzero(checked)
     cold = sum(n.id not in classes for n in taxonomy.leaves)
     names = {c: name_of(c, taxonomy) for c in classes}
     seen = None
@@ -271,7 +278,8 @@ def train(
         novelty=seen.weights.tolist() if seen else [],
         levels=seen.levels.tolist() if seen else [],
         seed=recipe.seed,
-        report=corpus.report | {"cross_validated_log_loss": losses},
+        report={k: v for k, v in corpus.report.items() if k != "contradictions"}
+        | {"cross_validated_log_loss": losses},
         files={},
     )
     held = Held(
@@ -280,6 +288,31 @@ def train(
         confidence=q[rows, best[rows]].tolist(),
     )
     return Student(estimator, made, held, seen), remarks
+
+
+def _humble(scaling: Scaling, log_p: Array, gold: Array) -> Scaling:
+    """Return a scaling whose mean confidence is at most (right + 1) / (n + 2), Laplace's rule.
+
+    Where nearly everything is right out of fold no temperature is too low, and what the student
+    never saw would be called certain.
+    """
+    right = int((log_p.argmax(axis=1) == gold).sum())
+    most = (right + 1) / (len(gold) + 2)
+
+    def scaled(factor: float) -> Scaling:
+        return replace(scaling, weights=scaling.weights * factor, bias=scaling.bias * factor)
+
+    def mean(factor: float) -> float:
+        return float(np.exp(scaled(factor)(log_p)).max(axis=1).mean())
+
+    if mean(1.0) <= most:
+        return scaling
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) <= most else (low, middle)
+    kind = "temperature" if scaling.kind == "none" else scaling.kind
+    return replace(scaled(low), kind=kind)
 
 
 def name_of(id_: str, taxonomy: Taxonomy) -> str:
@@ -292,14 +325,20 @@ def name_of(id_: str, taxonomy: Taxonomy) -> str:
     )
 
 
-def folds(labels: Sequence[str], count: int, seed: int) -> Array:
-    """Return a fold for each item, each category spread over all of them. Shape `(n,)`."""
+def folds(labels: Sequence[str], count: int, seed: int, texts: Sequence[str]) -> Array:
+    """Return a fold for each item, each category spread over all of them. Shape `(n,)`.
+
+    Texts that differ in digits and marks only are in one fold.
+    """
     draw = np.random.default_rng(seed)
     found = np.zeros(len(labels), dtype=int)
     names = np.array(labels)
     for label in sorted(set(labels)):
-        rows = draw.permutation(np.flatnonzero(names == label))
-        found[rows] = (np.arange(len(rows)) + draw.integers(count)) % count
+        start = int(draw.integers(count))
+        groups: dict[str, int] = {}
+        for row in draw.permutation(np.flatnonzero(names == label)).tolist():
+            group = groups.setdefault(_bare(texts[row]), len(groups))
+            found[row] = (group + start) % count
     return found
 
 
@@ -311,7 +350,7 @@ def out_of_fold(
     Probabilities of classes that a fold's students never saw are 0.
     """
     classes = sorted(set(labels.tolist()))
-    part = folds(labels.tolist(), FOLDS, recipe.seed)
+    part = folds(labels.tolist(), FOLDS, recipe.seed, texts)
     p = np.zeros((len(texts), len(classes)))
     for fold in range(FOLDS):
         out = part == fold
@@ -337,7 +376,10 @@ def _trained(
     if recipe.augment:
         made = augment(texts, given, at_least=recipe.augment, seed=recipe.seed)
         texts, given, weight = made.texts, made.labels, weight[np.array(made.origin)]
-    return make(recipe.kind, params).fit(texts, np.array(given), weight)
+    try:
+        return make(recipe.kind, params).fit(texts, np.array(given), weight)
+    except ValueError as exc:  # a setting out of its range, by scikit-learn
+        raise InputError(f"the student cannot be trained: {str(exc).splitlines()[0]}") from exc
 
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
@@ -366,7 +408,7 @@ def _search(
         raise InputError(f"--search looks for settings of {' or '.join(GRIDS)} students")
     grid = {name: values for name, values in GRIDS[recipe.kind].items() if name not in params}
     estimator = make(recipe.kind, params)
-    part = PredefinedSplit(folds(labels.tolist(), 3, recipe.seed))
+    part = PredefinedSplit(folds(labels.tolist(), 3, recipe.seed, texts))
     usual: dict[str, Any] = {"cv": part, "scoring": "accuracy", "refit": False}
     if recipe.search == "grid":
         search = GridSearchCV(estimator, grid, **usual)
@@ -374,7 +416,10 @@ def _search(
         search = RandomizedSearchCV(
             estimator, grid, n_iter=recipe.tries, random_state=recipe.seed, **usual
         )
-    search.fit(texts, labels, sample_weight=weight)
+    try:
+        search.fit(texts, labels, sample_weight=weight)
+    except ValueError as exc:
+        raise InputError(f"the search failed: {str(exc).splitlines()[0]}") from exc
     found = search.cv_results_
     best = dict(found["params"][int(np.argmax(found["mean_test_score"]))])
     remarks.append(

@@ -46,7 +46,7 @@ def titles(labels: tuple[str, ...], each: int) -> list[dict[str, str]]:
     for label in labels:
         words = WORDS[label].split()
         for i in range(each):
-            title = f"{words[i % 6]} {words[(i * 5 + 1) % 6]} model {i}"
+            title = f"{words[i % 6]} {words[(i % 6 + 1 + i // 6) % 6]} model {i}"
             rows.append({"id": f"{label}-{i}", "title": title, "label": label})
     return rows
 
@@ -151,6 +151,8 @@ def test_a_students_answers_over_any_menu_sum_to_one(student: Path) -> None:
         async def asks() -> AsyncIterator[Ask]:
             for menu in menus:
                 yield Ask(item, menu, Prefix((), ""), ())
+            lamp = Item(1, "1", {"title": "lantern bulb model 1"})
+            yield Ask(lamp, menus[0], Prefix((), ""), ())
 
         found = [answer async for answer in engine.answer(asks())]
         await engine.close()
@@ -158,10 +160,10 @@ def test_a_students_answers_over_any_menu_sum_to_one(student: Path) -> None:
             dict(zip([*a.ask.menu.ids, "none"], np.exp(a.logprobs), strict=True)) for a in found
         ]
 
-    top, inner = asyncio.run(work())
+    top, inner, lamp = asyncio.run(work())
     assert sum(top.values()) == pytest.approx(1)
     assert sum(inner.values()) == pytest.approx(1)
-    assert top["none"] > 0.01  # lamps
+    assert lamp["none"] > 0.5 > top["none"]  # lamps are on neither branch
     assert max(inner, key=lambda k: inner[k]) == tree.resolve("shoes")
 
 

@@ -103,6 +103,8 @@ class Tolerant:
         first = await todo.get()
         if first is None:
             return False
+        if not self.opened and not self.away:
+            await self._again(first)
         if self.away or not self.opened:
             out.put_nowait(Answer(ask=first, error=self.down))
             return True
@@ -133,9 +135,25 @@ class Tolerant:
                 out.put_nowait(Answer(ask=ask, error=exc))
         return not ended
 
+    async def _again(self, ask: Ask) -> None:
+        """Open the engine that was away; it must know the codes that asks are made of by now."""
+        try:
+            served = await self.engine.open()
+        except EngineError as exc:
+            self._fail(exc)
+            return
+        if set(ask.menu.codes) <= set(served.alphabet):
+            self.opened, self.down = True, None
+        else:
+            self._fail(EngineUnsupported("the model is back, and has other codes: begin anew"))
+
     async def count_tokens(self, messages: list[Message]) -> int:
         """As the engine; 0 while it is away."""
-        return await self.engine.count_tokens(messages) if self.opened else 0
+        try:
+            return await self.engine.count_tokens(messages) if self.opened else 0
+        except EngineError as exc:
+            self._fail(exc)
+            return 0
 
     async def close(self) -> None:
         """Close the engine."""
