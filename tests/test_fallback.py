@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,8 +17,12 @@ import pytest
 from conftest import Ran, read_rows
 
 from llmcat.codes import CANDIDATES
+from llmcat.engines import Served
+from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
-from llmcat.errors import BadConfig, JournalError
+from llmcat.engines.tolerant import Tolerant
+from llmcat.errors import BadConfig, EngineDown, JournalError
+from llmcat.fallback import Policy, _usable, standings
 from llmcat.graduation import standing
 from llmcat.labeler import FallbackLabeler
 from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
@@ -344,3 +350,126 @@ def test_a_category_graduates_by_evidence_and_falls_by_drift() -> None:
     options = {"gate": 0.9, "risk": 0.05, "known": True}
     assert standing([True] * 60, trusted=False, **options).state == "graduated"  # type: ignore[arg-type]
     assert standing([True] * 99 + [False] * 12, trusted=True, **options).state == "fallen"  # type: ignore[arg-type]
+
+
+def test_a_student_takes_no_folder_that_holds_anything_else(tmp_path: Path, llmcat: Cli) -> None:
+    """Nothing of it is touched, and it is refused before anything is trained."""
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "manifest.json").write_text("{}")
+    (app / "index.html").write_text("mine")
+    labelled = write(tmp_path / "train.jsonl", titles(WARM, 6))
+    done = llmcat("student", "train", "--file", labelled, "--labels", LABELS, "--out", "app")
+    assert done.code == 2
+    assert "something else than a student" in done.err
+    assert (app / "index.html").read_text() == "mine"
+
+
+def test_redo_refuses_other_items(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """Rows are known by number: of another file they would be another's."""
+    rows = titles(tuple(WORDS), 6)
+    items = write(tmp_path / "items.jsonl", rows)
+    common = ("fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out",
+              "o.jsonl")  # fmt: skip
+    assert llmcat(*common, "--base-url", "http://127.0.0.1:9", "--retry-seconds", "0").code == 0
+    before = (tmp_path / "o.jsonl").read_bytes()
+    write(items, rows[::-1])
+    done = llmcat(*common, "--redo", "degraded", "--engine", "fake")
+    assert done.code == 2
+    assert "input" in done.err
+    assert (tmp_path / "o.jsonl").read_bytes() == before
+
+
+def test_a_class_with_categories_below_it_is_refused() -> None:
+    """It would never be on a menu."""
+
+    class High:
+        classes_ = ("home", "toys")
+
+    tree = Taxonomy.parse("home > lamps\nhome > chairs\ntoys", suffix=".txt")
+    with pytest.raises(BadConfig, match="below"):
+        FallbackLabeler(High(), tree, engine="fake")  # type: ignore[arg-type]
+
+
+def test_what_both_are_surely_wrong_about_counts(tmp_path: Path) -> None:
+    """An opinion whose right label was too faint to be written down is used all the same."""
+    with LabelStore(tmp_path / "s.sqlite") as store:
+        store.name_primary("one", ["a", "b"])
+        for i in range(80):
+            wrong = i % 4 == 0
+            said = Said(0.01, {"a": 0.9999, "b": 0.0001}, {"a": 0.9995, "none": 0.0005}, 2, 0)
+            store.add([], opinions={f"k{i}": said.record()}, primary="one")
+            store.add([Label(f"k{i}", "b" if wrong else "a", "person")])
+        pairs = list(_usable(store.opinions(), frozenset({"a", "b"})))
+        assert sum(gold == "b" for _, gold in pairs) == 20
+        # What it said after the check it may have learnt from it.
+        store.add([], opinions={"k1": said.record()}, primary="two")
+        assert len(store.opinions()) == 80
+        assert {opinion.named for opinion in store.opinions()} == {frozenset({"a", "b"})}
+
+
+def test_only_firm_words_of_this_primary_count(tmp_path: Path) -> None:
+    """Neither another primary's errors, nor what it would not have decided."""
+    tree = Taxonomy.from_labels(["a", "b"])
+    with LabelStore(tmp_path / "s.sqlite") as store:
+        for i in range(40):
+            store.add([Label(f"x{i}", "a", "primary", by="old", firm=True)])
+            store.add([Label(f"y{i}", "a", "primary", by="new", firm=False)])
+            store.add([Label(f"z{i}", "a", "primary", by="new", firm=True)])
+        store.add([Label(f"{n}{i}", "b", "person") for n in "xy" for i in range(40)])
+        store.add([Label(f"z{i}", "a", "person") for i in range(40)])
+        found = standings(("a", "b"), None, tree, store, Policy(), "new")
+        assert (found["a"].state, found["a"].checks, found["a"].right) == ("warm", 40, 40)
+        assert standings(("a", "b"), None, tree, store, Policy(), "old")["a"].state == "fallen"
+
+
+def test_an_engine_that_comes_back_is_opened_again() -> None:
+    """It was away when it was opened; after the pause it answers."""
+
+    class Late(FakeEngine):
+        tries = 0
+
+        async def open(self) -> Served:
+            self.tries += 1
+            if self.tries == 1:
+                raise EngineDown("not yet")
+            return await super().open()
+
+    async def work() -> list[bool]:
+        engine = Tolerant(Late(), pause=0)
+        served = await engine.open()
+        assert served.model == "(away)"
+        menu = Plan(Taxonomy.from_labels(["a", "b"]), served.alphabet).whole
+
+        async def asks() -> AsyncIterator[Ask]:
+            for i in range(3):
+                message = {"role": "user", "content": "a"}
+                yield Ask(Item(i, str(i), {"title": "a"}), menu, Prefix((message,), "k"), ())
+
+        return [answer.error is None async for answer in engine.answer(asks())]
+
+    assert asyncio.run(work()) == [True, True, True]
+
+
+def test_an_interrupted_run_is_not_called_done(student: Path, tmp_path: Path) -> None:
+    """What was read ahead is asked about when the same command goes on."""
+    items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 30))
+    command = [sys.executable, "-m", "llmcat.cli", "fallback", "--file", items, "--labels", LABELS,
+               "--primary", student, "--out", "o.jsonl", "--engine", "fake", "--concurrency", "1",
+               "--engine-option", "latency=0.1"]  # fmt: skip
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "o.jsonl").exists() or not (tmp_path / "o.jsonl").stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert len(read_rows(tmp_path / "o.jsonl")) < 180
+    command[-1] = "latency=0"
+    assert "different run" in subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path).stderr  # fmt: skip
+    command[-1] = "latency=0.1"
+    command[command.index("--concurrency") + 1] = "64"
+    assert subprocess.run(command, check=False, cwd=tmp_path, capture_output=True).returncode == 0
+    assert [row["row"] for row in read_rows(tmp_path / "o.jsonl")] == list(range(180))
