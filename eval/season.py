@@ -346,7 +346,8 @@ def write(
         for (n, w, b), results in found.items()
         for seed, result in enumerate(results)
     ]
-    args.out.with_suffix(".json").write_text(json.dumps(figures) + "\n")
+    rows = "".join(json.dumps(row) + "\n" for row in figures)
+    args.out.with_suffix(".jsonl").write_text(rows)
     print("\n".join(lines))
 
 
@@ -357,7 +358,7 @@ def plot(result: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figures = json.loads(result.with_suffix(".json").read_text())
+    figures = [json.loads(row) for row in result.with_suffix(".jsonl").read_text().splitlines()]
     names = list(dict.fromkeys(f["model"] for f in figures))
     figure, axes = plt.subplots(
         1, len(names), figsize=(3.4 * len(names), 3.6), sharey=True, squeeze=False
