@@ -57,7 +57,9 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 BEST = 5
-"""The primary's best labels are on the menu beside the cold ones, so many."""
+"""The primary's best labels are on the menu beside the cold ones, so many at least ..."""
+COVER = 0.99
+"""... and as many as it takes for the right one to be among them so often, by its word."""
 PRECISION = 0.9
 """The gate of the primary, and of a category that is to graduate, where none is asked for."""
 PLENTY = 10
@@ -235,9 +237,7 @@ class Router:
         self._columns = [i for i, label in enumerate(labels) if label != NONE]
         self.named = tuple(labels[i] for i in self._columns)
         self._is_warm = np.array([label in self.warm for label in self.named])
-        self.trial = tuple(label for label in self.named if label not in self.warm)
         self.unnamed = tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
-        self._order = {n.id: i for i, n in enumerate(self.taxonomy.leaves)}
         if not self._is_warm.any():
             raise BadConfig(
                 "the primary decides nothing: no category of its own is warm",
@@ -420,18 +420,25 @@ class Router:
     def offered(self, outlook: Outlook, size: int) -> list[str]:
         """Return the ids on the menu: the cold ones first, so that menus begin alike.
 
-        Where there are more than fit, those with the nearest names; without names to compare, the
-        walk takes several menus.
+        Of the primary's own as many as it takes to hold what is right, by its word. Where there
+        are more than fit, the cold ones with the nearest names; without names to compare, the walk
+        takes several menus.
         """
         if not outlook.p:
             return [n.id for n in self.taxonomy.leaves]
-        best = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)[:BEST]
-        best = [label for label in best if label not in self.trial]
-        cold = {*self.trial, *self.unnamed}
-        if len(cold) + len(best) > size and outlook.nearest:
-            room = max(0, size - len(best) - len(self.trial))
-            cold = {*self.trial, *outlook.nearest[:room]}
-        return sorted(cold, key=self._order.__getitem__) + sorted(best, key=self._order.__getitem__)
+        ranked = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)
+        covered = np.cumsum([outlook.p[label] for label in ranked])
+        best = ranked[: max(BEST, int((covered < COVER).sum()) + 1)]
+        trial = [label for label in ranked if label not in self.warm]
+        offered = {*best, *trial, *self.unnamed}
+        if len(offered) > size and (outlook.nearest or not self.unnamed):
+            best = best[: max(size // 2, size - len(trial) - len(self.unnamed))]
+            trial = [label for label in trial if label not in best]
+            share = (size - len(best)) / max(1, len(trial) + len(self.unnamed))
+            near = outlook.nearest[: round(share * len(self.unnamed))]
+            offered = {*best, *near, *trial[: size - len(best) - len(near)]}
+        first = [n.id for n in self.taxonomy.leaves if n.id in offered and n.id not in self.warm]
+        return first + [n.id for n in self.taxonomy.leaves if n.id in offered & self.warm]
 
     def _alone(self, outlook: Outlook, why: str, *, degraded: bool = False) -> Scores:
         """Return the primary's answer."""

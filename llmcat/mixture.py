@@ -28,11 +28,14 @@ __all__ = ["FAINT", "Mixture", "Said", "fit"]
 
 Array = np.ndarray[Any, Any]
 
-GATE = (0.0, 1.0, 0.7)
-"""Before anything is checked: of 1, novelty's log-odds, and the model's beyond an even share."""
+GATE = (0.0, 0.5, 1.0)
+"""Before anything is checked: of 1, novelty's log-odds, and the model's beyond an even share.
+
+What is new was learnt without a new item, hence the half; the model has read the new names.
+"""
 GATE_SPREAD = (1.0, 0.5, 0.5)
-POOL = (1.0, 0.5)
-"""Likewise the powers of classifier and model: models are too sure of themselves."""
+POOL = (0.5, 0.5)
+"""Likewise the powers of classifier and model: an even share each, which sum to 1."""
 POOL_SPREAD = 0.5
 FAINT = 1e-3
 """What is less is not written down."""

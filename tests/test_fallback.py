@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
 from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineDown, JournalError
-from llmcat.fallback import Policy, _usable, standings
+from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
 from llmcat.labeler import FallbackLabeler
 from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.mixture import Mixture, Said, fit
+from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
 from llmcat.shortlist import Plan
 from llmcat.student import Student
@@ -35,6 +37,7 @@ from llmcat.taxonomy import Taxonomy
 from llmcat.training import Corpus, Example, Recipe, train
 
 Cli = Callable[..., Ran]
+Array = np.ndarray[Any, Any]
 WORDS = {
     "shoes": "boot sneaker sandal loafer heel trainer",
     "bags": "tote backpack satchel clutch suitcase pouch",
@@ -337,6 +340,38 @@ def test_a_mixture_gives_new_categories_what_the_model_says() -> None:
     sure = [(said, "c")] * 200
     assert fit(sure).new(said) > Mixture().new(said)
     assert fit([(said, "a")] * 200).new(said) < Mixture().new(said)
+
+
+def look(p: dict[str, float], nearest: tuple[str, ...]) -> Outlook:
+    return Outlook(p, 0.1, 0.1, 0.5, nearest, "unsure", 0.1)
+
+
+@pytest.mark.parametrize("cold", [0, 3, 118])
+def test_the_menu_holds_what_the_primary_cannot_rule_out(cold: int) -> None:
+    """Five of its own where it is sure, many where it is not; never more than fit."""
+
+    class Primary:
+        classes_ = np.array([f"k{i:03}" for i in range(200)])
+
+        def predict_proba(self, texts: list[str]) -> Array:
+            return np.full((len(texts), 200), 1 / 200)
+
+    named = tuple(Primary.classes_.tolist())
+    unnamed = tuple(f"c{i:03}" for i in range(cold))
+    taxonomy = Taxonomy.from_labels([*unnamed, *named])
+    router = Router(taxonomy, Placed.of(Primary(), taxonomy), frozenset(named), 0.9)
+    sure = dict.fromkeys(named, 0.0) | {"k007": 1.0}
+    unsure = dict.fromkeys(named, 1 / 200)
+    size = Plan(taxonomy, CANDIDATES[:128]).size
+    menu = router.offered(look(sure, unnamed[::-1]), size)
+    assert len(menu) == min(size, cold + 5)
+    assert "k007" in menu
+    assert menu[:cold] == list(unnamed)
+    menu = router.offered(look(unsure, unnamed[::-1]), size)
+    assert len(menu) == len(set(menu)) == size
+    assert sum(label in named for label in menu) == max(size // 2, size - cold)
+    held = [label for label in menu if label in unnamed]
+    assert held == list(unnamed[-len(held) :] if held else ())
 
 
 def test_a_category_graduates_by_evidence_and_falls_by_drift() -> None:
