@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from llmcat.database import connect
 from llmcat.errors import JournalError
 from llmcat.records import Answer, Ask, Usage, digest
 
@@ -43,9 +44,7 @@ class AnswerStore:
         self.path = path
         self._new: dict[str, bytes] = {}
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db = connect(path)
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB) "
                 "WITHOUT ROWID"

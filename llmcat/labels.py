@@ -12,7 +12,6 @@ know engines, students or files of items.
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
+from llmcat.database import connect
 from llmcat.errors import JournalError
 from llmcat.records import digest
 
@@ -34,9 +34,6 @@ SOURCES: tuple[Source, ...] = ("person", "gold", "model", "primary")
 """Whose label holds, the first that has one."""
 CHECKED: tuple[Source, ...] = ("person", "gold")
 """Labels that others are measured by."""
-
-PATIENCE = 60.0
-"""Seconds to wait for another process that writes."""
 
 MIGRATIONS = (
     # 1: labels
@@ -160,32 +157,13 @@ class LabelStore:
         if not make and not path.is_file():
             raise JournalError(f"{path}: no label store", hint="--store names another")
         try:
-            self._db = sqlite3.connect(
-                path, isolation_level=None, timeout=PATIENCE, check_same_thread=False
-            )
-            self._share()
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db = connect(path, threads=True)
             self._migrate()
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
 
     def _broken(self, exc: sqlite3.Error) -> JournalError:
         return JournalError(f"{self.path}: {exc}", hint="move it away, or choose another --store")
-
-    def _share(self) -> None:
-        """Turn to a journal beside which others can read and write.
-
-        SQLite waits for no lock here, and another process may just do the same.
-        """
-        patience = time.monotonic() + PATIENCE
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as exc:
-                if "locked" not in str(exc) or time.monotonic() > patience:
-                    raise
-                time.sleep(0.02)
 
     def _migrate(self) -> None:
         if self.version == len(MIGRATIONS):

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "codes", "config", "cleaning", "redact", "parquet", "images",
-    "readers", "labels", "taxonomy", "prompts", "examples", "shortlist", "task",
+    "errors", "records", "resources", "database", "codes", "config", "cleaning", "redact",
+    "parquet", "images", "readers", "labels", "taxonomy", "prompts", "examples", "shortlist",
+    "task",
     "represent", "students", "students.archive", "students.linear", "students.encoder",
     "students.single", "students.ensemble", "students.registry", "augment",
     "calibrate", "novelty", "student", "engines",

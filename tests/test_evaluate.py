@@ -126,6 +126,19 @@ def test_a_changed_prompt_asks_anew_and_is_refused_in_the_same_folder(
     assert "70 asks, 0 of them answered before" in other.err
 
 
+def test_many_processes_make_one_file_of_answers(tmp_path: Path) -> None:
+    """All open it at the same moment, none before it is there; nothing is said to be locked."""
+    code = (
+        "import sys, time; from pathlib import Path; from llmcat.answers import AnswerStore\n"
+        "for i in range(60):\n"
+        "    while time.time() < float(sys.argv[1]) + i / 20: pass\n"
+        "    AnswerStore(Path(f'answers{i}.sqlite')).close()\n"
+    )
+    start = str(time.time() + 2)
+    running = [subprocess.Popen([sys.executable, "-c", code, start]) for _ in range(3)]
+    assert [process.wait(60) for process in running] == [0] * 3
+
+
 def test_a_model_at_another_address_is_another_model(tmp_path: Path) -> None:
     """Neither the address nor a folder's files may change under a kept answer."""
     store = AnswerStore(tmp_path / "answers.sqlite")
