@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from llmcat.database import connect
 from llmcat.errors import JournalError
+from llmcat.files import connect
 from llmcat.records import Answer, Ask, Usage, digest
 
 if TYPE_CHECKING:

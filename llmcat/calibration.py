@@ -32,6 +32,7 @@ from llmcat.calibrate import (
 )
 from llmcat.drift import Drift, Reference
 from llmcat.errors import BadConfig, InputError
+from llmcat.files import whole
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 
 if TYPE_CHECKING:
@@ -122,13 +123,9 @@ class Calibration(BaseModel):
             ) from exc
 
     def save(self, path: Path) -> None:
-        """Write it, whole or not at all. Raises `InputError`."""
-        draft = path.with_name(f"{path.name}.part")
-        try:
-            draft.write_bytes(orjson.dumps(self.model_dump(mode="json")) + b"\n")
-            draft.replace(path)
-        except OSError as exc:
-            raise InputError(f"{path}: {exc.strerror}") from exc
+        """Write it, whole or not at all. Raises `JournalError`."""
+        with whole(path) as raw:
+            raw.write(orjson.dumps(self.model_dump(mode="json")) + b"\n")
 
     @property
     def digest(self) -> str:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.errors import BadConfig, InputError
+from llmcat.files import whole
 from llmcat.labels import Label, key_of, now
 from llmcat.readers import ItemReader, expand
 from llmcat.records import NONE
 from llmcat.session import columns_of
+from llmcat.writers import text_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -101,20 +103,15 @@ def export(store: LabelStore, labels: Iterable[Label], out: Path, *, to_check: b
         if to_check:
             known = {"key": label.key, "item": label.item, "suggested": label.label, "label": ""}
         rows.append({"id": known.pop("item"), **texts.get(label.key, {}), **known})
-    draft = out.with_name(f"{out.name}.part")
-    try:
+    if out.suffix not in {".jsonl", ".csv"}:
+        raise BadConfig(f"{out}: labels are written as .jsonl or .csv")
+    with whole(out) as raw:
         if out.suffix == ".jsonl":
-            draft.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        elif out.suffix == ".csv":
+            raw.writelines(orjson.dumps(row) + b"\n" for row in rows)
+        else:
             names = list(dict.fromkeys(name for row in rows for name in row))
-            with draft.open("w", encoding="utf-8", newline="") as sink:
-                writer = csv.DictWriter(sink, names or ["id", "label"], lineterminator="\n")
+            with text_in(raw) as text:
+                writer = csv.DictWriter(text, names or ["id", "label"], lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-        else:
-            raise BadConfig(f"{out}: labels are written as .jsonl or .csv")
-        draft.replace(out)
-    except OSError as exc:
-        draft.unlink(missing_ok=True)
-        raise JournalError(f"{out}: {exc.strerror}") from exc
     return len(rows)

@@ -30,6 +30,7 @@ from llmcat.calibration import (
 )
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.files import whole
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
 from llmcat.records import NONE, digest
 from llmcat.run import unless
@@ -570,16 +571,10 @@ def export_run(path: Path, out: Path) -> list[str]:
     )
     if out.suffix != ".zip":
         raise BadConfig(f"{out}: a run is packed into a .zip")
-    draft = out.with_suffix(".part")
-    try:
-        deflate = zipfile.ZIP_DEFLATED
-        with zipfile.ZipFile(draft, "w", deflate, strict_timestamps=False) as packed:
-            for name in names:
-                packed.write(path / name, f"{path.resolve().name}/{name}")
-        draft.replace(out)
-    except OSError as exc:
-        draft.unlink(missing_ok=True)
-        raise JournalError(f"{out}: {exc.strerror}") from exc
+    deflate = zipfile.ZIP_DEFLATED
+    with whole(out) as raw, zipfile.ZipFile(raw, "w", deflate, strict_timestamps=False) as packed:
+        for name in names:
+            packed.write(path / name, f"{path.resolve().name}/{name}")
     return names
 
 

@@ -22,6 +22,7 @@ import orjson
 
 from llmcat import writers
 from llmcat.errors import JournalError, RunMismatch
+from llmcat.files import whole
 from llmcat.readers import bare
 
 if TYPE_CHECKING:
@@ -59,22 +60,13 @@ class Journal:
             target.mkdir(exist_ok=True)
         journal = cls(target, identity, {}, journal_path(target))
         # The lock comes first and is held on a file that is never replaced while it is held.
-        journal._lock()
+        journal._file = hold(journal.path)
         try:
             journal._begin(about, restart=restart)
         except BaseException:
             journal.close()
             raise
         return journal
-
-    def _lock(self) -> None:
-        try:
-            self._file = self.path.open("ab+")
-            if not locked(self._file):
-                self._file.close()
-                raise JournalError(f"{self.path}: another llmcat is writing it")
-        except OSError as exc:
-            raise JournalError(f"{self.path}: {exc.strerror}") from exc
 
     def _begin(self, about: Mapping[str, Any], *, restart: bool) -> None:
         """Find out whether this is a new run, one to go on with, or one that is done."""
@@ -111,7 +103,7 @@ class Journal:
         }
         if self.record["status"] == "done":
             size = _size(self._made(self.record))
-            self.finished = size == self.record.get("bytes")
+            self.finished = size in {self.record.get("bytes"), self.record.get("becomes")}
             if not self.finished:
                 raise JournalError(
                     f"{self.out} was changed or removed after its run was done",
@@ -189,16 +181,8 @@ class Journal:
     def save(self, status: str) -> None:
         """Write the run's record, whole or not at all."""
         self.record["status"] = status
-        path = self._record_path
-        draft = path.with_name(f"{path.name}.part")
-        try:
-            with draft.open("wb") as raw:
-                raw.write(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
-                raw.flush()
-                os.fsync(raw.fileno())
-            draft.replace(path)
-        except OSError as exc:
-            raise JournalError(f"{path}: {exc.strerror}") from exc
+        with whole(self._record_path) as raw:
+            raw.write(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def is_folder(out: str) -> bool:
@@ -274,6 +258,21 @@ def refuse_other(out: str, before: Mapping[str, str], now: Mapping[str, str], *,
     ]
     if differences:
         raise RunMismatch(out, differences, hint=hint)
+
+
+def hold(path: Path, *, make: bool = True) -> BinaryIO:
+    """Open a file to add to, or `make` it; no other process does until it is closed.
+
+    Raises `JournalError` if another one has it, or it cannot be opened.
+    """
+    try:
+        file = path.open("ab+" if make else "rb+")
+    except OSError as exc:
+        raise JournalError(f"{path}: {exc.strerror}") from exc
+    if not locked(file):
+        file.close()
+        raise JournalError(f"{path}: another llmcat is writing it")
+    return file
 
 
 def locked(file: BinaryIO) -> bool:

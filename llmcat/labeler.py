@@ -10,7 +10,6 @@ This module knows files, stores and settings; what decides is in `llmcat.fallbac
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,8 +26,9 @@ from llmcat.classify import Tally, classify
 from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
+from llmcat.files import whole
 from llmcat.gold import read_labelled
-from llmcat.journal import check_writable, refuse_other
+from llmcat.journal import check_writable, hold, refuse_other
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
@@ -294,6 +294,13 @@ async def redo(
     """
     out = Path(config.out or run.default_out(config.file))
     check_writable(str(out), expand(config.file))
+    with hold(out, make=False):
+        return await _redo(config, out, opened, stop)
+
+
+async def _redo(
+    config: RunConfig, out: Path, opened: Opened, stop: asyncio.Event | None
+) -> tuple[int, int]:
     taxonomy = taxonomy_of(config)
     again = _degraded(out, config, taxonomy)
     if not again:
@@ -351,33 +358,34 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
 
 
 def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
-    """Replace rows of a finished file, and note it in the run's record."""
+    """Replace rows of a finished file, and note it in the run's record.
+
+    The record holds the file's size before and after while the one takes the place of the other:
+    killed at any moment, the run is a finished one.
+    """
     if not fresh:
         return
-    record_path = out.with_name(f"{out.name}.run.json")
-    draft = out.with_name(f"{out.name}.part")
-    noted = out.with_name(f"{out.name}.run.json.part")
-    try:
-        record = orjson.loads(record_path.read_bytes())
-        with out.open("rb") as old, draft.open("wb") as new:
+    path = out.with_name(f"{out.name}.run.json")
+    record = orjson.loads(path.read_bytes())
+    record.pop("becomes", None)
+    decisions: Counter[str] = Counter()
+    with whole(out) as new:
+        with out.open("rb") as old:
             for number, line in enumerate(old):
-                new.write(orjson.dumps(fresh[number]) + b"\n" if number in fresh else line)
-            new.flush()
-            os.fsync(new.fileno())
-        redone = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "redone": len(fresh)}
-        record["sessions"].append({**record["sessions"][-1], **redone})
-        record["sessions"][-1]["decisions"] = _decisions(draft)
-        record["bytes"] = draft.stat().st_size
-        noted.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
-        draft.replace(out)
-        noted.replace(record_path)
-    except OSError as exc:
-        raise JournalError(f"{out}: {exc.strerror}") from exc
+                row = fresh.get(number) or orjson.loads(line)
+                decisions[row["decision"]] += 1
+                new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
+        _note(path, record | {"becomes": new.tell()})
+        record["bytes"] = new.tell()
+    redone = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "redone": len(fresh)}
+    last = record["sessions"][-1]
+    record["sessions"].append({**last, **redone, "decisions": dict(decisions)})
+    _note(path, record)
 
 
-def _decisions(path: Path) -> dict[str, int]:
-    with path.open("rb") as lines:
-        return dict(Counter(orjson.loads(line)["decision"] for line in lines))
+def _note(path: Path, record: Mapping[str, Any]) -> None:
+    with whole(path) as raw:
+        raw.write(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 # -- status -------------------------------------------------------------------------------------

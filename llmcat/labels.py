@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
-from llmcat.database import connect
 from llmcat.errors import JournalError
+from llmcat.files import connect
 from llmcat.records import digest
 
 if TYPE_CHECKING:

@@ -78,6 +78,11 @@ class HttpPrimary:
         if not self.classes_:
             self.classes_ = sorted(self._ask(["?"])[0])
 
+    @property
+    def digest(self) -> str:
+        """Of its labels: a server does not say what it was trained on."""
+        return digest(*self.classes_)
+
     def predict_proba(self, texts: Sequence[str]) -> Array:
         """Ask about texts. Raises `EngineError`."""
         p = np.zeros((len(texts), len(self.classes_)))
@@ -169,6 +174,16 @@ def post(url: str, body: Any, *, timeout: float) -> Any:
         raise EngineDown(f"{url}: {exc or type(exc).__name__}") from exc
 
 
+def _digest(primary: Primary, classes: Sequence[str]) -> str:
+    """Return a hash of a primary in this process, of what it learnt too where that can be read."""
+    try:
+        from joblib import hash as hash_
+
+        return digest(str(hash_(primary)), *classes)
+    except Exception:  # noqa: BLE001  no scikit-learn here, or what cannot be pickled
+        return digest(*classes)
+
+
 @dataclass(frozen=True)
 class Placed:
     """A primary whose classes are nodes: `labels[i]` is the node id, or `none`, of column i."""
@@ -210,7 +225,7 @@ class Placed:
         twice = {label for label in labels if labels.count(label) > 1}
         if twice:
             raise BadConfig(f"several classes of the primary are {', '.join(map(str, twice))}")
-        digest_ = getattr(primary, "digest", "") or digest(*classes)
+        digest_ = getattr(primary, "digest", "") or _digest(primary, classes)
         name = getattr(primary, "name", "") or type(primary).__name__
         return cls(primary, tuple(str(label) for label in labels), name, digest_)
 

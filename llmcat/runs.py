@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmcat.errors import InputError, JournalError, RunMismatch
+from llmcat.files import whole
 from llmcat.journal import locked, refuse_other
 
 if TYPE_CHECKING:
@@ -90,16 +91,11 @@ class Folder:
 
     def write(self, name: str, value: Any) -> None:
         """Write a file, whole or not at all: text as it is, anything else as JSON."""
-        path = self.file(name)
-        draft = path.with_name(f"{name}.part")
-        try:
+        with whole(self.file(name)) as raw:
             if isinstance(value, str):
-                draft.write_text(value, "utf-8")
+                raw.write(value.encode())
             else:
-                draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-            draft.replace(path)
-        except OSError as exc:
-            raise JournalError(f"{path}: {exc.strerror}") from exc
+                raw.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
     def keep(self, source: Path) -> str:
         """Copy a file into `inputs/`, named by its content; return its name there."""

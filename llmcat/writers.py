@@ -8,10 +8,10 @@ asked for (in CSV and Parquet always a column). Rows of the fallback labeler als
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
-import os
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -22,6 +22,7 @@ from backports import zstd
 from llmcat import parquet
 from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
+from llmcat.files import whole
 from llmcat.readers import CUT, bare
 from llmcat.records import NONE, Decided, Scores, Verdict
 
@@ -130,36 +131,38 @@ def export(journal: Path, out: Path, parts: Mapping[Path, int] | None = None) ->
     """
     rows = rows_in(journal)
     for path, count in (parts or {out: -1}).items():
+        hint = f"the results are safe in {journal}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, rows if count < 0 else islice(rows, count))
         except OSError as exc:
-            raise JournalError(
-                f"{path}: {exc.strerror}", hint=f"the results are safe in {journal}"
-            ) from exc
+            raise JournalError(f"{path}: {exc.strerror}", hint=hint) from exc
+        with whole(path, hint=hint) as raw:
+            _write(raw, path, rows if count < 0 else islice(rows, count))
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write(raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]]) -> None:
     suffix = check_format(str(path))
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as raw:
-        if suffix == ".parquet":
-            parquet.write(raw, rows)
-        else:
-            packed = _packed(raw, path.suffix)
-            if suffix == ".jsonl":
-                for row in rows:
-                    packed.write(orjson.dumps(row) + b"\n")
-            else:
-                text = io.TextIOWrapper(cast("io.BufferedWriter", packed), "utf-8", newline="")
-                write_csv(text, rows, delimiter="\t" if suffix == ".tsv" else ",")
-                text.flush()
-                text.detach()
-            if packed is not raw:
-                packed.close()
-        raw.flush()
-        os.fsync(raw.fileno())
-    draft.replace(path)
+    if suffix == ".parquet":
+        parquet.write(raw, rows)
+        return
+    packed = _packed(raw, path.suffix)
+    if suffix == ".jsonl":
+        for row in rows:
+            packed.write(orjson.dumps(row) + b"\n")
+    else:
+        with text_in(packed) as text:
+            write_csv(text, rows, delimiter="\t" if suffix == ".tsv" else ",")
+    if packed is not raw:
+        packed.close()
+
+
+@contextlib.contextmanager
+def text_in(raw: BinaryIO) -> Iterator[io.TextIOWrapper]:
+    """Give a file of bytes as one of text, UTF-8, line ends as they are written."""
+    text = io.TextIOWrapper(cast("io.BufferedWriter", raw), "utf-8", newline="")
+    yield text
+    text.flush()
+    text.detach()
 
 
 def _packed(raw: BinaryIO, suffix: str) -> Any:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "database", "codes", "config", "cleaning", "redact",
+    "errors", "records", "resources", "files", "codes", "config", "cleaning", "redact",
     "parquet", "images", "readers", "labels", "taxonomy", "prompts", "examples", "shortlist",
     "task",
     "represent", "students", "students.archive", "students.linear", "students.encoder",

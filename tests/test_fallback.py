@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import signal
 import sqlite3
@@ -331,6 +332,24 @@ def test_any_classifier_of_scikit_learns_kind_is_a_primary() -> None:
     assert row["by"] in {"primary", "both"}
 
 
+def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
+    """The same classes, other weights; a copy from a file is the same one."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = titles(WARM, 10)
+    taxonomy = Taxonomy.from_labels(WORDS)
+
+    def made(part: list[dict[str, str]]) -> Any:
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+        return model.fit([row["title"] for row in part], [row["label"] for row in part])
+
+    first = made(rows)
+    keys = [Placed.of(one, taxonomy).key for one in (first, copy.deepcopy(first), made(rows[1:]))]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_mixture_gives_new_categories_what_the_model_says() -> None:
     """It sums to 1; a product would give a new category nothing."""
     said = Said(0.6, {"a": 0.7, "b": 0.3}, {"c": 0.8, "a": 0.1, "none": 0.1}, 3, 1)
@@ -398,6 +417,40 @@ def test_a_student_takes_no_folder_that_holds_anything_else(tmp_path: Path, llmc
     assert done.code == 2
     assert "something else than a student" in done.err
     assert (app / "index.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("at", ["becomes", "done"])
+def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
+    student: Path, tmp_path: Path, llmcat: Cli, at: str
+) -> None:
+    """Kill -9 before and after the file is replaced: --redo, and the run itself, go on."""
+    items = write(tmp_path / "items.jsonl", titles(("knives", "shoes"), 10))
+    common = ("fallback", "--file", items, "--labels", LABELS, "--primary", student)
+    away = ("--base-url", "http://127.0.0.1:9", "--retry-seconds", "0.2")
+    assert llmcat(*common, *away).code == 0
+    again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
+    killed = (
+        "import os, signal, sys; from llmcat import labeler; from llmcat.cli import main\n"
+        "note, notes = labeler._note, []\n"
+        "def dies(path, record):\n"
+        "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
+        "    elif 'becomes' in record: return note(path, record)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"at = {at!r}\n"
+        "labeler._note = dies\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", killed, *map(str, again)], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    rows = read_rows(tmp_path / "items.predictions.jsonl")
+    assert any(row["degraded"] for row in rows) == (at == "becomes")
+    done = llmcat(*again)
+    assert done.code == 0, done.err
+    assert not any(row["degraded"] for row in read_rows(tmp_path / "items.predictions.jsonl"))
+    done = llmcat(*common, *away)
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "items.predictions.jsonl.run.json").read_text())
+    assert ("becomes" in record) == (at == "done")
 
 
 def test_redo_refuses_other_items(student: Path, tmp_path: Path, llmcat: Cli) -> None:

@@ -1,18 +1,44 @@
-"""SQLite files that several processes read and write at a time."""
+"""Files that are written whole or not at all, and SQLite files that several processes share."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
+
+from llmcat.errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["connect"]
+__all__ = ["connect", "whole"]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, hint: str = "") -> Iterator[BinaryIO]:
+    """Give a file to write, which takes the place of `path` at the end, or leaves it as it was.
+
+    Raises `JournalError` if it cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.part")
+    try:
+        with draft.open("wb") as raw:
+            yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
+        draft.replace(path)
+    except BaseException as exc:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        if isinstance(exc, OSError):
+            raise JournalError(f"{path}: {exc.strerror or exc}", hint=hint) from exc
+        raise
 
 
 def connect(path: Path, *, threads: bool = False) -> sqlite3.Connection:
