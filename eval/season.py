@@ -61,6 +61,8 @@ class World:
     train: list[Example]
     q: Array
     labels: list[str]
+    cold: float = 0.5
+    """The share of the categories that begin without examples."""
 
 
 def read_items(path: Path, taxonomy: Taxonomy) -> list[Item]:
@@ -106,7 +108,8 @@ class Season:
         self.world, self.way, self.budget, self.features = world, way, budget, features
         draw = np.random.default_rng(seed)
         names = [n.id for n in world.taxonomy.leaves]
-        self.warm = {names[i] for i in draw.permutation(len(names))[: len(names) // 2]}
+        warm = len(names) - round(world.cold * len(names))
+        self.warm = {names[i] for i in draw.permutation(len(names))[:warm]}
         self.order = draw.permutation(len(world.items))
         self.draw = draw
         self.learnt: dict[str, Example] = {

@@ -403,7 +403,8 @@ class Router:
         try:
             scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
             q = _distribution(scores)
-            rest = [n for n in self.taxonomy.leaves if n.id not in set(offered)]
+            there = set(offered)
+            rest = [n for n in self.taxonomy.leaves if n.id not in there]
             # The exit of a shortlist widens it, but where asks are counted.
             if scores.label == NONE and rest and self.most is None:
                 wider = yield from choose(plan, rest, None)
@@ -428,17 +429,20 @@ class Router:
             return [n.id for n in self.taxonomy.leaves]
         ranked = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)
         covered = np.cumsum([outlook.p[label] for label in ranked])
-        best = ranked[: max(BEST, int((covered < COVER).sum()) + 1)]
-        trial = [label for label in ranked if label not in self.warm]
-        offered = {*best, *trial, *self.unnamed}
-        if len(offered) > size and (outlook.nearest or not self.unnamed):
-            best = best[: max(size // 2, size - len(trial) - len(self.unnamed))]
-            trial = [label for label in trial if label not in best]
-            share = (size - len(best)) / max(1, len(trial) + len(self.unnamed))
-            near = outlook.nearest[: round(share * len(self.unnamed))]
-            offered = {*best, *near, *trial[: size - len(best) - len(near)]}
-        first = [n.id for n in self.taxonomy.leaves if n.id in offered and n.id not in self.warm]
-        return first + [n.id for n in self.taxonomy.leaves if n.id in offered & self.warm]
+        count = max(BEST, int((covered < COVER).sum()) + 1)
+        cold = {*self.unnamed, *(label for label in ranked if label not in self.warm)}
+        if len(cold.union(ranked[:count])) > size:
+            count = min(count, max(size // 2, size - len(cold)))
+            if outlook.nearest or not self.unnamed:
+                trial = [label for label in ranked[count:] if label not in self.warm]
+                share = (size - count) / max(1, len(trial) + len(self.unnamed))
+                cold = {*outlook.nearest[: round(share * len(self.unnamed))]}
+                cold.update(trial[: size - count - len(cold)])
+                others = [label for label in ranked[count:] if label not in cold]
+                cold.update(others[: size - count - len(cold)])
+        offered = cold.union(ranked[:count])
+        leaves = [n.id for n in self.taxonomy.leaves if n.id in offered]
+        return sorted(leaves, key=self.warm.__contains__)
 
     def _alone(self, outlook: Outlook, why: str, *, degraded: bool = False) -> Scores:
         """Return the primary's answer."""
@@ -537,8 +541,9 @@ def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tupl
         said, gold = Said.of(opinion.said).among(named), opinion.gold
         if not said.p or (gold in named and gold not in opinion.named):
             continue  # nothing is left of it, or its category has become known since
-        if gold in named and gold not in said.p:  # so little that it was not written down
-            said = replace(said, p={**said.p, gold: FAINT / 2})
+        faint = ({gold, *said.q} & named & opinion.named) - said.p.keys()
+        if faint:  # so little that it was not written down
+            said = replace(said, p={**said.p, **dict.fromkeys(sorted(faint), FAINT / 2)})
         yield said, gold
 
 

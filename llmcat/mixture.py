@@ -29,7 +29,7 @@ __all__ = ["FAINT", "Mixture", "Said", "fit"]
 Array = np.ndarray[Any, Any]
 
 GATE = (0.0, 0.5, 1.0)
-"""Before anything is checked: of 1, novelty's log-odds, and the model's beyond an even share.
+"""Before anything is checked: of 1, and of novelty's and the model's log-odds beyond an even share.
 
 What is new was learnt without a new item, hence the half; the model has read the new names.
 """
@@ -89,10 +89,14 @@ class Said:
         return math.fsum(x for label, x in self.q.items() if label not in self.p)
 
     @property
+    def even(self) -> float:
+        """Log-odds that the item is new by the menu alone: every place on it counts the same."""
+        return _logit((self.cold + 1) / (self.offered + 1))
+
+    @property
     def features(self) -> tuple[float, float, float]:
-        """Of the gate: 1, novelty's log-odds, and the model's beyond an even share of the menu."""
-        even = (self.cold + 1) / (self.offered + 1)
-        return 1.0, _logit(self.novelty), _logit(self.q_new) - _logit(even)
+        """Of the gate: 1, and how far the log-odds of novelty and of the model are above even."""
+        return 1.0, _logit(self.novelty) - self.even, _logit(self.q_new) - self.even
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,8 @@ class Mixture:
 
     gate: tuple[float, float, float] = GATE
     pool: tuple[float, float] = POOL
-    right_new: float = 0.7
-    mends: float = 0.5
+    right_new: float = 0.6
+    mends: float = 0.6
     spoils: float = 0.05
     n: int = 0
 
@@ -119,7 +123,7 @@ class Mixture:
     def new(self, said: Said) -> float:
         """Return P(new)."""
         z = math.fsum(w * x for w, x in zip(self.gate, said.features, strict=True))
-        return _sigmoid(z)
+        return _sigmoid(said.even + z)
 
     def __call__(self, said: Said) -> dict[str, float]:
         """Return the mixture's probabilities, `none` included; they sum to 1."""
@@ -154,10 +158,11 @@ def fit(pairs: Sequence[tuple[Said, str]]) -> Mixture:
         return Mixture()
     new = np.array([gold not in said.p for said, gold in pairs])
     x = np.array([said.features for said, _ in pairs])
+    even = np.array([said.even for said, _ in pairs])
     start, spread = np.array(GATE), np.array(GATE_SPREAD)
 
     def gate_loss(w: Array) -> tuple[float, Array]:
-        z = x @ w
+        z = even + x @ w
         off = (w - start) / spread
         value = float((np.logaddexp(0, z) - new * z).sum() + 0.5 * (off**2).sum())
         return value, x.T @ (1 / (1 + np.exp(-z)) - new) + off / spread
@@ -192,8 +197,8 @@ def fit(pairs: Sequence[tuple[Said, str]]) -> Mixture:
     return Mixture(
         made.gate,
         made.pool,
-        right_new=_rate(right_new, 0.7),
-        mends=_rate(mends, 0.5),
+        right_new=_rate(right_new, 0.6),
+        mends=_rate(mends, 0.6),
         spoils=_rate(spoils, 0.05),
         n=len(pairs),
     )

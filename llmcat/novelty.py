@@ -32,6 +32,8 @@ TURNS = 8
 MOST = 4000
 """Training items that are kept, at most: all pairs are looked at, and every item beside all."""
 LEVELS = 101
+LEAST_SHARE = 0.05
+"""So much of the items is taken for new, where few of the categories are: not to overlook them."""
 NAMES = 128
 """Cold categories that are named as near an item, at most."""
 
@@ -56,7 +58,7 @@ class Novelty:
 
     `levels`: quantiles of the training items' own distances, each from the others. `weights`: of
     1, the logit of the classifier's best probability, the distance, and how much nearer the name
-    of a cold category is than that of any other.
+    of a cold category is than that of any other; they hold where half of the items are new.
     """
 
     represent: Representation
@@ -77,7 +79,8 @@ class Novelty:
             return Looked(np.zeros(len(texts)), unlike, none)
         to_cold = _dense(x @ cold.T)
         margin = to_cold.max(axis=1) - _best(_dense(x @ warm.T))
-        chance = _chance(self.weights, sure, distance, margin)
+        share = max(LEAST_SHARE, cold.shape[0] / (cold.shape[0] + warm.shape[0]))
+        chance = _chance(self.weights, sure, distance, margin, float(logit(np.array(share))))
         return Looked(chance, unlike, np.argsort(-to_cold, axis=1, kind="stable")[:, :NAMES])
 
 
@@ -130,13 +133,19 @@ def fit(
     middle, spread = found.mean(axis=0), np.maximum(found.std(axis=0), 1e-6)
     model = LogisticRegression(C=1.0).fit((found - middle) / spread, np.concatenate(novel))
     slopes = model.coef_[0] / spread
-    weights = np.concatenate([[model.intercept_[0] - slopes @ middle], slopes])
+    even = model.intercept_[0] - slopes @ middle - logit(np.concatenate(novel).mean())
+    weights = np.concatenate([[even], slopes])
     levels = np.quantile(1.0 - _mean_of_best(alike), np.linspace(0, 1, LEVELS))
     return Novelty(represent, x, levels, weights)
 
 
-def _chance(weights: Array, sure: Array, distance: Array, margin: Array) -> Array:
-    z = weights[0] + weights[1] * logit(sure) + weights[2] * distance + weights[3] * margin
+def _chance(weights: Array, sure: Array, distance: Array, margin: Array, before: float) -> Array:
+    """Return the chances, where the log-odds are `before` when nothing is seen of an item.
+
+    Evidence that was learnt at one share of new items holds at another: Saerens et al. 2002,
+    equation 2.4, for two classes.
+    """
+    z = before + weights[0] + weights[1] * logit(sure) + weights[2] * distance + weights[3] * margin
     return np.asarray(1 / (1 + np.exp(-z)))
 
 
