@@ -149,7 +149,8 @@ class Classifier:
 
         `labels` has one label per item: an id, a path, a unique name or `none`. `share` of the
         items fits, the others are kept to draw lines. `path` writes it down. Raises `InputError`
-        for an unknown label, or where the items are too few to beat no calibration.
+        for an unknown label, or where the items are too few to beat no calibration, `JournalError`
+        if `path` cannot be written.
         """
         import numpy as np
 

@@ -29,16 +29,17 @@ def whole(path: Path, *, hint: str = "") -> Iterator[BinaryIO]:
     draft = path.with_name(f"{path.name}.part")
     try:
         with draft.open("wb") as raw:
-            yield raw
-            raw.flush()
-            os.fsync(raw.fileno())
-        draft.replace(path)
-    except BaseException as exc:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        if isinstance(exc, OSError):
-            raise JournalError(f"{path}: {exc.strerror or exc}", hint=hint) from exc
-        raise
+            try:
+                yield raw
+                raw.flush()
+                os.fsync(raw.fileno())
+                draft.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    draft.unlink()
+                raise
+    except OSError as exc:
+        raise JournalError(f"{path}: {exc.strerror or exc}", hint=hint) from exc
 
 
 def connect(path: Path, *, threads: bool = False) -> sqlite3.Connection:

@@ -59,7 +59,7 @@ class Journal:
         if is_folder(out):
             target.mkdir(exist_ok=True)
         journal = cls(target, identity, {}, journal_path(target))
-        # The lock comes first and is held on a file that is never replaced while it is held.
+        # The lock comes first; who replaces the file holds its successor before it is there.
         journal._file = hold(journal.path)
         try:
             journal._begin(about, restart=restart)
@@ -265,14 +265,26 @@ def hold(path: Path, *, make: bool = True) -> BinaryIO:
 
     Raises `JournalError` if another one has it, or it cannot be opened.
     """
-    try:
-        file = path.open("ab+" if make else "rb+")
-    except OSError as exc:
-        raise JournalError(f"{path}: {exc.strerror}") from exc
-    if not locked(file):
+    while True:
+        try:
+            file = path.open("ab+" if make else "rb+")
+            try:
+                free = locked(file)
+                if (
+                    free
+                    and path.exists()
+                    and os.path.samestat(os.fstat(file.fileno()), path.stat())
+                ):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+        except OSError as exc:
+            raise JournalError(f"{path}: {exc.strerror}") from exc
         file.close()
-        raise JournalError(f"{path}: another llmcat is writing it")
-    return file
+        if not free:
+            raise JournalError(f"{path}: another llmcat is writing it")
+        # else it was replaced between the two: its successor is the one to hold
 
 
 def locked(file: BinaryIO) -> bool:

@@ -10,6 +10,8 @@ This module knows files, stores and settings; what decides is in `llmcat.fallbac
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +30,7 @@ from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
 from llmcat.files import whole
 from llmcat.gold import read_labelled
-from llmcat.journal import check_writable, hold, refuse_other
+from llmcat.journal import check_writable, hold, locked, refuse_other
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
@@ -294,6 +296,8 @@ async def redo(
     """
     out = Path(config.out or run.default_out(config.file))
     check_writable(str(out), expand(config.file))
+    if out.suffix != ".jsonl":
+        raise BadConfig("--redo needs predictions in a .jsonl file")
     with hold(out, make=False):
         return await _redo(config, out, opened, stop)
 
@@ -336,12 +340,14 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
 
     Also for the predictions of other items, or for other categories.
     """
-    if out.suffix != ".jsonl":
-        raise BadConfig("--redo needs predictions in a .jsonl file")
+    path = out.with_name(f"{out.name}.run.json")
     try:
-        record = orjson.loads(out.with_name(f"{out.name}.run.json").read_bytes())
+        record = orjson.loads(path.read_bytes())
         with out.open("rb") as lines:
             rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
+        if record.pop("becomes", None) is not None:  # the last one to ask again was killed
+            record["bytes"] = out.stat().st_size
+            _note(path, record)
     except (OSError, ValueError, KeyError) as exc:
         raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
     if record.get("status") != "done":
@@ -366,21 +372,24 @@ def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
     if not fresh:
         return
     path = out.with_name(f"{out.name}.run.json")
-    record = orjson.loads(path.read_bytes())
-    record.pop("becomes", None)
     decisions: Counter[str] = Counter()
-    with whole(out) as new:
-        with out.open("rb") as old:
-            for number, line in enumerate(old):
-                row = fresh.get(number) or orjson.loads(line)
-                decisions[row["decision"]] += 1
-                new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
-        _note(path, record | {"becomes": new.tell()})
-        record["bytes"] = new.tell()
-    redone = {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "redone": len(fresh)}
-    last = record["sessions"][-1]
-    record["sessions"].append({**last, **redone, "decisions": dict(decisions)})
-    _note(path, record)
+    with contextlib.ExitStack() as stack:
+        with whole(out) as new:
+            locked(new)  # nobody else has it before its record is written
+            stack.enter_context(os.fdopen(os.dup(new.fileno())))
+            record = orjson.loads(path.read_bytes())
+            with out.open("rb") as old:
+                for number, line in enumerate(old):
+                    row = fresh.get(number) or orjson.loads(line)
+                    decisions[row["decision"]] += 1
+                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
+            _note(path, record | {"becomes": new.tell()})
+            record["bytes"] = new.tell()
+        last = record["sessions"][-1]
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
+        record["sessions"].append({**last, **redone})
+        _note(path, record)
 
 
 def _note(path: Path, record: Mapping[str, Any]) -> None:

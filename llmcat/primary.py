@@ -175,13 +175,15 @@ def post(url: str, body: Any, *, timeout: float) -> Any:
 
 
 def _digest(primary: Primary, classes: Sequence[str]) -> str:
-    """Return a hash of a primary in this process, of what it learnt too where that can be read."""
-    try:
-        from joblib import hash as hash_
+    """Return a hash of a primary in this process: of its classes, and what it says of their names.
 
-        return digest(str(hash_(primary)), *classes)
-    except Exception:  # noqa: BLE001  no scikit-learn here, or what cannot be pickled
+    What it was trained on changes that; which process, machine or file it is in does not.
+    """
+    try:
+        said = np.asarray(primary.predict_proba(list(classes)), dtype=float)
+    except Exception:  # noqa: BLE001  it will say so when it is asked in earnest
         return digest(*classes)
+    return digest(*classes, *(f"{x:.4f}" for x in said.ravel().tolist()))
 
 
 @dataclass(frozen=True)
