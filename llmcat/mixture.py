@@ -37,6 +37,8 @@ GATE_SPREAD = (1.0, 0.5, 0.5)
 POOL = (0.5, 0.5)
 """Likewise the powers of classifier and model: an even share each, which sum to 1."""
 POOL_SPREAD = 0.5
+RIGHT, SPOILS = 0.6, 0.05
+"""How often asking mends what the classifier has wrong, and spoils what it has right, by guess."""
 FAINT = 1e-3
 """What is less is not written down."""
 LEAST = 1e-6
@@ -110,9 +112,9 @@ class Mixture:
 
     gate: tuple[float, float, float] = GATE
     pool: tuple[float, float] = POOL
-    right_new: float = 0.6
-    mends: float = 0.6
-    spoils: float = 0.05
+    right_new: float = RIGHT
+    mends: float = RIGHT
+    spoils: float = SPOILS
     n: int = 0
 
     @property
@@ -197,9 +199,9 @@ def fit(pairs: Sequence[tuple[Said, str]]) -> Mixture:
     return Mixture(
         made.gate,
         made.pool,
-        right_new=_rate(right_new, 0.6),
-        mends=_rate(mends, 0.6),
-        spoils=_rate(spoils, 0.05),
+        right_new=_rate(right_new, RIGHT),
+        mends=_rate(mends, RIGHT),
+        spoils=_rate(spoils, SPOILS),
         n=len(pairs),
     )
 
