@@ -232,17 +232,12 @@ class Router:
     _chosen: set[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Look up columns, and the vectors of all names. Raises `BadConfig` if nothing is warm."""
+        """Look up columns, and the vectors of all names."""
         labels = self.placed.labels
         self._columns = [i for i, label in enumerate(labels) if label != NONE]
         self.named = tuple(labels[i] for i in self._columns)
         self._is_warm = np.array([label in self.warm for label in self.named])
         self.unnamed = tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
-        if not self._is_warm.any():
-            raise BadConfig(
-                "the primary decides nothing: no category of its own is warm",
-                hint="llmcat fallback status says why; llmcat classify asks the model about all",
-            )
         if self.novelty is not None:
             represent = self.novelty.represent
             names = [name_of(id_, self.taxonomy) for id_ in self.unnamed]

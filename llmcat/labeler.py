@@ -184,6 +184,11 @@ def open_route(
         line.promise,
         f"the mixture is fitted on {router.mixture.n:,} checked opinions",
     ]
+    if not warm:
+        remarks.append(
+            "WARNING: the primary decides nothing yet, the model is asked about all: no category "
+            "is warm (llmcat fallback status says what is missing)"
+        )
     if known.novelty is None:
         remarks.append(
             "WARNING: nothing tells items of cold categories apart: give --known labelled items"

@@ -464,6 +464,32 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     assert record["bytes"] == (tmp_path / "items.predictions.jsonl").stat().st_size
 
 
+def test_where_nothing_is_warm_the_model_decides_until_checks_say_otherwise(
+    tmp_path: Path, llmcat: Cli
+) -> None:
+    """Few examples each: all on trial. What the primary was sure of is checked, and it decides."""
+    write(tmp_path / "few.jsonl", titles(WARM, 9))
+    trained = ("student", "train", "--file", tmp_path / "few.jsonl", "--labels", LABELS)
+    assert llmcat(*trained).code == 0
+    items = titles(WARM, 30)
+    write(tmp_path / "items.jsonl", items)
+    common = ("--labels", LABELS, "--primary", "student", "--accept-precision", "0.6")
+    run = ("fallback", "--file", "items.jsonl", *common, "--engine", "fake")
+    done = llmcat(*run)
+    assert done.code == 0, done.err
+    assert "decides nothing yet" in done.err
+    rows = read_rows(tmp_path / "items.predictions.jsonl")
+    assert all("model" in row["sources"] for row in rows)
+    checks = ("labels", "import", "--file", "items.jsonl", "--labels", LABELS, "--source", "person")
+    assert llmcat(*checks).code == 0
+    status = llmcat("fallback", "status", *common)
+    assert "graduated" in status.out
+    again = llmcat(*run, "--out", "again.jsonl")
+    assert "decides nothing yet" not in again.err
+    rows = read_rows(tmp_path / "again.jsonl")
+    assert any("model" not in row["sources"] for row in rows)
+
+
 def test_redo_refuses_other_items(student: Path, tmp_path: Path, llmcat: Cli) -> None:
     """Rows are known by number: of another file they would be another's."""
     rows = titles(tuple(WORDS), 6)
