@@ -64,6 +64,7 @@ def _labels(argv: list[str]) -> int:
     args = make.parse_args(argv)
     config = settings(args)
     from llmcat import checking
+    from llmcat.errors import BadConfig
     from llmcat.labels import LabelStore
     from llmcat.session import taxonomy_of
 
@@ -78,13 +79,15 @@ def _labels(argv: list[str]) -> int:
     with LabelStore(path, make=False) as store:
         if args.action == "stats":
             return _stats(store)
+        if args.sample is not None and args.sample < 1:
+            raise BadConfig("--sample takes a number of labels, 1 or more")
         if args.conflicts:
             labels = [label for words in store.conflicts() for label in words]
-        elif args.sample:
+        elif args.sample is not None:
             labels = store.unchecked(args.sample, seed=config.seed)
         else:
             labels = store.holding(*(args.source or ()))
-        count = checking.export(store, labels, Path(args.out), to_check=bool(args.sample))
+        count = checking.export(store, labels, Path(args.out), to_check=args.sample is not None)
     print(f"wrote {args.out}: {count:,} labels", file=sys.stderr)
     return DONE
 
@@ -150,8 +153,9 @@ def _student(argv: list[str]) -> int:
         told={
             "file": "labelled items, or items whose labels are in the store",
             "out": "folder of the student (default: student)",
-            "store": "the label store, where labels are to come from it too",
-            "seed": "seed for folds, search and training",
+            "store": "learn from the labels of this store too; --file has the texts to them, "
+            "unless it keeps them",
+            "seed": "seed for folds, search and training (default: 0)",
         },
     )
     group = trained.add_argument_group("student")
@@ -291,10 +295,12 @@ def _fallback(argv: list[str]) -> int:
     from llmcat.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
-    if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
-        from llmcat.errors import BadConfig
+    from llmcat.errors import BadConfig
 
+    if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise BadConfig("no items", hint="--file FILE, or pipe them in")
+    if config.file == "-" and (config.max_asks or config.max_cost):
+        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
     with LabelStore(Path(config.store)) as store:
         opened = labeler.open_route(config, taxonomy, store=store)
         if not args.quiet:
@@ -324,10 +330,11 @@ def _status(argv: list[str]) -> int:
 
     taxonomy = taxonomy_of(config)
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column("category", no_wrap=True)
+    table.add_column("category", no_wrap=True, overflow="ellipsis")
     for head in (*SOURCES, "stands", "decides", "checks", "agree", "missing"):
         left = head in {"stands", "decides"}
-        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+        table.add_column(head, justify="left" if left else "right", no_wrap=True,
+                         min_width=len(head))  # fmt: skip
     with LabelStore(Path(config.store), make=False) as store:
         opened = labeler.open_route(config, taxonomy, store=store)
         found = labeler.status(config, taxonomy, opened, store)
@@ -343,17 +350,19 @@ def _status(argv: list[str]) -> int:
             "primary" if stands.decides else "model",
             f"{stands.right}/{stands.checks}" if stands.checks else "",
             f"{one.agree}/{one.both}" if one.both else "",
-            f"{one.missing or ''}",
+            f"{one.missing or ('' if stands.decides else 'train')}",
         )
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
+    elif console.width < 110:  # noqa: PLR2004  the numbers whole, the categories as they fit
+        table.padding = (0, 0, 0, 0)
     console.print(table)
     for line in opened.remarks:
         print(line)
     print("checks: how often the primary was right where it was sure of the category; agree: with "
           "the model's label; missing: right checks, or checked examples to train on, until it "
-          "decides")  # fmt: skip
+          "decides (train: there are enough, train the student anew)")  # fmt: skip
     return DONE
 
 
@@ -362,7 +371,7 @@ def _status(argv: list[str]) -> int:
 
 def _explain(argv: list[str]) -> int:
     make = parser("explain", "example:\n  llmcat explain 00123 --run items.predictions.jsonl\n")
-    make.add_argument("id", help="the row's id, or #N for row N")
+    make.add_argument("id", help="the row's id, or '#N' for row N")
     make.add_argument("--run", required=True, metavar="FILE", help="the predictions (.jsonl)")
     add_settings(make, leave_out=_all_but("store", "labels", "taxonomy"), also=STORE)
     args = make.parse_args(argv)

@@ -220,4 +220,4 @@ def load(**flags: Any) -> RunConfig:
         return RunConfig(**flags)
     except ValidationError as exc:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()]
-        raise BadConfig("; ".join(problems), hint="see llmcat classify --help") from exc
+        raise BadConfig("; ".join(problems), hint="see --help") from exc

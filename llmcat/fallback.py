@@ -246,11 +246,15 @@ class Router:
 
     @property
     def key(self) -> str:
-        """What shapes its decisions, as a hash."""
-        return digest(
-            self.placed.key, *sorted(self.warm), repr(self.line), self.mixture.digest,
-            repr(self.policy), self.bound,
-        )  # fmt: skip
+        """What shapes its decisions, as a hash; under a bound also what was learnt by checks.
+
+        Without one a run goes on by what has been checked meanwhile; with one it would ask about
+        more than the bound.
+        """
+        learnt: tuple[str, ...] = ()
+        if self.most is not None or self.bound not in {"", "0 0.0"}:
+            learnt = (*sorted(self.warm), repr(self.line), self.mixture.digest)
+        return digest(self.placed.key, repr(self.policy), self.bound, *learnt)
 
     # -- before the model is asked ----------------------------------------------------------------
 
@@ -322,14 +326,22 @@ class Router:
                     float(cold[i]),
                     float(unlike[i]),
                     near,
-                    self._why(float(sure[i]), float(cold[i]), float(unlike[i]), near),
+                    self._why(
+                        float(sure[i]),
+                        float(cold[i]),
+                        float(unlike[i]),
+                        near,
+                        novelty=float(novelty[i]),
+                    ),
                     self.mixture.gain(float(novelty[i]), float(sure[i])),
                     not self._why(float(sure[i]), float(novelty[i]), float(unlike[i]), near),
                 )
             )
         return found
 
-    def _why(self, sure: float, cold: float, unlike: float, near: Sequence[str]) -> str:
+    def _why(
+        self, sure: float, cold: float, unlike: float, near: Sequence[str], *, novelty: float = 1.0
+    ) -> str:
         """Say why the model should be asked, nothing if it need not be."""
         policy, said = self.policy, []
         if sure < self.line:
@@ -337,7 +349,9 @@ class Router:
         if self.novelty is not None and unlike > policy.unlike:
             said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
         if cold >= policy.near:
-            said.append(f"cold near {cold:.2f}" + (f" ({near[0]})" if near else ""))
+            word = "cold near" if novelty >= policy.near else "not the primary's yet"
+            cold_ = f" ({near[0]})" if near and novelty >= policy.near else ""
+            said.append(f"{word} {cold:.2f}{cold_}")
         return "; ".join(said)
 
     def keep(self, verdicts: Sequence[Verdict]) -> None:
@@ -587,7 +601,7 @@ class FallbackJudge:
     @property
     def key(self) -> str:
         """What shapes its decisions."""
-        return f"{self.alone} {self.together!r}" if self.lined else ""
+        return "lined" if self.lined else ""
 
     def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
         """Decide: accept, review or none behind a line, else the best label."""

@@ -96,12 +96,12 @@ def add_settings(
                 options |= {"action": "append", "metavar": "NAME=VALUE"}
                 options["help"] = "NAME=VALUE for the engine; may be repeated"
             elif name == "file":
-                options |= {"nargs": "+", "metavar": "FILE"}
+                options |= {"action": "extend", "nargs": "+", "metavar": "FILE"}
             elif choices:
                 options["choices"] = [c for c in choices if c]
             else:
                 options["metavar"] = name.upper().split("_")[-1]
-            if field.default is not False and field.default != "":
+            if field.default is not False and field.default != "" and name not in (told or {}):
                 options["help"] += f" (default: {field.default})"
             group.add_argument(*flags, **options)
 

@@ -157,6 +157,8 @@ class LabelStore:
         if not make and not path.is_file():
             raise JournalError(f"{path}: no label store", hint="--store names another")
         try:
+            if path.is_file() and _tables(path).isdisjoint({"labels", ""}):
+                raise JournalError(f"{path}: no label store", hint="--store names another")
             self._db = connect(path, threads=True)
             self._migrate()
         except sqlite3.Error as exc:
@@ -385,6 +387,21 @@ class LabelStore:
     def __exit__(self, *exc: object) -> None:
         """Close the file."""
         self.close()
+
+
+def _tables(path: Path) -> set[str]:
+    """Return the tables of a database, "" for one that has none; nothing is written."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        db.close()
+    names = {row[0] for row in found}
+    if "labels" in names and not version:  # another program's
+        names.remove("labels")
+        names.add("?")
+    return names or {""}
 
 
 def _marks(values: Iterable[object]) -> str:

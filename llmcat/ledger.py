@@ -26,7 +26,9 @@ def explain(run: Path, id_: str, store: Path) -> list[str]:
     """
     rows = list(_rows(run, id_))
     if not rows:
-        raise InputError(f"{run} has no row {id_!r}", hint="llmcat show lists the ids; #N is row N")
+        raise InputError(
+            f"{run} has no row {id_!r}", hint="llmcat show lists the ids; '#N' is row N"
+        )
     try:
         record = orjson.loads(run.with_name(f"{run.name}.run.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -159,7 +159,7 @@ class Session:
         if self.route is not None:  # whose model may be away when a run begins or goes on
             served = {"engine": self.engine.name, "model": f"{config.model} {config.base_url}"}
             served["codes"] = ""
-            served |= {"route": self.route.key, "room": "", "menu_size": ""}
+            served |= {"primary, policy or checks": self.route.key, "room": "", "menu_size": ""}
         shaped = {
             "prompt": f"{task.prompt.ref} {task.prompt.digest}",
             "taxonomy": self.taxonomy.digest,

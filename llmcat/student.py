@@ -114,8 +114,12 @@ class Student:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of everything in it."""
-        return digest(orjson.dumps(self.manifest.model_dump(mode="json")).decode())
+        """A hash of what it learnt: trained twice on the same by the same settings, it is the same.
+
+        When it was made does not count, nor how its files are packed.
+        """
+        made = self.manifest.model_dump(mode="json", exclude={"created", "files"})
+        return digest(orjson.dumps([made, self.held.model_dump()]).decode())
 
     def predict_proba(self, texts: Sequence[str]) -> Array:
         """Return calibrated probabilities, shape `(n, k)`, columns as `classes_`."""

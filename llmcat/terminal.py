@@ -277,7 +277,8 @@ def _table(shown: Iterable[tuple[dict[str, Any], str]]) -> Table:
         label = (row["path"] or row["reason"] or "none of these").rpartition(" > ")[2]
         style = {"error": "red", "none": "yellow", "review": "yellow"}.get(row["decision"], "")
         p = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
-        table.add_row(*map(Text, (row["id"], title, label, p, row["decision"])), style=style)
+        decision = f"{row['decision']}, degraded" if row.get("degraded") else row["decision"]
+        table.add_row(*map(Text, (row["id"], title, label, p, decision)), style=style)
     return table
 
 

@@ -155,9 +155,12 @@ def collect(
     kept_ = [e for e in examples.values() if e.label not in small]
     near = len(kept_) - len({(_bare(e.text), e.label) for e in kept_})
     if not kept_:
+        hint = "the column --label should hold the labels; --least N takes smaller categories"
+        if store is not None and not examples:
+            hint = "the store holds no texts: --file gives the items that its labels are of"
         raise InputError(
             f"nothing to learn from: {len(examples):,} labelled texts, no category with {least}",
-            hint="the column --label should hold the labels; --least N takes smaller categories",
+            hint=hint,
         )
     labels = {e.label for e in kept_}
     report = {

@@ -108,6 +108,59 @@ def test_an_older_store_is_brought_up_and_a_newer_one_refused(tmp_path: Path) ->
         LabelStore(path)
 
 
+def test_another_programs_database_is_refused_and_stays_as_it_was(
+    tmp_path: Path, llmcat: Cli
+) -> None:
+    """Also one that has a table of our table's name."""
+    for name in ("customers", "labels"):
+        path = tmp_path / f"{name}.sqlite"
+        other = sqlite3.connect(path)
+        other.execute(f"CREATE TABLE {name} (id)")
+        other.commit()
+        other.close()
+        before = path.read_bytes()
+        done = llmcat("labels", "stats", "--store", path)
+        assert done.code == 2
+        assert "no label store" in done.err
+        assert path.read_bytes() == before
+
+
+def test_the_same_training_makes_the_same_student(tmp_path: Path, llmcat: Cli) -> None:
+    """Checks of the one count for the other; other items make another. Files given twice add up."""
+    first = write(tmp_path / "first.jsonl", titles(WARM, 20))
+    more = write(tmp_path / "more.jsonl", titles(("chairs",), 20))
+    common = ("student", "train", "--labels", LABELS, "--file", first)
+    for out, rest in {"a": (), "b": (), "c": ("--file", more)}.items():
+        assert llmcat(*common, *rest, "--out", out).code == 0
+        time.sleep(1)  # its file says when it was made
+    a, b, c = (Student.load(tmp_path / name) for name in "abc")
+    assert a.digest == b.digest != c.digest
+    assert "chairs" in c.classes_
+
+
+def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """What was checked meanwhile is used for the rest; another student is refused by name."""
+    items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 30))
+    run = ("fallback", "--file", items, "--labels", LABELS, "--engine", "fake", "--primary")
+    assert llmcat(*run, student, "--out", "p.jsonl").code == 0
+    record = json.loads((tmp_path / "p.jsonl.run.json").read_text())
+    rows = (tmp_path / "p.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "p.jsonl").write_bytes(b"".join(rows[:50]))
+    record["status"] = "running"
+    (tmp_path / "p.jsonl.run.json").write_text(json.dumps(record))
+    checks = ("labels", "import", "--file", items, "--labels", LABELS, "--source", "person")
+    assert llmcat(*checks).code == 0
+    done = llmcat(*run, student, "--out", "p.jsonl")
+    assert done.code == 0, done.err
+    assert len(read_rows(tmp_path / "p.jsonl")) == 180
+    few = write(tmp_path / "few.jsonl", titles(WARM, 12))
+    trained = ("student", "train", "--file", few, "--labels", LABELS, "--out", "other")
+    assert llmcat(*trained).code == 0
+    done = llmcat(*run, "other", "--out", "p.jsonl")
+    assert done.code == 2
+    assert "primary, policy or checks" in done.err
+
+
 def test_two_processes_write_one_store(tmp_path: Path) -> None:
     """Nothing is lost and nothing fails."""
     code = (
