@@ -356,13 +356,16 @@ def _status(argv: list[str]) -> int:
     if not console.is_terminal:
         console.width = 160
     elif console.width < 110:  # noqa: PLR2004  the numbers whole, the categories as they fit
-        table.padding = (0, 0, 0, 0)
+        table.padding, table.expand, table.columns[0].ratio = (0, 0, 0, 0), True, 1
     console.print(table)
-    for line in opened.remarks:
-        print(line)
-    print("checks: how often the primary was right where it was sure of the category; agree: with "
-          "the model's label; missing: right checks, or checked examples to train on, until it "
-          "decides (train: there are enough, train the student anew)")  # fmt: skip
+    said = (
+        *opened.remarks,
+        "checks: how often the primary was right where it was sure of the category; agree: with "
+        "the model's label; missing: right checks, or checked examples to train on, until it "
+        "decides (train: there are enough, train the student anew)",
+    )
+    for line in said:
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
     return DONE
 
 
