@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="an evaluation that kept its probabilities")
     parser.add_argument("--fake", default="", help="accuracies of made-up models")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--cold", type=float, default=0.5, help="share of cold categories")
     parser.add_argument("--items", type=int, default=0, help="only so many of the items")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="result, without a suffix")
@@ -289,10 +290,12 @@ def main() -> None:
     labels = [*(n.id for n in taxonomy.leaves), NONE]
     if args.run:
         q, names = recorded(args.run, items)
-        _WORLDS["demo model, recorded"] = World(taxonomy, items, train, q, names)
+        _WORLDS["demo model, recorded"] = World(taxonomy, items, train, q, names, args.cold)
     for accuracy in filter(None, args.fake.split(",")):
         q = made_up(float(accuracy), items, taxonomy)
-        _WORLDS[f"made up, {float(accuracy):.0%}"] = World(taxonomy, items, train, q, labels)
+        _WORLDS[f"made up, {float(accuracy):.0%}"] = World(
+            taxonomy, items, train, q, labels, args.cold
+        )
     jobs = [
         (name, way, budget, seed, args.features)
         for name in _WORLDS
@@ -321,7 +324,8 @@ def write(
 ) -> None:
     """Write table and figures."""
     lines = [
-        f"# A season: {args.set.name}, {items} items, {labels} categories, half of them cold", "",
+        f"# A season: {args.set.name}, {items} items, {labels} categories, "
+        f"{'half' if args.cold == 0.5 else format(args.cold, '.0%')} of them cold", "",
         f"{args.seeds} seeds; {DAYS} days, trained anew every {PERIOD}; {CHECKS} checks a day; "
         f"{EXAMPLES} examples of each warm category to begin with; features "
         f"{Path(args.features).name if '/' in args.features else args.features}. Accuracy over the "

@@ -291,16 +291,13 @@ def _fallback(argv: list[str]) -> int:
     args = make.parse_args(argv)
     config = settings(args)
     from llmcat import labeler, terminal
+    from llmcat.errors import BadConfig
     from llmcat.labels import LabelStore
     from llmcat.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
-    from llmcat.errors import BadConfig
-
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise BadConfig("no items", hint="--file FILE, or pipe them in")
-    if config.file == "-" and (config.max_asks or config.max_cost):
-        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
     with LabelStore(Path(config.store)) as store:
         opened = labeler.open_route(config, taxonomy, store=store)
         if not args.quiet:

@@ -218,7 +218,7 @@ class Router:
     novelty: Novelty | None = None
     most: int | None = None
     bound: str = ""
-    """The bounds as they were asked for."""
+    """The bounds as they were asked for, empty for none."""
     failed: int = 0
     """Batches that the primary could not answer."""
     decided: Counter[str] = field(default_factory=Counter)
@@ -252,7 +252,7 @@ class Router:
         more than the bound.
         """
         learnt: tuple[str, ...] = ()
-        if self.most is not None or self.bound not in {"", "0 0.0"}:
+        if self.bound:
             learnt = (*sorted(self.warm), repr(self.line), self.mixture.digest)
         return digest(self.placed.key, repr(self.policy), self.bound, *learnt)
 
@@ -326,21 +326,15 @@ class Router:
                     float(cold[i]),
                     float(unlike[i]),
                     near,
-                    self._why(
-                        float(sure[i]),
-                        float(cold[i]),
-                        float(unlike[i]),
-                        near,
-                        novelty=float(novelty[i]),
-                    ),
+                    self._why(sure[i], novelty[i], cold[i], unlike[i], near),
                     self.mixture.gain(float(novelty[i]), float(sure[i])),
-                    not self._why(float(sure[i]), float(novelty[i]), float(unlike[i]), near),
+                    not self._why(sure[i], novelty[i], novelty[i], unlike[i], near),
                 )
             )
         return found
 
     def _why(
-        self, sure: float, cold: float, unlike: float, near: Sequence[str], *, novelty: float = 1.0
+        self, sure: float, novelty: float, cold: float, unlike: float, near: Sequence[str]
     ) -> str:
         """Say why the model should be asked, nothing if it need not be."""
         policy, said = self.policy, []
@@ -348,10 +342,10 @@ class Router:
             said.append(f"unsure {sure:.2f} < {self.line:.2f}")
         if self.novelty is not None and unlike > policy.unlike:
             said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
-        if cold >= policy.near:
-            word = "cold near" if novelty >= policy.near else "not the primary's yet"
-            cold_ = f" ({near[0]})" if near and novelty >= policy.near else ""
-            said.append(f"{word} {cold:.2f}{cold_}")
+        if novelty >= policy.near:
+            said.append(f"cold near {cold:.2f}" + (f" ({near[0]})" if near else ""))
+        elif cold >= policy.near:
+            said.append(f"not the primary's yet {cold:.2f}")
         return "; ".join(said)
 
     def keep(self, verdicts: Sequence[Verdict]) -> None:
@@ -412,10 +406,10 @@ class Router:
         try:
             scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
             q = _distribution(scores)
-            there = set(offered)
-            rest = [n for n in self.taxonomy.leaves if n.id not in there]
+            there, leaves = set(offered), self.taxonomy.leaves
             # The exit of a shortlist widens it, but where asks are counted.
-            if scores.label == NONE and rest and self.most is None:
+            if scores.label == NONE and len(there) < len(leaves) and self.most is None:
+                rest = [n for n in leaves if n.id not in there]
                 wider = yield from choose(plan, rest, None)
                 none = q.pop(NONE, 0.0)
                 q |= {label: none * x for label, x in _distribution(wider).items()}

@@ -181,8 +181,13 @@ class Journal:
     def save(self, status: str) -> None:
         """Write the run's record, whole or not at all."""
         self.record["status"] = status
-        with whole(self._record_path) as raw:
-            raw.write(orjson.dumps(self.record, option=orjson.OPT_INDENT_2) + b"\n")
+        write_record(self._record_path, self.record)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a run's record, whole or not at all. Raises `JournalError`."""
+    with whole(path) as raw:
+        raw.write(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def is_folder(out: str) -> bool:
@@ -270,11 +275,8 @@ def hold(path: Path, *, make: bool = True) -> BinaryIO:
             file = path.open("ab+" if make else "rb+")
             try:
                 free = locked(file)
-                if (
-                    free
-                    and path.exists()
-                    and os.path.samestat(os.fstat(file.fileno()), path.stat())
-                ):
+                mine = os.fstat(file.fileno())
+                if free and path.exists() and os.path.samestat(mine, path.stat()):
                     return file
             except BaseException:
                 file.close()

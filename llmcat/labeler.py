@@ -30,7 +30,7 @@ from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
 from llmcat.files import whole
 from llmcat.gold import read_labelled
-from llmcat.journal import check_writable, hold, locked, refuse_other
+from llmcat.journal import check_writable, hold, locked, refuse_other, write_record
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
@@ -169,7 +169,7 @@ def open_route(
         policy=policy,
         novelty=known.novelty,
         most=config.max_asks or None,
-        bound=f"{config.max_asks} {config.max_cost}",
+        bound=f"{config.max_asks} {config.max_cost}" if config.max_asks or config.max_cost else "",
         store=store,
         keep_text=config.keep_text,
     )
@@ -232,11 +232,16 @@ async def fallback_file(
 
     With a bound on asks the items are read twice: first to find where asking brings most.
     """
-    if (config.max_asks or config.max_cost) and run.is_stream("\n".join(expand(config.file))):
-        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
+    _check_twice(config)
     return await run.classify_file(
         config, restart=restart, watch=watch, stop=stop, opener=opener(opened)
     )
+
+
+def _check_twice(config: RunConfig) -> None:
+    """Raise `BadConfig` if items must be read twice and cannot."""
+    if (config.max_asks or config.max_cost) and run.is_stream("\n".join(expand(config.file))):
+        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
 
 
 def opener(opened: Opened) -> run.Opener:
@@ -244,6 +249,7 @@ def opener(opened: Opened) -> run.Opener:
     route = opened.route
 
     async def open_(config: RunConfig) -> Session:
+        _check_twice(config)
         session = await open_session(config, opened, route.taxonomy)
         if config.max_cost:
             route.most = await _affordable(config, session, opened)
@@ -343,16 +349,17 @@ async def _redo(
 def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
     """Return the degraded rows of a finished file. Raises `JournalError` for any other file.
 
-    Also for the predictions of other items, or for other categories.
+    Also for the predictions of other items, or for other categories. Where the last one to ask
+    again was killed the record is settled.
     """
     path = out.with_name(f"{out.name}.run.json")
     try:
         record = orjson.loads(path.read_bytes())
         with out.open("rb") as lines:
             rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
-        if record.pop("becomes", None) is not None:  # the last one to ask again was killed
+        if record.pop("becomes", None) is not None:
             record["bytes"] = out.stat().st_size
-            _note(path, record)
+            write_record(path, record)
     except (OSError, ValueError, KeyError) as exc:
         raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
     if record.get("status") != "done":
@@ -388,18 +395,13 @@ def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
                     row = fresh.get(number) or orjson.loads(line)
                     decisions[row["decision"]] += 1
                     new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
-            _note(path, record | {"becomes": new.tell()})
+            write_record(path, record | {"becomes": new.tell()})
             record["bytes"] = new.tell()
         last = record["sessions"][-1]
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
         record["sessions"].append({**last, **redone})
-        _note(path, record)
-
-
-def _note(path: Path, record: Mapping[str, Any]) -> None:
-    with whole(path) as raw:
-        raw.write(orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
+        write_record(path, record)
 
 
 # -- status -------------------------------------------------------------------------------------

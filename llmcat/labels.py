@@ -157,7 +157,7 @@ class LabelStore:
         if not make and not path.is_file():
             raise JournalError(f"{path}: no label store", hint="--store names another")
         try:
-            if path.is_file() and _tables(path).isdisjoint({"labels", ""}):
+            if path.is_file() and _foreign(path):
                 raise JournalError(f"{path}: no label store", hint="--store names another")
             self._db = connect(path, threads=True)
             self._migrate()
@@ -389,19 +389,15 @@ class LabelStore:
         self.close()
 
 
-def _tables(path: Path) -> set[str]:
-    """Return the tables of a database, "" for one that has none; nothing is written."""
+def _foreign(path: Path) -> bool:
+    """Tell whether a database has tables and is no label store; nothing is written."""
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         version = db.execute("PRAGMA user_version").fetchone()[0]
     finally:
         db.close()
-    names = {row[0] for row in found}
-    if "labels" in names and not version:  # another program's
-        names.remove("labels")
-        names.add("?")
-    return names or {""}
+    return bool(found) and (version == 0 or ("labels",) not in found)
 
 
 def _marks(values: Iterable[object]) -> str:

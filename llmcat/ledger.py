@@ -11,6 +11,7 @@ import orjson
 
 from llmcat.errors import InputError
 from llmcat.labels import LabelStore
+from llmcat.session import ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,5 +105,5 @@ def _run(record: Mapping[str, Any]) -> list[str]:
         f"          prompt {identity.get('prompt', '?')}, taxonomy {identity.get('taxonomy', '?')}",
     ]
     if primary := about.get("settings", {}).get("primary"):
-        said.append(f"          primary {primary}, route {identity.get('route', '?')}")
+        said.append(f"          primary {primary}, route {identity.get(ROUTE, '?')}")
     return said

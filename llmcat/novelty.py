@@ -131,9 +131,10 @@ def fit(
         raise InputError("one category holds nearly all examples: what is new cannot be learnt")
     found = np.concatenate(features)
     middle, spread = found.mean(axis=0), np.maximum(found.std(axis=0), 1e-6)
-    model = LogisticRegression(C=1.0).fit((found - middle) / spread, np.concatenate(novel))
+    strange = np.concatenate(novel)
+    model = LogisticRegression(C=1.0).fit((found - middle) / spread, strange)
     slopes = model.coef_[0] / spread
-    even = model.intercept_[0] - slopes @ middle - logit(np.concatenate(novel).mean())
+    even = model.intercept_[0] - slopes @ middle - logit(strange.mean())
     weights = np.concatenate([[even], slopes])
     levels = np.quantile(1.0 - _mean_of_best(alike), np.linspace(0, 1, LEVELS))
     return Novelty(represent, x, levels, weights)

@@ -25,8 +25,19 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.records import Item, Message, Verdict
 
-__all__ = ["NO_ENGINE", "Route", "Session", "columns_of", "engine_of", "rendered", "taxonomy_of"]
+__all__ = [
+    "NO_ENGINE",
+    "ROUTE",
+    "Route",
+    "Session",
+    "columns_of",
+    "engine_of",
+    "rendered",
+    "taxonomy_of",
+]
 
+ROUTE = "primary, policy or checks"
+"""What shapes a router's decisions is called so in a run's identity."""
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
 NO_ENGINE = """\
@@ -159,7 +170,7 @@ class Session:
         if self.route is not None:  # whose model may be away when a run begins or goes on
             served = {"engine": self.engine.name, "model": f"{config.model} {config.base_url}"}
             served["codes"] = ""
-            served |= {"primary, policy or checks": self.route.key, "room": "", "menu_size": ""}
+            served |= {ROUTE: self.route.key, "room": "", "menu_size": ""}
         shaped = {
             "prompt": f"{task.prompt.ref} {task.prompt.digest}",
             "taxonomy": self.taxonomy.digest,

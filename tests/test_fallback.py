@@ -138,6 +138,16 @@ def test_the_same_training_makes_the_same_student(tmp_path: Path, llmcat: Cli) -
     assert "chairs" in c.classes_
 
 
+def test_explain_says_under_which_route(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """As it stands in the run's record."""
+    items = write(tmp_path / "items.jsonl", titles(WARM, 2))
+    run = ("fallback", "--file", items, "--labels", LABELS, "--engine", "fake")
+    assert llmcat(*run, "--primary", student).code == 0
+    record = json.loads((tmp_path / "items.predictions.jsonl.run.json").read_text())
+    said = llmcat("explain", "shoes-0", "--run", "items.predictions.jsonl")
+    assert f"route {record['identity']['primary, policy or checks']}" in said.out
+
+
 def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmcat: Cli) -> None:
     """What was checked meanwhile is used for the rest; another student is refused by name."""
     items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 30))
@@ -494,13 +504,13 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
     killed = (
         "import os, signal, sys; from llmcat import labeler; from llmcat.cli import main\n"
-        "note, notes = labeler._note, []\n"
+        "note = labeler.write_record\n"
         "def dies(path, record):\n"
         "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
         "    elif 'becomes' in record: return note(path, record)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"at = {at!r}\n"
-        "labeler._note = dies\n"
+        "labeler.write_record = dies\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run([sys.executable, "-c", killed, *map(str, again)], check=False)
