@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from llmcat import Classifier, Taxonomy, calibrate, metrics
+from llmcat.candidates.walks import SURE
 from llmcat.records import NONE
-from llmcat.shortlist import SURE
 
 Array = np.ndarray[Any, Any]
 EMPTY = ["N/A", "[MASK]", "..."]

@@ -14,9 +14,9 @@ import math
 from typing import TYPE_CHECKING
 
 from llmcat import Taxonomy, prompts
+from llmcat.candidates.plan import Plan
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.records import Item
-from llmcat.shortlist import Plan
 from llmcat.task import Task
 
 if TYPE_CHECKING:

@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 
 from llmcat import fallback, training
-from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.plan import Plan
 from llmcat.labels import Label, LabelStore, key_of
 from llmcat.primary import Placed
 from llmcat.records import NONE, Item, Menu, Scores, Verdict
-from llmcat.represent import representation
-from llmcat.shortlist import Plan
+from llmcat.retrieval.vectors import representation
 from llmcat.student import Student
 from llmcat.taxonomy import Taxonomy
 from llmcat.training import Corpus, Example, Recipe

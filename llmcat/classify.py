@@ -19,15 +19,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import decode
+from llmcat.candidates.walks import walk
 from llmcat.errors import BadItem, EngineError, InputError, LlmcatError
 from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
-from llmcat.shortlist import walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
+    from llmcat.candidates.walks import Walk
     from llmcat.engines import Engine
-    from llmcat.shortlist import Walk
     from llmcat.task import Task
 
 __all__ = ["Memory", "Tally", "classify"]

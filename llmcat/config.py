@@ -17,7 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from llmcat.codes import MOST_LABELS
+from llmcat.candidates.codes import MOST_LABELS
 from llmcat.errors import BadConfig
 
 __all__ = ["CONFIG_FILE", "RunConfig", "load"]

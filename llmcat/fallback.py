@@ -5,8 +5,9 @@
                                        └─ no ──▶ menu of the cold and the primary's best
                                                  ─▶ model ─▶ mixture of both ─▶ verdict
 
-The whole is a walk (`llmcat.shortlist`): the loop that classifies files carries it, and knows
-nothing of it. When the model is away the walk ends with the primary's answer, marked `degraded`.
+The whole is a walk (`llmcat.candidates.walks`): the loop that classifies files carries it, and
+knows nothing of it. When the model is away the walk ends with the primary's answer, marked
+`degraded`.
 This module does not know files of items or HTTP.
 """
 
@@ -23,22 +24,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat import gate, graduation, mixture
+from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
 from llmcat.labels import Label, key_of
 from llmcat.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
-from llmcat.shortlist import choose
 from llmcat.student import Held, Student, text_of
 from llmcat.training import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.candidates.plan import Plan
+    from llmcat.candidates.walks import Walk
     from llmcat.graduation import Standing
     from llmcat.labels import LabelStore, Opinion
     from llmcat.novelty import Novelty
     from llmcat.primary import Placed
-    from llmcat.shortlist import Plan, Walk
     from llmcat.taxonomy import Taxonomy
 
 __all__ = [

@@ -36,7 +36,7 @@ from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
 from llmcat.readers import ItemReader, expand, to_items
 from llmcat.records import NONE
-from llmcat.represent import representation
+from llmcat.retrieval.vectors import representation
 from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
 from llmcat.student import Held, Student, text_of
 from llmcat.training import name_of

@@ -19,7 +19,7 @@ from llmcat.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmcat.represent import Representation
+    from llmcat.retrieval.vectors import Representation
 
 __all__ = ["Looked", "Novelty", "fit"]
 

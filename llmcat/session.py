@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat import prompts
-from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.plan import Plan
+from llmcat.candidates.walks import Walk, walk
 from llmcat.decode import Judge, Plain
 from llmcat.engines import Engine, Served
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.examples import Pool
 from llmcat.readers import Columns, ItemReader, to_items
-from llmcat.shortlist import Plan, Walk, walk
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
 

@@ -27,7 +27,7 @@ from llmcat.calibrate import Scaling, logs
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.novelty import Novelty
 from llmcat.records import digest
-from llmcat.represent import Tfidf, representation
+from llmcat.retrieval.vectors import Tfidf, representation
 from llmcat.students import Estimator, archive
 from llmcat.students.registry import load
 

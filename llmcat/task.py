@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from llmcat.candidates.codes import REASON_TOKENS, most_tokens
 from llmcat.cleaning import cut_to
-from llmcat.codes import REASON_TOKENS, most_tokens
 from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.images import with_images
 from llmcat.prompts import Specimen, label_in
@@ -17,9 +17,9 @@ from llmcat.readers import CUT
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:
+    from llmcat.candidates.plan import Plan
     from llmcat.examples import Pool
     from llmcat.prompts import Prompt
-    from llmcat.shortlist import Plan
 
 __all__ = ["Task"]
 

@@ -578,7 +578,7 @@ def _time(seconds: float) -> str:
 
 def run_doctor(config: RunConfig) -> int:
     """Print the findings; return 0, 1 with warnings, 3 with failures."""
-    from llmcat import doctor
+    from llmcat.checks import doctor
 
     findings = _interruptible(lambda stop: doctor.examine(config), graceful=False)  # noqa: ARG005
     marks = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}

@@ -22,7 +22,7 @@ from llmcat.errors import InputError
 from llmcat.labels import CHECKED, Label, key_of
 from llmcat.readers import ItemReader, expand
 from llmcat.records import NONE, digest
-from llmcat.represent import TFIDF, representation
+from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.session import columns_of
 from llmcat.student import Held, Manifest, Student, text_of
 from llmcat.students.registry import make

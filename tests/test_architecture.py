@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "files", "codes", "config", "cleaning", "redact",
-    "parquet", "images", "readers", "labels", "taxonomy", "prompts", "examples", "shortlist",
-    "task",
-    "represent", "students", "students.archive", "students.linear", "students.encoder",
+    "errors", "records", "resources", "files", "candidates.codes", "config", "cleaning", "redact",
+    "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors", "candidates.plan",
+    "candidates.walks", "prompts", "examples", "task",
+    "students", "students.archive", "students.linear", "students.encoder",
     "students.single", "students.ensemble", "students.registry", "augment",
     "calibrate", "novelty", "student", "engines",
     "engines.failure", "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
@@ -26,29 +26,31 @@ ORDER = [
     "journal", "classify", "session", "run", "preview", "classifier",
     "runs", "gold", "arms", "speed", "trial", "scored",
     "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
-    "primary", "fallback", "labeler", "ledger", "doctor", "starter", "terminal", "flags",
+    "primary", "fallback", "labeler", "ledger", "checks.doctor", "starter", "terminal", "flags",
     "cli_learn", "cli",
 ]  # fmt: skip
+ROOMS = ("candidates", "retrieval", "evidence", "checks")
+"""Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
     "pydantic", "ray", "rich", "scipy", "sklearn", "tenacity", "torch", "transformers", "vllm",
     "yaml",
 }  # fmt: skip
 ADAPTERS = {
-    "outlines": {"codes", "engines.transformers_local", "engines.completions"},
+    "outlines": {"candidates.codes", "engines.transformers_local", "engines.completions"},
     "openai": {"engines.openai", "engines.litellm"},
     "litellm": {"engines.litellm"},
     "vllm": {"engines.vllm_local"},
     "torch": {"engines.transformers_local", "students.encoder"},
-    "transformers": {"engines.transformers_local", "represent", "students.encoder"},
-    "sentence_transformers": {"represent"},
+    "transformers": {"engines.transformers_local", "retrieval.vectors", "students.encoder"},
+    "sentence_transformers": {"retrieval.vectors"},
     "skops": {"students.archive"},
     "presidio_analyzer": {"redact"},
     "sklearn": {
         "examples",
         "metrics",
         "novelty",
-        "represent",
+        "retrieval.vectors",
         "students.encoder",
         "students.ensemble",
         "students.linear",
@@ -79,7 +81,8 @@ def modules() -> dict[str, ast.Module]:
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         found[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"))
-    found.pop("__init__")
+    for package in ("__init__", *ROOMS):
+        found.pop(package)
     return found
 
 

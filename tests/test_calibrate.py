@@ -13,10 +13,11 @@ from scipy.stats import binomtest
 from sklearn.calibration import _SigmoidCalibration
 
 from llmcat import calibrate, conformal, gate
-from llmcat.codes import CANDIDATES
+from llmcat.candidates.codes import CANDIDATES
+from llmcat.candidates.plan import Plan, design
+from llmcat.candidates.walks import averaged, walk
 from llmcat.drift import Drift, Reference, psi
 from llmcat.records import NONE, Scores
-from llmcat.shortlist import Plan, averaged, design, walk
 from llmcat.taxonomy import Taxonomy
 
 

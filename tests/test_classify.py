@@ -10,14 +10,14 @@ from itertools import islice
 import pytest
 
 from llmcat import Taxonomy, prompts
+from llmcat.candidates.codes import CANDIDATES
+from llmcat.candidates.plan import Plan
 from llmcat.classify import HOPELESS, Tally, classify
-from llmcat.codes import CANDIDATES
 from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
 from llmcat.memory import BATCH, DiskMemory, PlainMemory
 from llmcat.records import Answer, Ask, Decided, Item, Scores, Verdict
-from llmcat.shortlist import Plan
 from llmcat.task import Task
 
 TAXONOMY = Taxonomy.from_labels(["shoes", "bags", "toys"])

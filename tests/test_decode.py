@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat import Taxonomy, decode
-from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, pattern
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS, grammar, pattern
+from llmcat.candidates.plan import Plan
+from llmcat.candidates.walks import walk
 from llmcat.errors import BadConfig, ConstraintIgnored, EngineUnsupported
 from llmcat.records import NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
-from llmcat.shortlist import Plan, walk
 
 
 def menu_of(count: int) -> Menu:

@@ -17,8 +17,10 @@ from conftest import DEMO_MODEL, Proxy, Ran, free_port
 from dialects import Dialects
 
 from llmcat import Taxonomy, decode, prompts, run
+from llmcat.candidates.codes import CANDIDATES
+from llmcat.candidates.plan import Plan
+from llmcat.candidates.walks import walk
 from llmcat.classify import classify
-from llmcat.codes import CANDIDATES
 from llmcat.config import load
 from llmcat.engines import Engine, Served, completions
 from llmcat.engines.fake import FakeEngine
@@ -36,7 +38,6 @@ from llmcat.errors import (
 )
 from llmcat.memory import PlainMemory
 from llmcat.records import Answer, Ask, Item, Scores, Verdict
-from llmcat.shortlist import Plan, walk
 from llmcat.task import Task
 
 LABELS = Taxonomy.from_labels([f"label number {i}" for i in range(127)])

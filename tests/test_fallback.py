@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from conftest import Ran, read_rows
 
-from llmcat.codes import CANDIDATES
+from llmcat.candidates.codes import CANDIDATES
+from llmcat.candidates.plan import Plan
 from llmcat.engines import Served
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
@@ -31,7 +32,6 @@ from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
-from llmcat.shortlist import Plan
 from llmcat.student import Student
 from llmcat.students.registry import load, make
 from llmcat.taxonomy import Taxonomy

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from llmcat import Taxonomy, prompts
-from llmcat.codes import CANDIDATES
+from llmcat.candidates.codes import CANDIDATES
+from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig, BadPrompt
 from llmcat.examples import Pool
 from llmcat.readers import ItemReader
 from llmcat.records import Item
-from llmcat.shortlist import Plan
 from llmcat.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from common import DEMO, alternate, header, table, titles
 
 from llmcat import Taxonomy, prompts
+from llmcat.candidates.plan import Plan
 from llmcat.classify import classify
 from llmcat.engines.vllm_local import VllmLocal
 from llmcat.memory import PlainMemory
 from llmcat.records import Item
-from llmcat.shortlist import Plan
 from llmcat.task import Task
 
 

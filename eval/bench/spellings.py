@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from common import DEMO, alternate, header, table, titles, vllm
 
 from llmcat import Taxonomy, prompts
+from llmcat.candidates.plan import Plan
 from llmcat.classify import classify
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.memory import PlainMemory
 from llmcat.records import Item
-from llmcat.shortlist import Plan
 from llmcat.task import Task
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcat.codes import CANDIDATES
+from llmcat.candidates.codes import CANDIDATES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
 from llmcat.errors import EngineUnsupported
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llmcat.codes import CANDIDATES, grammar, most_tokens, schema
+from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens, schema
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight
 from llmcat.engines.failure import try_again
 from llmcat.errors import (

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
 from llmcat.engines import Capabilities, Served, in_flight
 from llmcat.records import NONE, Answer, Ask, Message, Node, Usage
 

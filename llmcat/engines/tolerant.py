@@ -11,7 +11,7 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from llmcat.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
 from llmcat.engines import Capabilities, Engine, Served
 from llmcat.errors import ConstraintIgnored, EngineError, EngineUnsupported
 from llmcat.records import Answer, Ask, Message

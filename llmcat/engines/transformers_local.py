@@ -20,7 +20,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.codes import MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import BadConfig, EngineRefused, EngineUnsupported

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from llmcat.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
 from llmcat.engines.failure import refusal, try_again
 from llmcat.errors import (

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from llmcat.codes import MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches, spare
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported

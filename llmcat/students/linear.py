@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from llmcat.errors import InputError
-from llmcat.represent import TFIDF, Tfidf, representation
+from llmcat.retrieval.vectors import TFIDF, Tfidf, representation
 from llmcat.students import archive
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Which categories are offered: codes, plan, walks."""

@@ -1,0 +1,120 @@
+"""How a taxonomy is offered: which menus there are, and in which orders.
+
+This module does not know prompts, engines or items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from llmcat.candidates.codes import MOST_LABELS
+from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.records import Menu, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["Plan", "chunks", "design"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a taxonomy is offered with an alphabet of codes, `size` labels at most per menu.
+
+    `spelled`, when given, maps node id to a name that stands for the node instead of a code
+    (read mode `text`), and `""` to the exit's. `orders`: a menu of all leaves is offered in so many
+    orders; `auto`: only where the first answer is unsure.
+    """
+
+    taxonomy: Taxonomy
+    alphabet: tuple[str, ...]
+    size: int = MOST_LABELS
+    spelled: Mapping[str, str] | None = None
+    orders: int = 1
+    auto: bool = False
+    _menus: dict[tuple[str, ...], Menu] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that the alphabet cannot spell, or names that are not distinct."""
+        if self.spelled is not None:
+            seen: dict[str, str] = {}
+            for id_, name in self.spelled.items():
+                if name in seen:
+                    raise BadConfig(
+                        f"{seen[name] or 'the exit'!r} and {id_!r} are both called {name!r}: an "
+                        "answer by name would not tell them apart",
+                        hint="rename one, or use a prompt that reads codes",
+                    )
+                seen[name] = id_
+            return
+        if self.size + 1 > len(self.alphabet) and len(self.taxonomy.leaves) >= len(self.alphabet):
+            object.__setattr__(self, "size", len(self.alphabet) - 1)
+        if self.size < 2:  # noqa: PLR2004
+            raise EngineUnsupported(
+                f"only {len(self.alphabet)} codes are a single token in this model",
+                hint="a menu of two labels and the exit needs three",
+            )
+
+    @cached_property
+    def kind(self) -> Literal["menu", "descend", "tournament"]:
+        """One menu if all leaves fit, else a descent for a tree, a tournament for a flat list."""
+        if len(self.taxonomy.leaves) <= self.size:
+            return "menu"
+        return "descend" if self.taxonomy.depth > 1 else "tournament"
+
+    @cached_property
+    def whole(self) -> Menu:
+        """The menu of all leaves, where one menu holds them."""
+        return self.menu(self.taxonomy.leaves)
+
+    @cached_property
+    def ordered(self) -> list[Menu]:
+        """The menu of all leaves in each of the orders, the taxonomy's own first."""
+        leaves = self.taxonomy.leaves
+        return [self.menu([leaves[i] for i in order]) for order in design(len(leaves), self.orders)]
+
+    def menu(self, nodes: Sequence[Node], parent: Node | None = None) -> Menu:
+        """Return the menu of these nodes; the same nodes give the same object."""
+        key = (parent.id if parent else "", *(n.id for n in nodes))
+        if key not in self._menus:
+            if len(self._menus) >= 4096:  # noqa: PLR2004  finals of tournaments rarely repeat
+                self._menus.clear()
+            codes = self.alphabet[: len(nodes) + 1]
+            if self.spelled is not None:
+                codes = (*(self.spelled[n.id] for n in nodes), self.spelled[""])
+            self._menus[key] = Menu(nodes=tuple(nodes), codes=codes, parent=parent)
+        return self._menus[key]
+
+    def first_menus(self) -> list[Menu]:
+        """The menus every item meets first: one, or the opening round of a tournament."""
+        nodes = self.taxonomy.roots if self.kind == "descend" else self.taxonomy.leaves
+        return [self.menu(chunk) for chunk in chunks(nodes, self.size)]
+
+
+def design(labels: int, orders: int) -> list[list[int]]:
+    """Return the orders in which a menu is offered, each a permutation of `range(labels)`.
+
+    An even number of orders: cyclic shifts, each with its reverse, so that every label stands at
+    the same place on average. An odd one: cyclic shifts. With `labels` shifts every label stands
+    everywhere equally often (a Latin square), and what a place or a letter adds cancels exactly.
+    """
+    turned = orders % 2 == 0
+    shifts = orders // 2 if turned else orders  # more than labels are the same ones again
+    found = []
+    for k in range(shifts):
+        start = round(k * labels / shifts) % labels
+        order = [*range(start, labels), *range(start)]
+        found += [order, order[::-1]] if turned else [order]
+    return found
+
+
+def chunks(nodes: Sequence[Node], size: int) -> list[Sequence[Node]]:
+    """Split into the fewest parts of nearly equal length."""
+    count = -(-len(nodes) // size)
+    bounds = [round(i * len(nodes) / count) for i in range(count + 1)]
+    return [nodes[a:b] for a, b in pairwise(bounds)]

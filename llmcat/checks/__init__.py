@@ -1,0 +1,1 @@
+"""Is it fit for use: doctor, tune, collapse."""

@@ -1,0 +1,1 @@
+"""What each source says of each category, added up."""

@@ -1,0 +1,1 @@
+"""Item -> a score for every category, without a language model."""
