@@ -57,7 +57,7 @@ def main() -> int:
     try:
         if not wait_until_healthy(server, port, log):
             return 3
-        return classify(f"http://127.0.0.1:{port}")
+        return classify(f"http://127.0.0.1:{port}", model)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -84,13 +84,16 @@ def wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) ->
     return False
 
 
-def classify(url: str) -> int:
+def classify(url: str, model: str | Path) -> int:
     """Classify the example items and print what came out."""
     items, out = EXAMPLES / "items.jsonl", Path(OUT.name) / "demo.predictions.jsonl"
     taxonomy = EXAMPLES / "taxonomy.yaml"
     shown = "llmcat classify --file examples/items.jsonl --taxonomy examples/taxonomy.yaml"
     heading(f"{shown} --base-url {url}")
     flags = ["--file", items, "--out", out, "--taxonomy", taxonomy, "--base-url", url, "--restart"]
+    if model == DEMO_MODEL:
+        print("(with --prompt zero-shot: the demo model was trained on menus that come first)")
+        flags += ["--prompt", "zero-shot"]
     code = subprocess.run([*LLMCAT, "classify", *flags], check=False).returncode
     if code in {0, 1}:
         heading("llmcat show out/demo.predictions.jsonl --items examples/items.jsonl")

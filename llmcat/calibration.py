@@ -57,11 +57,13 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 BOUND = ("model", "codes", "prompt", "examples", "about", "taxonomy", "menu_size", "orders", "text",
-         "image")  # fmt: skip
+         "image", "candidates", "sources", "source_category", "pool")  # fmt: skip
 """What a calibration is good for: a run that differs in one of these refuses it."""
 LEAST = 40
 """Items in each half, or nothing is fitted."""
 UNCALIBRATED = {
+    "artifact": "",
+    "skip_sure": False,
     "calibration": "",
     "accept_precision": 0.0,
     "by_branch": False,
@@ -138,7 +140,7 @@ class Calibration(BaseModel):
         other = [
             f"{key}: {self.bound.get(key, '(not set)')} then, {found.get(key, '(not set)')} now"
             for key in BOUND
-            if self.bound.get(key) != found.get(key)
+            if self.bound.get(key, "") != found.get(key, "")
         ]
         if other:
             raise BadConfig(
@@ -189,18 +191,18 @@ def fit(
     plain: bool = False,
     share: float = 0.5,
     seed: int = 0,
+    first: Array | None = None,
 ) -> Calibration:
     """Fit on one part of labelled items, and keep the other part for lines to be drawn.
 
     The items are different ones, and none is an example that the prompt shows (see `distinct`). `p`
     has shape `(n, labels)`; `seen` tells which rows hold every label. `decided` is each item's
-    label and confidence as they came, which is all there is where a row is not whole. Raises
+    label and confidence as they came, which is all there is where a row is not whole. `first` says
+    which items fit, where that was decided already (groups are not parted). Raises
     `InputError` where there are too few items to beat no calibration, and says how many would do.
     """
     n = len(gold)
-    order = np.random.default_rng(seed).permutation(n)
-    first = np.zeros(n, dtype=bool)
-    first[order[: round(share * n)]] = True
+    first = _first(n, share, seed) if first is None else first
     if min(first.sum(), n - first.sum()) < LEAST:
         raise InputError(
             f"{n} labelled items are too few to fit and to draw a line",
@@ -284,6 +286,13 @@ def fit(
         share=share,
         report=report,
     )
+
+
+def _first(n: int, share: float, seed: int) -> Array:
+    """Return which of n items fit, drawn by the seed."""
+    first = np.zeros(n, dtype=bool)
+    first[np.random.default_rng(seed).permutation(n)[: round(share * n)]] = True
+    return first
 
 
 def distinct(texts: Sequence[str], shown: frozenset[str] = frozenset()) -> list[int]:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import llmcat
 from llmcat import config as configuration
-from llmcat.classify import classify
 from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError
 from llmcat.memory import PlainMemory
@@ -114,12 +113,6 @@ class Classifier:
         import numpy as np
 
         classes = self.classes_
-        most = self._settings.menu_size
-        if len(classes) - 1 > most:
-            raise EngineUnsupported(
-                f"predict_proba needs all labels on one menu; {len(classes) - 1} are over {most}",
-                hint="classify() gives the confidence of the chosen label",
-            )
         columns = {id_: i for i, id_ in enumerate(classes)}
         out = np.zeros((0, len(classes)))
         verdicts = self._verdicts(items, whole=True)
@@ -214,16 +207,16 @@ class Classifier:
                 settings = settings.model_copy(update=UNCALIBRATED)
             session = await Session.open(settings, engine=self._engine, taxonomy=self.taxonomy)
             self._session = session
-        if whole and self._session.task.plan.kind != "menu":  # the engine holds fewer
+        if whole and not self._session.task.plan.gives_all:  # the engine holds fewer
             raise EngineUnsupported(
                 "predict_proba needs all labels on one menu; this engine holds "
                 f"{self._session.task.plan.size}",
                 hint="classify() gives the confidence of the chosen label",
             )
         found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
-        task, engine = self._session.task, self._session.engine
         judge = Plain() if plain else self._session.judge
-        return [v async for v in classify(found, task, engine, memory=PlainMemory(), judge=judge)]
+        verdicts = self._session.classify(found, memory=PlainMemory(), judge=judge)
+        return [verdict async for verdict in verdicts]
 
     def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
         if self._loop is None:

@@ -296,7 +296,7 @@ class _Loop:
             if slot.notes:
                 result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
             plan = self.task.plan
-            self.tally.again += slot.asks > 1 and plan.kind == "menu" and plan.orders > 1
+            self.tally.again += slot.asks > 1 and plan.gives_all and plan.orders > 1
             self.tally.turned += result.turned
             decided = self.judge.decide(slot.item, result)
             self.memory.put(slot.content, decided)

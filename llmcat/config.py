@@ -76,10 +76,50 @@ class RunConfig(BaseSettings):
         "only where the first answer is unsure",
     )
 
-    prompt: str = Field("zero-shot.en", description="prompt by name, name@version or .jinja file")
-    examples: str = Field("", description="labelled items for few-shot prompts")
+    prompt: str = Field(
+        "",
+        description="prompt by name, name@version or .jinja file (default: the artifact's, else "
+        "zero-shot-item-first; zero-shot for the demo model, which was trained on it)",
+    )
+    examples: str = Field(
+        "", description="labelled items: for retrieval, and for few-shot prompts to show"
+    )
     select: Literal["fixed", "nearest"] = Field("fixed", description="which examples are shown")
     shots: int = Field(8, ge=1, le=64, description="how many examples are shown")
+    candidates: int = Field(
+        8,
+        ge=2,
+        le=MOST_LABELS,
+        description="with retrieval, how many categories the model reads of each item",
+    )
+    sources: str = Field(
+        "",
+        description="what retrieval goes by: auto, or a list of lexical, multilingual, minilm, "
+        "embedding models by name or folder; none: the model reads all categories (default: auto "
+        "with prompts that put the item first, and with --engine retriever)",
+    )
+    source_category: str = Field(
+        "", description="column with the category that the supplier gave the item"
+    )
+    group: str = Field(
+        "", description="column with what items have in common that must not be parted (variants)"
+    )
+    reference: str = Field(
+        "",
+        description="items that show which places of a menu the model prefers (default: those of "
+        "the shipped examples)",
+    )
+    skip_sure: bool = Field(
+        False,
+        description="do not ask the model where retrieval is sure, by a line drawn on labels (in "
+        "--artifact)",
+    )
+    artifact: str = Field(
+        "",
+        description="what llmcat tune or calibrate wrote: weights of the sources, the model's "
+        "place prior, calibration",
+    )
+
     seed: int = Field(0, description="seed for the choice of examples, and of a sample")
 
     engine: Literal[
@@ -91,13 +131,14 @@ class RunConfig(BaseSettings):
         "litellm",
         "demo",
         "student",
+        "retriever",
         "fake",
     ] = Field(
         "",
         description="vllm_http (the default with --base-url), vllm_local and transformers_local "
         "(--model in this process), openai (any OpenAI-compatible server), litellm (any provider; "
         "the default with --model provider/name), demo (the small demo model), student (a trained "
-        "one: --model FOLDER) or fake",
+        "one: --model FOLDER), retriever (no model: retrieval alone) or fake",
     )
     engine_option: str = Field("", description="NAME=VALUE,... for the engine")
     base_url: str = Field("", description="address of the model server", pattern=r"^[^@\s]*$")

@@ -131,4 +131,7 @@ def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dic
 
 def best(scores: Scores, count: int) -> list[str]:
     """Return the node ids with the highest probabilities, best first; ties as on the menu."""
+    top = getattr(scores.p, "top", None)  # a posterior over thousands ranks itself
+    if top is not None:
+        return list(top(count))
     return sorted(scores.p, key=scores.p.__getitem__, reverse=True)[:count]

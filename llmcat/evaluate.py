@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 
 from llmcat import metrics
+from llmcat.adds import added
 from llmcat.answers import AnswerStore
 from llmcat.calibration import (
     Calibrated,
@@ -30,9 +31,13 @@ from llmcat.calibration import (
 )
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.evidence.artifact import CHOICES, Artifact, Part
+from llmcat.evidence.learn import Learnt, learn, parted
+from llmcat.evidence.pool import Pool
 from llmcat.files import whole
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
 from llmcat.records import NONE, digest
+from llmcat.retrieval.documents import group_of
 from llmcat.run import unless
 from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now, stem_of
 from llmcat.scored import Labels, Scored, measure, same_items
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from llmcat.arms import Arm
+    from llmcat.evidence.gather import Gathered
     from llmcat.run import Watch
     from llmcat.taxonomy import Taxonomy
     from llmcat.trial import Opened
@@ -62,6 +68,7 @@ class Options:
     """How an evaluation is done. `question` is None where a single arm is measured.
 
     `keep` names columns that part the items; `costs` maps (gold, label) to what that error costs.
+    `kept` is filled with what each source says of each item of the only arm.
     """
 
     command: tuple[str, ...]
@@ -72,6 +79,7 @@ class Options:
     posteriors: bool = False
     keep: tuple[str, ...] = ()
     costs: Mapping[tuple[str, str], float] | None = None
+    kept: Gathered | None = None
 
 
 async def evaluate(
@@ -95,7 +103,7 @@ async def evaluate(
     opened: list[Opened] = []
     folder: Folder | None = None
     try:
-        opened = await open_arms(read, store)
+        opened = await open_arms(read, store, kept=options.kept)
         if options.question is not None:
             _can_decide(options.question, opened)
         record = record_of(
@@ -154,7 +162,7 @@ def _can_decide(question: Question, opened: Sequence[Opened]) -> None:
     for one in opened:
         task = one.session.task
         if question.metric in LOSSES and (
-            task.prompt.front.read == "text" or task.plan.kind != "menu"
+            task.prompt.front.read == "text" or not task.plan.gives_all
         ):
             raise BadConfig(
                 f"{question.metric} cannot decide: arm {one.arm.name} gives no probability to "
@@ -196,6 +204,7 @@ def finish(
     for name, arm in scored.items():
         folder.write(named(name, "metrics.json"), measure(arm, labels, costs=costs))
         record["arms"][name]["costs"] = costs_of(record["arms"][name], len(arm.gold))
+        record["arms"][name]["adds"] = _added(folder, name)
     if question is not None:
         gold, titles, kept = _columns(path)
         by, cost = cheapness(record["arms"])
@@ -213,6 +222,13 @@ def finish(
     folder.write("report.html", report.html(found))
     folder.write("report.md", report.markdown(found))
     return report.line(found)
+
+
+def _added(folder: Folder, name: str) -> dict[str, Any] | None:
+    """Return what an arm's model adds to retrieval alone, None where that is not known."""
+    tokens = folder.record["arms"][name]["costs"]["prompt_tokens_per_item"]
+    path = folder.path / named(name, "predictions.jsonl")
+    return added(map(orjson.loads, path.read_bytes().splitlines()), tokens=tokens)
 
 
 def _columns(path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
@@ -392,11 +408,20 @@ def _noted(registry: Registry, path: Path, record: Mapping[str, Any], question: 
 
 
 def fit_calibration(
-    path: Path, taxonomy: Taxonomy, *, share: float, prior: bool, plain: bool, seed: int
-) -> tuple[Calibration, dict[str, dict[str, Any]]]:
-    """Fit a calibration from a run's folder; also return metrics on the gating part.
+    path: Path,
+    taxonomy: Taxonomy,
+    *,
+    share: float,
+    prior: bool,
+    plain: bool,
+    seed: int,
+    kept: Gathered | None = None,
+    group: str = "",
+) -> Fitted:
+    """Fit a calibration from a run's folder, and measure the gating part before and after it.
 
-    `before` and `after` it, as JSON. Raises `InputError` where it cannot be fitted.
+    With `kept`, what each source said of each item, weights are learnt first, and all of it makes
+    an artifact. Raises `InputError` where it cannot be fitted.
     """
     record = load(path)
     arm = record["arms"][SOLO]
@@ -407,9 +432,21 @@ def fit_calibration(
     )
     if not len(there) or np.isnan(scored.confidence[there]).any():
         raise InputError("a calibration needs probabilities, these answers have none")
-    kept = np.load(path / "posteriors.npz")
-    p, seen, labels = kept["p"].astype(float)[there], kept["seen"][there], kept["labels"].tolist()
+    kept_p = np.load(path / "posteriors.npz")
+    p, seen = kept_p["p"].astype(float)[there], kept_p["seen"][there]
+    labels = kept_p["labels"].tolist()
     gold = scored.gold[there].tolist()
+    bound = bound_of(arm["identity"])
+    learnt, first = None, None
+    if kept is not None and kept.signals:
+        rows = scored.row[there].tolist()
+        groups = _groups(path, there, group)
+        first = parted(groups, share, seed)
+        learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
+        p, seen = learnt.p, np.ones(len(rows), dtype=bool)
+        best = p.argmax(axis=1).tolist()
+        decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
+        bound = bound | {"pool": learnt.pool.digest}
     made = fit(
         p,
         seen,
@@ -417,7 +454,8 @@ def fit_calibration(
         gold,
         decided,
         taxonomy,
-        bound=bound_of(arm["identity"]),
+        bound=bound,
+        first=first,
         mass=arm["label_mass"],
         version=record["llmcat"],
         fields=_fields(path),
@@ -426,7 +464,73 @@ def fit_calibration(
         share=share,
         seed=seed,
     )
-    return made, _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
+    found = _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
+    artifact = None if learnt is None else _artifact(record, arm, learnt, made)
+    return Fitted(made, found, artifact)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A calibration, metrics of the gating part `before` and `after` it, and the artifact."""
+
+    calibration: Calibration
+    metrics: dict[str, dict[str, Any]]
+    artifact: Artifact | None = None
+
+
+def _groups(path: Path, there: Any, group: str) -> list[int]:
+    """Return which items belong together: near duplicates, and those of one group."""
+    items = [orjson.loads(line) for line in (path / "items.jsonl").read_bytes().splitlines()]
+    some = [items[i] for i in there.tolist()]
+    names = [item["kept"].get(group, "") for item in some] if group else None
+    return group_of([" ".join(item["fields"].values()) for item in some], names)
+
+
+def _learnt(
+    kept: Gathered,
+    rows: Sequence[int],
+    gold: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[int],
+    first: Any,
+    arm: Mapping[str, Any],
+    seed: int,
+) -> Learnt:
+    """Learn weights, none rule, place prior and line from what was kept of an arm's items."""
+    at = {label: i for i, label in enumerate(labels[:-1])}
+    known = arm["evidence"]["place_prior"]
+    return learn(
+        kept,
+        rows,
+        np.array([at.get(label, -1) for label in gold]),
+        groups,
+        first,
+        start=Pool(weights=arm["evidence"]["sources"]),
+        prior=None if known is None else np.array(known),
+        seed=seed,
+    )
+
+
+def _artifact(
+    record: Mapping[str, Any], arm: Mapping[str, Any], learnt: Learnt, made: Calibration
+) -> Artifact:
+    """Put together what was learnt, each part bound to what it holds for."""
+    identity, settings = arm["identity"], arm["settings"]
+    reader = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
+    retrieval = ("sources", "source_category", "examples", "taxonomy")
+    prior = None if learnt.prior is None else [float(x) for x in learnt.prior]
+    parts = {
+        "pool": Part(bound={key: identity[key] for key in retrieval}, learnt=learnt.pool.record()),
+        "calibration": Part(bound={}, learnt=made.model_dump(mode="json")),
+    }
+    if prior is not None:
+        bound = {key: identity[key] for key in reader}
+        parts["reader"] = Part(bound=bound, learnt={"place_prior": prior})
+        if math.isfinite(learnt.line):
+            parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
+    kept = {name: settings[name] for name in CHOICES if settings.get(name)}
+    report = {"fitted_on": learnt.pool.n, "items": record["items"]["n"]}
+    return Artifact(llmcat=record["llmcat"], settings=kept, parts=parts, report=report).sealed()
 
 
 def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:

@@ -34,6 +34,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "categories": ("labels", "taxonomy", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
+    "evidence": (
+        "sources", "candidates", "source_category", "group", "reference", "skip_sure", "artifact",
+    ),
     "engine": (
         "engine", "engine_option", "base_url", "model", "constraint", "mass_sample",
         "concurrency", "timeout", "retry_seconds", "price_per_hour",

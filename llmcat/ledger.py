@@ -14,7 +14,7 @@ from llmcat.labels import LabelStore
 from llmcat.session import ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["explain"]
@@ -69,6 +69,8 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     if row.get("gold"):
         said.append(f"gold      {row['gold']}")
     sources = row.get("sources")
+    if row.get("evidence"):
+        return [*said, *_evidence(row["evidence"], row["alternatives"], row["p_none"])]
     if sources is None:
         others = ", ".join(f"{o['path']} {o['p']:.3f}" for o in row["alternatives"])
         return [*said, "decided   by the model, all categories on offer", f"next      {others}"]
@@ -86,6 +88,23 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         said.append(f"model     {_list(sources['model']['top'])}")
         said.append(f"mixture   {sources['new']:.3f} for a new category, after both")
     return said
+
+
+def _evidence(
+    found: Mapping[str, Any], others: Sequence[Mapping[str, Any]], p_none: float
+) -> list[str]:
+    """Say what each source adds: for the likeliest categories, in nats beyond the second."""
+    said = []
+    if "offered" in found:
+        said.append(f"offered   {', '.join(found['offered'])}, none")
+    else:
+        said.append("offered   nothing: retrieval decided alone")
+    said.append(f"alone     {found['alone']}: what retrieval would have answered")
+    for name, parts in found["sources"].items():
+        worth = ", ".join(f"{label} {value:+.2f}" for label, value in parts.items())
+        said.append(f"{name:<9} {worth}")
+    after = ", ".join(f"{o['path']} {o['p']:.3f}" for o in others)
+    return [*said, f"next      {after}", f"none      {p_none:.3f}"]
 
 
 def _list(p: Mapping[str, float]) -> str:

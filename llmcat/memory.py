@@ -109,6 +109,7 @@ class DiskMemory:
                 scores.turned,
                 scores.chance,
                 scores.sources,
+                scores.evidence,
             ]
         )
         if len(self._answers) >= BATCH:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcat import run
-from llmcat.classify import classify
 from llmcat.errors import EngineError, InputError
 from llmcat.memory import DiskMemory
 from llmcat.readers import count_rows, expand
@@ -60,14 +59,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         ask = session.task.ask(first, user, session.task.plan.first_menus()[0])
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
-            verdicts = classify(
-                some,
-                session.task,
-                session.engine,
-                memory=memory,
-                judge=session.judge,
-                tally=summary.tally,
-            )
+            verdicts = session.classify(some, memory=memory, tally=summary.tally)
             return [(v.item, row_of(v, session.taxonomy)) async for v in verdicts]
 
         # The first item also waits for the grammar to compile and the cache to fill.

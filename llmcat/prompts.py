@@ -8,6 +8,7 @@ A prompt file looks like this:
     description: ...
     read: code           # or `text`, the label's name; `reason`, reasons before the code
     language: en
+    layout: menu-first   # or `item-first`
     needs: []            # `examples`, `definitions`
     ---
     {% block system %} rules and the menu: everything that many items share {% endblock %}
@@ -17,8 +18,14 @@ A prompt file looks like this:
 with the same menu, and the server's prefix cache serves it. Examples become earlier turns: the
 user turn is the `item` block, the assistant turn is the code alone. The item comes last.
 
-Block `system` sees `menu` (entries with `code`, `node`, `label`, `description`, `synonyms`),
-`exit` (its code), `parent` (the inner node whose children are on offer, or none) and `about`. In
+With `layout: item-first` the item stands before the menu, in one user message: block `item` sees
+the menu as well, and block `system` may be left out (many templates bring one of their own). A
+causal model that reads the options after the item can compare them with it ("Lost in the Prompt
+Order", Ok & Lee 2026); the price is that the menu cannot be cached, so it wants a short one.
+
+Block `system` sees `menu` (entries with `code`, `node`, `name`, `label`, `description`,
+`synonyms`), `exit` (its code), `parent` (the inner node whose children are on offer, or none) and
+`about`. In
 read mode `text` the codes are the labels' names. In read mode `reason` block `item` asks for
 reasons as JSON, `{"rationale": "..."}`, and a third block, `code`, then asks for the code.
 Block `item` sees `item`, a mapping of field name to text. Item text is a value, never a template.
@@ -29,6 +36,7 @@ This module does not know files of items, engines or how answers are read.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,16 +58,29 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
-__all__ = ["NONE_IN", "Entry", "Prompt", "available", "load", "spelled"]
+__all__ = [
+    "DEFAULT",
+    "NONE_IN",
+    "WHOLE_MENU",
+    "Entry",
+    "Names",
+    "Prompt",
+    "available",
+    "load",
+    "spelled",
+]
 
 Language = Literal["en", "zh"]
+Layout = Literal["menu-first", "item-first"]
 
+DEFAULT, WHOLE_MENU = "zero-shot-item-first.en", "zero-shot.en"
+"""The prompts where none is named: for instruct models, and for engines made to read whole menus.
+"""
 NONE_IN: dict[Language, str] = {"en": "None of these", "zh": "以上都不是"}
 """The exit's name where answers are names (read mode `text`)."""
 
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _KNOWN = {"menu", "exit", "parent", "about", "item"}
-_BLOCKS = ("system", "item")
 _LAST = "code"
 
 
@@ -73,15 +94,21 @@ class FrontMatter(BaseModel):
     description: str
     read: Read = "code"
     language: Language = "en"
+    layout: Layout = "menu-first"
     needs: tuple[Literal["examples", "definitions"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the menu, in the prompt's language."""
+    """A line of the menu, in the prompt's language.
+
+    `label` is the path, `name` the last part of it, or all of it where another category is called
+    the same.
+    """
 
     code: str
     node: Node
+    name: str
     label: str
     description: str
     synonyms: tuple[str, ...]
@@ -117,21 +144,42 @@ class Prompt:
     def _globals(self) -> dict[str, Any]:
         return dict(self._template.globals)
 
-    def system(self, menu: Menu, *, names: Mapping[str, str], about: str) -> Message:
-        """Render the shared part. `names` maps node id to the label to show."""
+    @property
+    def item_first(self) -> bool:
+        """Whether the item stands before the menu."""
+        return self.front.layout == "item-first"
+
+    def shared(self, menu: Menu, *, names: Names, about: str) -> tuple[Message, ...]:
+        """Render what every item with this menu shares, to be cached by the server.
+
+        Where the item comes first that is a system message that shows no menu, or nothing.
+        """
+        if self.item_first:
+            if "system" not in self._template.blocks:
+                return ()
+            content = self._render("system", {"about": about})
+        else:
+            content = self._render("system", self._menu(menu, names, about))
+        return ({"role": "system", "content": content},)
+
+    def own(
+        self, fields: Mapping[str, str], menu: Menu | None, *, names: Names, about: str
+    ) -> Message:
+        """Render the part that is one item's alone; without a menu, only to measure it."""
+        values: dict[str, Any] = {"item": fields}
+        if self.item_first:
+            empty = {"menu": (), "exit": "", "parent": None, "about": about}
+            values |= empty if menu is None else self._menu(menu, names, about)
+        return {"role": "user", "content": self._render("item", values)}
+
+    def _menu(self, menu: Menu, names: Names, about: str) -> dict[str, Any]:
+        """Return what a block sees of a menu."""
         entries = [
-            Entry(code, node, names[node.id], node.description, node.synonyms)
+            Entry(code, node, names.short(node), names[node.id], node.description, node.synonyms)
             for code, node in zip(menu.codes, menu.nodes, strict=False)
         ]
         parent = names.get(menu.parent.id, menu.parent.label) if menu.parent else None
-        content = self._render(
-            "system", {"menu": entries, "exit": menu.exit, "parent": parent, "about": about}
-        )
-        return {"role": "system", "content": content}
-
-    def user(self, fields: Mapping[str, str]) -> Message:
-        """Render the part that shows one item."""
-        return {"role": "user", "content": self._render("item", {"item": fields})}
+        return {"menu": entries, "exit": menu.exit, "parent": parent, "about": about}
 
     def last(self) -> Message:
         """Render what asks for the code after the reasons (read mode `reason`)."""
@@ -156,6 +204,27 @@ class Specimen(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return self["title"]
+
+
+class Names(dict[str, str]):
+    """Node id -> the path to show, in a prompt's language."""
+
+    @classmethod
+    def of(cls, nodes: Mapping[str, Node], language: Language) -> Names:
+        """Name every node of a taxonomy."""
+        return cls({node.id: label_in(node, language, nodes) for node in nodes.values()})
+
+    @cached_property
+    def _twice(self) -> frozenset[str]:
+        """Last parts that more than one path ends with."""
+        seen = Counter(path.rpartition(" > ")[2] for path in self.values())
+        return frozenset(name for name, n in seen.items() if n > 1)
+
+    def short(self, node: Node) -> str:
+        """Return the last part of a node's path, or all of it where that would be ambiguous."""
+        path = self[node.id]
+        name = path.rpartition(" > ")[2]
+        return path if name in self._twice else name
 
 
 def label_in(node: Node, language: Language, nodes: Mapping[str, Node]) -> str:
@@ -248,7 +317,8 @@ def parse(text: str, source: str) -> Prompt:
             hint=f"a prompt may use {', '.join(sorted(_KNOWN))}",
         )
     prompt = Prompt(front=front, text=text, body=match[2], source=source)
-    for block in (*_BLOCKS, *((_LAST,) if front.read == "reason" else ())):
+    system = () if prompt.item_first else ("system",)
+    for block in (*system, "item", *((_LAST,) if front.read == "reason" else ())):
         if block not in prompt._template.blocks:  # noqa: SLF001
             raise BadPrompt(f"{source}: no block {block!r}")
     _try(prompt)
@@ -259,14 +329,19 @@ def _try(prompt: Prompt) -> None:
     """Render once with specimens, so that a broken prompt fails before a run, not in it."""
     nodes = tuple(Node(id=i, name=i, path=("up", i), parent="up") for i in ("one", "two"))
     up = Node(id="up", name="up", path=("up",), children=("one", "two"))
-    names = {n.id: n.label for n in (up, *nodes)}
+    names = Names({n.id: n.label for n in (up, *nodes)})
+    specimen = Specimen("specimen")
     for parent in (None, up):
         menu = Menu(nodes=nodes, codes=("A", "B", "C"), parent=parent)
-        content = prompt.system(menu, names=names, about="")["content"]
+        shared = prompt.shared(menu, names=names, about="")
+        own = prompt.own(specimen, menu, names=names, about="")["content"]
+        block, content = ("item", own) if prompt.item_first else ("system", shared[0]["content"])
         missing = [what for what in ("one", "two", "C") if what not in content]
         if missing:
-            raise BadPrompt(f"{prompt.source}: block 'system' does not show the whole menu")
+            raise BadPrompt(f"{prompt.source}: block {block!r} does not show the whole menu")
+        if prompt.item_first and own.find("specimen") > own.find("one"):
+            raise BadPrompt(f"{prompt.source}: layout item-first, but the menu stands first")
     if prompt.front.read == "reason" and not prompt.last()["content"]:
         raise BadPrompt(f"{prompt.source}: block {_LAST!r} is empty")
-    if "specimen" not in prompt.user(Specimen("specimen"))["content"]:
+    if "specimen" not in prompt.own(specimen, menu, names=names, about="")["content"]:
         raise BadPrompt(f"{prompt.source}: block 'item' does not show the item")

@@ -60,7 +60,8 @@ class Item:
     given, or made from the content. `fields` maps column to cleaned text in the order the prompt
     shows them; `images` are addresses or paths. `note` says what was done to the text that the
     reader of the result should know (it was cut). An item with `error` is never asked; its row
-    says why. `kept` holds columns that no prompt shows.
+    says why. `kept` holds columns that no prompt shows. `known` is what retrieval says of it, once
+    it has been looked at.
     """
 
     row: int
@@ -72,6 +73,7 @@ class Item:
     id_given: bool = False
     images: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
+    known: Any = field(default=None, compare=False, repr=False)
 
     @property
     def content(self) -> str:
@@ -218,7 +220,8 @@ class Scores:
     the model's reasons, or which other model stepped in. `turned`: asked in several orders, and
     not the same answer in all. `chance` is the calibrated chance that the label is right.
     `sources`: who decided and why, and what each said, where there are several (see
-    `llmcat.fallback`).
+    `llmcat.fallback`). `evidence`: which categories were offered, and what each source adds for the
+    likeliest (see `llmcat.evidence`).
     """
 
     label: str
@@ -230,6 +233,7 @@ class Scores:
     turned: bool = False
     chance: float | None = None
     sources: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Any] | None = None
 
     @property
     def confidence(self) -> float | None:

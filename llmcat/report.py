@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmcat.adds import sentence
 from llmcat.errors import JournalError
 from llmcat.judge import LOSSES, gained, show
 from llmcat.records import NONE
@@ -85,14 +86,36 @@ def line(result: Result) -> str:
     accuracy = found["metrics"]["accuracy"]
     errors = sum(found["errors"].values())
     broken = f", {errors:,} errors" if errors else ""
-    return f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
+    said = f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
+    (arm,) = result.record["arms"].values()
+    return f"{said}; {sentence(arm['adds'])}" if arm.get("adds") else said
 
 
 def sections(result: Result) -> list[Section]:
     """Return all tables, the important ones first."""
-    found = [*_versus(result), _metrics(result), _costs(result)]
+    found = [*_versus(result), _metrics(result), _adds(result), _costs(result)]
     found += [*_segments(result), *_confusions(result), *_errors(result), _arms(result)]
     return [section for section in found if section.rows]
+
+
+def _adds(result: Result) -> Section:
+    """What each arm's model adds to retrieval alone."""
+    rows = []
+    for name, arm in result.record["arms"].items():
+        if found := arm.get("adds"):
+            gain, low, high = (100 * found[key] for key in ("gain", "low", "high"))
+            recall = "" if found["recall"] is None else f"{100 * found['recall']:.1f} %"
+            rows.append([
+                name,
+                f"{100 * found['alone']:.1f} %",
+                f"{100 * found['with_model']:.1f} %",
+                f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]",
+                f"{found['p']:.3g}",
+                f"{recall} at {found['candidates']}" if recall else "",
+                f"{100 * found['sent']:.0f} %",
+            ])  # fmt: skip
+    heads = ("arm", "alone", "with model", "points", "p", "recall", "sent")
+    return Section("what the model adds to retrieval alone", heads, rows)
 
 
 def _estimate(name: str, estimate: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
-from llmcat.classify import Tally, classify
+from llmcat.classify import Tally
 from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable, is_folder
 from llmcat.memory import DiskMemory
@@ -160,7 +160,7 @@ async def classify_file(
     """
     files = expand(config.file, out=config.out)
     config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
-    read = (*files, config.taxonomy, config.examples, config.prompt)
+    read = (*files, config.taxonomy, config.examples, config.prompt, config.artifact)
     check_writable(config.out, [name for name in read if name != "-"])
     parts_of(config, {})
     if is_folder(config.out):
@@ -227,17 +227,9 @@ async def _fill(
                 if stop.is_set():
                     summary.interrupted = True
                     return
-    route = session.route
-    verdicts = classify(
-        route.ahead(items) if route else items,
-        session.task,
-        session.engine,
-        memory=memory,
-        judge=session.judge,
-        walks=session.walks,
-        tally=summary.tally,
-        stop=stop,
-        slow=is_stream(session.config.file) or route is not None,
+    looks_ahead = session.route is not None or session.evidence is not None
+    verdicts = session.classify(
+        items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(session.config.file)
     )
     batch: list[Verdict] = []
     flushed = time.monotonic()
@@ -253,7 +245,7 @@ async def _fill(
         finally:
             _flush(session, journal, batch, summary, watch)
     # A stop after the last item interrupts nothing. What a thread still reads cannot be asked for.
-    ahead = is_stream(session.config.file) or route is not None
+    ahead = is_stream(session.config.file) or looks_ahead
     left = summary.tally.unread if ahead else next(items, None) is not None
     summary.interrupted = stop.is_set() and left
 
@@ -286,26 +278,17 @@ async def classify_stream(
     """Classify without a file: yield each item with its row. Nothing can be resumed."""
     stop = stop or asyncio.Event()
     session = await unless(stop, (opener or Session.open)(config))
-    route = session.route
     memory = DiskMemory()
     items = items_of(config, session.taxonomy, memory, summary)
     started = time.monotonic()
     try:
-        async for verdict in classify(
-            route.ahead(items) if route else items,
-            session.task,
-            session.engine,
-            memory=memory,
-            judge=session.judge,
-            walks=session.walks,
-            tally=summary.tally,
-            stop=stop,
-            slow=is_stream(config.file) or route is not None,
+        async for verdict in session.classify(
+            items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(config.file)
         ):
             summary.count(verdict)
             session.judge.watch(verdict)
-            if route:
-                route.keep([verdict])
+            if session.route:
+                session.route.keep([verdict])
             summary.written += 1
             yield verdict.item, row_of(verdict, session.taxonomy)
         summary.interrupted = stop.is_set()
@@ -406,4 +389,5 @@ def _about(config: RunConfig, session: Session) -> dict[str, Any]:
         "plan": session.task.plan.kind,
         "menus": [menu.digest for menu in session.task.plan.first_menus()],
         "room_bytes": session.task.room,
+        "evidence": session.evidence_record(),
     }

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcat import prompts
 from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
+from llmcat.classify import classify
 from llmcat.decode import Judge, Plain
 from llmcat.engines import Engine, Served
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.evidence import assemble, place_prior
+from llmcat.evidence.artifact import CHOICES, Artifact
+from llmcat.evidence.escalation import SURE, Escalation
+from llmcat.evidence.gather import Evidence
+from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
+from llmcat.memory import Forgetful
 from llmcat.readers import Columns, ItemReader, to_items
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
+    import numpy as np
+
+    from llmcat.classify import Memory, Tally
     from llmcat.config import RunConfig
+    from llmcat.prompts import Prompt
     from llmcat.records import Item, Message, Verdict
 
 __all__ = [
@@ -42,6 +54,7 @@ ROUTE = "primary, policy or checks"
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
 NO_ENGINE = """\
+  --engine retriever                        no model: retrieval alone, works at once
   --base-url http://localhost:8000          a vLLM server that runs already
   llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
   --engine demo                             the small demo model, to see llmcat at work"""
@@ -75,13 +88,51 @@ class Session:
     task: Task
     judge: Judge = field(default_factory=Plain)
     route: Route | None = None
+    evidence: Evidence | None = None
+    examples: str = ""
+    artifact: Artifact | None = None
 
     @property
     def walks(self) -> Callable[[Item], Walk]:
-        """What gives an item's walk: the plan, unless items are routed."""
+        """What gives an item's walk: the plan, unless items are routed or evidence is gathered."""
         if self.route is not None:
             return partial(self.route.walk, self.task.plan)
+        if self.evidence is not None:
+            return self.evidence.walk
         return lambda _: walk(self.task.plan)
+
+    def ahead(self, items: Iterable[Item]) -> Iterable[Item]:
+        """Pass items on, each looked at before by what decides without asking."""
+        if self.route is not None:
+            return self.route.ahead(items)
+        return self.evidence.ahead(items) if self.evidence is not None else items
+
+    def classify(
+        self,
+        items: Iterable[Item],
+        *,
+        memory: Memory,
+        engine: Engine | None = None,
+        judge: Judge | None = None,
+        tally: Tally | None = None,
+        stop: asyncio.Event | None = None,
+        slow: bool = False,
+        window: int = 1024,
+    ) -> AsyncGenerator[Verdict, None]:
+        """Classify items as this session does: see `llmcat.classify.classify`."""
+        looks_ahead = self.route is not None or self.evidence is not None
+        return classify(
+            self.ahead(items),
+            self.task,
+            engine or self.engine,
+            memory=memory,
+            judge=judge or self.judge,
+            walks=self.walks,
+            tally=tally,
+            window=window,
+            stop=stop,
+            slow=slow or looks_ahead,
+        )
 
     @classmethod
     async def open(
@@ -92,17 +143,31 @@ class Session:
         taxonomy: Taxonomy | None = None,
         route: Route | None = None,
         judge: Judge | None = None,
+        judged: Sequence[Item] = (),
+        prior: Sequence[float] | None = None,
     ) -> Session:
         """Read taxonomy, prompt and examples, open the engine and fit the task to it.
 
-        Everything that can be checked without the engine is checked first. Raises any
-        `LlmcatError`; the engine is closed again then.
+        `judged`: labelled items that are to be judged, so that none is its own evidence. `prior`:
+        the reader's place prior, where an earlier session of the same run measured it. Everything
+        that can be checked without the engine is checked first. Raises any `LlmcatError`; the
+        engine is closed again then.
         """
+        artifact = Artifact.load(config.artifact) if config.artifact else None
+        if artifact is not None:
+            config = _chosen(config, artifact)
         taxonomy = taxonomy or taxonomy_of(config)
-        prompt = prompts.load(config.prompt)
-        pool = _pool_of(config, taxonomy)
         engine = engine or engine_of(config)
         can = engine.capabilities
+        prompt = prompt_of(config, whole_menus=can.whole_menus or route is not None)
+        gathers = route is None and assemble.wanted(
+            config,
+            item_first=prompt.item_first,
+            whole_menus=can.whole_menus,
+            reader=engine.name != "retriever",
+        )
+        pool = _pool_of(config, taxonomy)
+        shown = pool if "examples" in prompt.front.needs or not gathers else None
         if config.constraint not in can.constraints:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
         if prompt.front.read not in can.reads:
@@ -119,37 +184,106 @@ class Session:
             )
         try:
             served = await engine.open()
+            orders = AUTO if config.orders == "auto" else int(config.orders)
+            most = min(config.menu_size, len(served.alphabet) - 1, len(taxonomy.leaves))
+            plan = Plan(
+                taxonomy,
+                served.alphabet,
+                config.menu_size,
+                prompts.spelled(prompt, taxonomy.nodes),
+                orders=orders,
+                auto=config.orders == "auto",
+                candidates=min(config.candidates, most) if gathers else 0,
+            )
             task = Task(
-                plan=Plan(
-                    taxonomy,
-                    served.alphabet,
-                    config.menu_size,
-                    prompts.spelled(prompt, taxonomy.nodes),
-                    orders=AUTO if config.orders == "auto" else int(config.orders),
-                    auto=config.orders == "auto",
-                ),
+                plan=plan,
                 prompt=prompt,
-                pool=pool,
+                pool=shown,
                 about=config.about or taxonomy.about,
                 constraint=config.constraint,
                 mass_sample=config.mass_sample if "tokens" in can.constraints else 0,
             )
             used = await engine.count_tokens(task.widest())
             task = task.fitted(used=used, context=served.context)
+            known = pool.digest if pool is not None else ""
+            session = cls(
+                config, taxonomy, engine, served, task,
+                route=route, examples=known, artifact=artifact,
+            )  # fmt: skip
+            if gathers:
+                await session._gather(pool, judged, prior)
         except BaseException:
             await engine.close()
             raise
-        session = cls(config, taxonomy, engine, served, task, route=route)
         try:
             return replace(session, judge=judge or session.judged())
         except BaseException:
             await engine.close()
             raise
 
+    async def _gather(
+        self, pool: Pool | None, judged: Sequence[Item], prior: Sequence[float] | None
+    ) -> None:
+        """Assemble the evidence, and measure what places the reader prefers if nobody has."""
+        config, artifact = self.config, self.artifact
+        examples = (pool.items, pool.labels) if pool is not None else ((), ())
+        retriever, items, labels = await asyncio.to_thread(
+            assemble.retriever_of, config, self.taxonomy, examples, judged
+        )
+        reads = self.engine.name != "retriever"
+        auto = config.orders == "auto"
+        policy = Escalation(orders=self.task.plan.orders, again=SURE if auto else float("inf"))
+        evidence = Evidence(self.task.plan, retriever, reads=reads, policy=policy)
+        if not reads and config.skip_sure:
+            raise BadConfig("--skip-sure leaves the model out, and --engine retriever has none")
+        object.__setattr__(self, "evidence", evidence)
+        learnt = artifact.learnt("pool", self.identity()) if artifact is not None else None
+        if learnt is not None:
+            weights = Weights.of(learnt)
+        else:
+            learn = partial(assemble.learnt_pool, group=config.group, seed=config.seed)
+            weights = await asyncio.to_thread(learn, retriever, items, labels)
+        if config.skip_sure:
+            line = artifact.learnt("line", self.identity()) if artifact is not None else None
+            if line is None:
+                raise BadConfig(
+                    "--skip-sure needs a line that labels have drawn",
+                    hint="llmcat calibrate --file labeled.jsonl draws one, then --artifact FILE",
+                )
+            policy = replace(policy, skip=float(line["skip"]))
+        evidence = replace(evidence, pool=weights, policy=policy)
+        object.__setattr__(self, "evidence", evidence)
+        if reads:
+            known = artifact.learnt("reader", self.identity()) if artifact is not None else None
+            given = known["place_prior"] if known is not None else prior
+            measured = await self._place_prior(evidence) if given is None else _array(given)
+            object.__setattr__(self, "evidence", replace(evidence, prior=measured))
+
+    async def _place_prior(self, evidence: Evidence) -> np.ndarray[Any, Any] | None:
+        """Ask about the reference items, and return what the reader says by place.
+
+        None where it gives no probabilities, or too few answers. Raises the engine's error.
+        """
+        readings: list[np.ndarray[Any, Any]] = []
+        items = await asyncio.to_thread(
+            lambda: list(evidence.ahead(assemble.reference_items(self.config)))
+        )
+        verdicts = classify(
+            items,
+            replace(self.task, mass_sample=0),
+            self.engine,
+            memory=Forgetful(),
+            walks=lambda item: evidence.reference_walk(item, readings),
+        )
+        async for _ in verdicts:
+            pass
+        return place_prior.estimate(readings) if readings else None
+
     def judged(self) -> Judge:
         """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""
         config = self.config
-        if not config.calibration:
+        part = self.artifact.parts.get("calibration") if self.artifact is not None else None
+        if not config.calibration and part is None:
             if config.accept_precision or config.by_branch or config.back_off or config.sets:
                 raise BadConfig(
                     "a line, sets and inner categories need a calibration",
@@ -160,7 +294,11 @@ class Session:
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
         from llmcat.calibration import Calibrated, Calibration, Wanted
 
-        calibration = Calibration.load(config.calibration)
+        if config.calibration:
+            calibration = Calibration.load(config.calibration)
+        else:
+            assert part is not None  # noqa: S101  or there was nothing to judge by
+            calibration = Calibration.model_validate(part.learnt)
         calibration.check(self.identity())
         return Calibrated(calibration, self.taxonomy, Wanted.of(config))
 
@@ -175,7 +313,7 @@ class Session:
         shaped = {
             "prompt": f"{task.prompt.ref} {task.prompt.digest}",
             "taxonomy": self.taxonomy.digest,
-            "examples": task.pool.digest if task.pool else "",
+            "examples": self.examples,
             "about": task.about,
             "constraint": task.constraint,
             "mass_sample": str(task.mass_sample),
@@ -188,10 +326,40 @@ class Session:
             "engine_option": config.engine_option,
             "limit": str(config.limit),
             "room": str(task.room),
+            "candidates": str(task.plan.candidates),
+            "layout": task.prompt.front.layout,
+            **self._evidence_identity(),
             "text": config.text,
             "judge": self.judge.key,
         }
         return shaped | served
+
+    def evidence_record(self) -> dict[str, Any] | None:
+        """Return what was added up and how, for a run's record; None if nothing was."""
+        found = self.evidence
+        if found is None:
+            return None
+        prior = None if found.prior is None else [round(float(x), 6) for x in found.prior]
+        names = [*found.retriever.sources, *(["reader"] if found.reads else [])]
+        return {
+            "sources": {name: round(found.pool.weight(name), 4) for name in names},
+            "fitted_on": found.pool.n,
+            "examples": len(found.retriever.examples.texts),
+            "candidates": found.plan.candidates if found.reads else 0,
+            "place_prior": prior,
+            "artifact": self.artifact.hash if self.artifact is not None else "",
+        }
+
+    def _evidence_identity(self) -> dict[str, str]:
+        found = self.evidence
+        if found is None:
+            return dict.fromkeys(("sources", "source_category", "pool", "evidence"), "")
+        return {
+            "sources": " ".join(found.retriever.encoders),
+            "source_category": found.retriever.supplied,
+            "pool": found.pool.digest,
+            "evidence": found.key,
+        }
 
 
 def taxonomy_of(config: RunConfig) -> Taxonomy:
@@ -205,6 +373,31 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
     raise BadConfig(
         "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
     )
+
+
+def prompt_of(config: RunConfig, *, whole_menus: bool) -> Prompt:
+    """Return the prompt of the settings, else the default. Raises `BadPrompt`.
+
+    An item-first prompt is the default: menus first are cached, and small models cannot read them.
+    """
+    return prompts.load(config.prompt or (prompts.WHOLE_MENU if whole_menus else prompts.DEFAULT))
+
+
+def _chosen(config: RunConfig, artifact: Artifact) -> RunConfig:
+    """Return the settings with an artifact's choices where nobody chose."""
+    given = config.model_fields_set
+    choices = {
+        name: value
+        for name, value in artifact.settings.items()
+        if name in CHOICES and name not in given
+    }
+    return config.model_copy(update=choices)
+
+
+def _array(values: Sequence[float]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.array(values, dtype=float)
 
 
 def engine_of(config: RunConfig) -> Engine:
@@ -242,9 +435,10 @@ def engine_of(config: RunConfig) -> Engine:
 def rendered(config: RunConfig, title: str) -> list[Message]:
     """Return the conversation for one item, as any model with plain codes would see it."""
     taxonomy = taxonomy_of(config)
-    prompt = prompts.load(config.prompt)
+    prompt = prompt_of(config, whole_menus=False)
     spelled = prompts.spelled(prompt, taxonomy.nodes)
-    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size, spelled)
+    few = min(config.candidates, len(taxonomy.leaves)) if prompt.item_first else 0
+    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size, spelled, candidates=few)
     task = Task(
         plan=plan,
         prompt=prompt,
@@ -268,14 +462,20 @@ def columns_of(config: RunConfig) -> Columns:
     """Return the column map of the settings."""
     text = tuple(name.strip() for name in config.text.split(",") if name.strip())
     return Columns(
-        text=text, id=config.id, label=config.label, image=config.image, redact=config.redact
+        text=text,
+        id=config.id,
+        label=config.label,
+        image=config.image,
+        redact=config.redact,
+        keep=tuple(filter(None, (config.source_category, config.group))),
     )
 
 
 def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
     if not config.examples:
         return None
-    reader = ItemReader(columns=Columns(label=config.label, redact=config.redact))
+    columns = replace(columns_of(config), text=(), image="", id="id")
+    reader = ItemReader(columns=columns)
     return Pool.build(
         reader.read(config.examples),
         taxonomy,

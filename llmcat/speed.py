@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from llmcat.classify import Tally, classify
+from llmcat.classify import Tally
 from llmcat.memory import Forgetful
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def alone(session: Session, engine: Remembering, items: Sequence[Item]) ->
 
     async def run(items: Sequence[Item]) -> float:
         began = time.monotonic()
-        verdicts = classify(items, session.task, engine, memory=Forgetful(), tally=tally)
+        verdicts = session.classify(items, engine=engine, memory=Forgetful(), tally=tally)
         async with aclosing(verdicts):
             async for _ in verdicts:
                 pass

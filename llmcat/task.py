@@ -12,11 +12,13 @@ from llmcat.candidates.codes import REASON_TOKENS, most_tokens
 from llmcat.cleaning import cut_to
 from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.images import with_images
-from llmcat.prompts import Specimen, label_in
+from llmcat.prompts import Names, Specimen
 from llmcat.readers import CUT
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmcat.candidates.plan import Plan
     from llmcat.examples import Pool
     from llmcat.prompts import Prompt
@@ -42,7 +44,7 @@ class Task:
     constraint: Literal["outlines", "tokens"] = "outlines"
     mass_sample: int = 16
     room: int = 1 << 30
-    _names: dict[str, str] = field(default_factory=dict, repr=False)
+    _names: Names = field(default_factory=Names, repr=False)
     _prefixes: dict[int, tuple[Menu, Prefix]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,9 +64,7 @@ class Task:
                 hint="add them, or use --prompt zero-shot",
             )
         if not self._names:
-            nodes = taxonomy.nodes
-            language = self.prompt.front.language
-            self._names.update({n.id: label_in(n, language, nodes) for n in nodes.values()})
+            self._names.update(Names.of(taxonomy.nodes, self.prompt.front.language))
 
     def fit(self, item: Item) -> tuple[Item, Message]:
         """Return the item's message, and the item: noted as cut where it was too long.
@@ -73,17 +73,19 @@ class Task:
         """
         fields = dict(item.fields)
         try:
-            user = self.prompt.user(fields)
+            user = self._own(fields)
             # No character takes more than four bytes: most items need no counting.
             if len(user["content"]) * 4 > self.room:
                 # The room is beyond the template's own words, which `fitted` has counted.
-                frame = len(self.prompt.user(Specimen(""))["content"].encode())
+                frame = len(self._own(Specimen(""))["content"].encode())
                 over = len(user["content"].encode()) - frame - self.room
                 if over > 0:
                     size = sum(len(text.encode()) for text in fields.values())
                     fields = cut_to(fields, max(0, size - over))
-                    user = self.prompt.user(fields)
+                    user = self._own(fields)
                     item = replace(item, note=CUT)
+                    if self.prompt.item_first:
+                        item = replace(item, fields=fields)
         except BadPrompt as exc:
             raise BadItem(str(exc)) from exc
         if not fields:
@@ -95,6 +97,8 @@ class Task:
 
         Raises `BadItem` if one of its images cannot be shown.
         """
+        if self.prompt.item_first:
+            user = self._own(item.fields, menu)
         if item.images:
             user = with_images(user, item.images)
         tail: tuple[Message, ...] = (user,)
@@ -126,7 +130,8 @@ class Task:
         if self.pool is not None and self.pool.select == "nearest":
             longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
             shown = self._turns([(i, "A") for i in longest])
-        return [*system.messages, *shown, self.prompt.user(Specimen(""))]
+        widest = max(self._menus(), key=lambda menu: len(menu.nodes))
+        return [*system.messages, *shown, self._own(Specimen(""), widest)]
 
     def fitted(self, *, used: int, context: int) -> Task:
         """Return the task with the room that is left when the widest ask takes `used` tokens.
@@ -138,8 +143,8 @@ class Task:
             raise BadConfig(
                 f"the menu and rules take {used} of the model's {context} tokens: "
                 "no room for the item",
-                hint="serve with a larger --max-model-len, lower --menu-size or --shots, "
-                "or use --prompt zero-shot",
+                hint="serve with a larger --max-model-len, lower --candidates, --menu-size or "
+                "--shots, or use a shorter prompt",
             )
         return replace(self, room=room)
 
@@ -167,14 +172,18 @@ class Task:
             text = (self._names[node.id], node.description, *node.synonyms)
             return len(" ".join(text).encode())
 
-        return sorted(nodes, key=size, reverse=True)[: self.plan.size]
+        return sorted(nodes, key=size, reverse=True)[: self.plan.widest]
+
+    def _own(self, fields: Mapping[str, str], menu: Menu | None = None) -> Message:
+        """Render an item's own part."""
+        return self.prompt.own(fields, menu, names=self._names, about=self.about)
 
     def _prefix(self, menu: Menu) -> Prefix:
         """Return what every item with this menu shares; kept, since most menus come again."""
         kept = self._prefixes.get(id(menu))
         if kept is not None and kept[0] is menu:
             return kept[1]
-        messages = [self.prompt.system(menu, names=self._names, about=self.about)]
+        messages = list(self.prompt.shared(menu, names=self._names, about=self.about))
         if self.pool is not None and self.pool.select == "fixed":
             messages += self._turns(self.pool.fixed(menu))
         key = digest(*(text for m in messages for text in m.values()))
@@ -188,5 +197,5 @@ class Task:
         """Examples as turns: the item, then its code."""
         turns: list[Message] = []
         for item, code in shown:
-            turns += [self.prompt.user(item.fields), {"role": "assistant", "content": code}]
+            turns += [self._own(item.fields), {"role": "assistant", "content": code}]
         return turns

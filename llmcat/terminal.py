@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.evaluate import Options
+    from llmcat.evidence.artifact import Artifact
     from llmcat.labeler import Opened
     from llmcat.report import Result
     from llmcat.run import Summary
@@ -418,14 +419,15 @@ def run_calibrate(
     from llmcat import evaluate
     from llmcat.arms import Arm
     from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.evidence.gather import Gathered
     from llmcat.runs import SOLO
     from llmcat.session import taxonomy_of
 
-    out = Path(config.out or "calibration.json")
+    kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
     check(wanted, taxonomy)
     arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
-    options = evaluate.Options(command=tuple(command), posteriors=True)
+    options = evaluate.Options(command=tuple(command), posteriors=True, kept=kept)
 
     def say(text: str) -> None:
         if not quiet:
@@ -439,10 +441,17 @@ def run_calibrate(
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
         print(f"  {shlex.join(options.command)}", file=sys.stderr)
         return 130
-    made, found = evaluate.fit_calibration(
-        folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed
-    )
-    made.save(out)
+    fitted = evaluate.fit_calibration(
+        folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed,
+        kept=kept, group=config.group,
+    )  # fmt: skip
+    made, found = fitted.calibration, fitted.metrics
+    out = Path(config.out or ("artifact.json" if fitted.artifact else "calibration.json"))
+    if fitted.artifact is not None:
+        fitted.artifact.save(out)
+        print(_weights_line(fitted.artifact))
+    else:
+        made.save(out)
     judge = Calibrated(made, taxonomy, wanted)
     console = Console(highlight=False)
     table = Table(show_edge=False, pad_edge=False)
@@ -466,6 +475,15 @@ def run_calibrate(
         print(f"sets hold the right label in {config.sets:.0%} on average")
     print(f"wrote {out}", file=sys.stderr)
     return 0
+
+
+def _weights_line(artifact: Artifact) -> str:
+    """Say what the sources weigh, and above which line the model is not missed."""
+    weights = artifact.parts["pool"].learnt["weights"]
+    said = ", ".join(f"{name} {w:.2f}" if w else f"{name} left out" for name, w in weights.items())
+    line = artifact.parts.get("line")
+    skip = f"; --skip-sure leaves the model out above {line.learnt['skip']:.3f}" if line else ""
+    return f"weights: {said}{skip}"
 
 
 def _figure(estimate: Mapping[str, Any]) -> str:

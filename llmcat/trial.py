@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from contextlib import ExitStack, aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -30,16 +30,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 import llmcat
-from llmcat import prompts
 from llmcat.answers import AnswerStore, Remembering
-from llmcat.classify import Tally, classify
+from llmcat.classify import Tally
 from llmcat.errors import InputError, JournalError
 from llmcat.gold import Labelled, read_labelled
 from llmcat.memory import Forgetful
 from llmcat.records import NONE, Ask, digest
 from llmcat.run import is_stream, unless
 from llmcat.runs import Folder, named, stem_of
-from llmcat.session import Session, engine_of, taxonomy_of
+from llmcat.session import Session, engine_of, prompt_of, taxonomy_of
 from llmcat.speed import alone
 from llmcat.writers import row_of
 
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from llmcat.arms import Arm
     from llmcat.config import RunConfig
+    from llmcat.evidence.gather import Gathered
     from llmcat.records import Item, Message, Scores, Verdict
     from llmcat.run import Watch
     from llmcat.taxonomy import Taxonomy
@@ -111,6 +111,7 @@ class Opened:
             "leaked": self.leaked(),
             "price_per_hour": config.price_per_hour,
             "speed": self.speed,
+            "evidence": self.session.evidence_record(),
         }
 
 
@@ -135,7 +136,7 @@ def read_arms(arms: Sequence[Arm], *, keep: tuple[str, ...] = ()) -> list[Read]:
     of_arm, taxonomies = [], []
     for arm in arms:
         taxonomy, config = taxonomy_of(arm.config), arm.config
-        prompts.load(config.prompt)
+        prompt_of(config, whole_menus=False)
         key = (config.text, config.image, taxonomy.digest)
         if key not in items:
             if items and is_stream(config.file):
@@ -159,8 +160,13 @@ def read_arms(arms: Sequence[Arm], *, keep: tuple[str, ...] = ()) -> list[Read]:
     return [Read(*each) for each in zip(arms, taxonomies, of_arm, strict=True)]
 
 
-async def open_arms(read: Sequence[Read], store: AnswerStore) -> list[Opened]:
-    """Open each engine once, fit each arm's task. Raises any `LlmcatError`."""
+async def open_arms(
+    read: Sequence[Read], store: AnswerStore, *, kept: Gathered | None = None
+) -> list[Opened]:
+    """Open each engine once, fit each arm's task. Raises any `LlmcatError`.
+
+    `kept` will hold what each source says of each item.
+    """
     engines: dict[tuple[Any, ...], Remembering] = {}
     opened: list[Opened] = []
     try:
@@ -170,7 +176,11 @@ async def open_arms(read: Sequence[Read], store: AnswerStore) -> list[Opened]:
             if key not in engines:
                 engine = engine_of(config)
                 engines[key] = Remembering(engine, store, config.engine_option, _where(config))
-            session = await Session.open(config, engine=engines[key], taxonomy=one.taxonomy)
+            session = await Session.open(
+                config, engine=engines[key], taxonomy=one.taxonomy, judged=one.labelled.items
+            )
+            if kept is not None and session.evidence is not None:
+                session = replace(session, evidence=replace(session.evidence, kept=kept))
             opened.append(Opened(one.arm, session, engines[key], one.labelled))
     except BaseException:
         await close_arms(opened)
@@ -332,14 +342,8 @@ async def _block(
 ) -> None:
     before = one.engine.asked
     one.engine.seen, one.engine.fresh = sink.ask, False
-    verdicts = classify(
-        items,
-        one.session.task,
-        one.engine,
-        memory=Forgetful(),
-        judge=one.session.judge,
-        tally=one.tally,
-        stop=stop,
+    verdicts = one.session.classify(
+        items, engine=one.engine, memory=Forgetful(), tally=one.tally, stop=stop
     )
     try:
         async with aclosing(verdicts):

@@ -69,6 +69,8 @@ def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
     if verdict.held is not None:
         row["set"] = list(verdict.held)
+    if scores is not None and scores.evidence is not None:
+        row["evidence"] = scores.evidence
     if scores is not None and scores.sources is not None:
         row |= {name: scores.sources[name] for name in DECIDED_BY}
         row["sources"] = {n: said for n, said in scores.sources.items() if n not in DECIDED_BY}
@@ -99,6 +101,7 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
         said,
         chance=row["confidence"],
         sources=sources,
+        evidence=row.get("evidence"),
     )
     return Decided(row["decision"], scores, tuple(row["set"]) if "set" in row else None)
 
@@ -142,6 +145,8 @@ def export(journal: Path, out: Path, parts: Mapping[Path, int] | None = None) ->
 
 def _write(raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]]) -> None:
     suffix = check_format(str(path))
+    if suffix != ".jsonl":  # what each source adds has no place in a table
+        rows = ({k: v for k, v in row.items() if k != "evidence"} for row in rows)
     if suffix == ".parquet":
         parquet.write(raw, rows)
         return

@@ -45,6 +45,8 @@ def _clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.startswith("LLMCAT_") and name not in {"LLMCAT_VLLM_URL", "LLMCAT_LLAMACPP_URL"}:
             monkeypatch.delenv(name)
+    # The demo model, which most tests serve, was trained on prompts that put the menu first.
+    monkeypatch.setenv("LLMCAT_PROMPT", "zero-shot")
     monkeypatch.chdir(tmp_path)
 
 

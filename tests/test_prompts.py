@@ -185,7 +185,7 @@ def test_text_over_the_room_is_cut_and_noted() -> None:
     noted, user = made.fit(item(title="short", description="长" * 500))
     ask = made.ask(noted, user, made.plan.first_menus()[0])
     assert noted.note == "text cut to fit"
-    frame = len(made.prompt.user({"title": ""})["content"].encode())
+    frame = len(made._own({"title": ""})["content"].encode())
     assert 190 <= len(ask.tail[-1]["content"].encode()) - frame <= 200
     assert "Title: short" in ask.tail[-1]["content"]
     assert "长" in ask.tail[-1]["content"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from network import Batch
 from tokens import CODES
 
-from llmcat.prompts import NONE_IN, available
+from llmcat.prompts import NONE_IN, Names, available
 from llmcat.records import Menu, Node
 
 if TYPE_CHECKING:
@@ -63,13 +64,15 @@ def ask(
     prompt = PROMPTS[f"{kind}.{language}"]
     nodes = tuple(Node(id=str(i), name=x, path=(x,)) for i, x in enumerate(drawn.labels))
     menu = Menu(nodes=nodes, codes=tuple(codes))
-    names = {node.id: node.name for node in nodes}
-    messages = [prompt.system(menu, names=names, about=draw.choice(ABOUT))]
+    names = Names({node.id: node.name for node in nodes})
+    about = draw.choice(ABOUT)
+    messages = [*prompt.shared(menu, names=names, about=about)]
+    own = partial(prompt.own, menu=menu, names=names, about=about)
     answers = [codes[n if a is None else a] for a in drawn.answers]
     for i in range(shots):
-        messages += [prompt.user(drawn.items[i]), {"role": "assistant", "content": answers[i]}]
+        messages += [own(drawn.items[i]), {"role": "assistant", "content": answers[i]}]
     shared = tokenizer.apply_chat_template(messages, tokenize=False)
-    users = [prompt.user(x)["content"] for x in drawn.items[shots:]]
+    users = [own(x)["content"] for x in drawn.items[shots:]]
     foot = FEET[language] if not text else "\n\n" + users[0].rsplit("\n\n", 1)[1]
     items = turns(tokenizer, users, foot)
     end = [tokenizer.eos_token_id] if text else []
@@ -117,7 +120,8 @@ def bags(
     """Return the tokens that the circuit gathers: per item, and per line of the menu."""
     language = language_of(draw, drawn)
     prompt = PROMPTS[f"zero-shot.{language}"]
-    users = [prompt.user(x)["content"] for x in drawn.items]
+    own = partial(prompt.own, menu=None, names=Names(), about="")
+    users = [own(x)["content"] for x in drawn.items]
     lines = [f". {x}\n" for x in drawn.labels] + [f". {NONE_IN[language]}\n\n"]
     return turns(tokenizer, users, FEET[language]), tokenizer(lines)["input_ids"]
 

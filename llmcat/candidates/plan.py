@@ -28,7 +28,8 @@ class Plan:
 
     `spelled`, when given, maps node id to a name that stands for the node instead of a code
     (read mode `text`), and `""` to the exit's. `orders`: a menu of all leaves is offered in so many
-    orders; `auto`: only where the first answer is unsure.
+    orders; `auto`: only where the first answer is unsure. `candidates`: so many of the categories
+    are offered of each item, whichever retrieval puts first; 0 for none of that.
     """
 
     taxonomy: Taxonomy
@@ -37,6 +38,7 @@ class Plan:
     spelled: Mapping[str, str] | None = None
     orders: int = 1
     auto: bool = False
+    candidates: int = 0
     _menus: dict[tuple[str, ...], Menu] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -61,11 +63,30 @@ class Plan:
             )
 
     @cached_property
-    def kind(self) -> Literal["menu", "descend", "tournament"]:
-        """One menu if all leaves fit, else a descent for a tree, a tournament for a flat list."""
+    def kind(self) -> Literal["candidates", "menu", "descend", "tournament"]:
+        """Candidates if retrieval chooses, one menu if all leaves fit, else several menus.
+
+        A descent for a tree, a tournament for a flat list.
+        """
+        if self.candidates:
+            return "candidates"
         if len(self.taxonomy.leaves) <= self.size:
             return "menu"
         return "descend" if self.taxonomy.depth > 1 else "tournament"
+
+    @property
+    def gives_all(self) -> bool:
+        """Whether every item gets a probability of every category."""
+        return self.kind in {"candidates", "menu"}
+
+    @property
+    def widest(self) -> int:
+        """The most labels that a menu holds."""
+        return min(self.size, self.candidates or self.size)
+
+    def fresh_menu(self, nodes: Sequence[Node]) -> Menu:
+        """Return a menu that hardly comes again: it is not kept."""
+        return Menu(nodes=tuple(nodes), codes=self.alphabet[: len(nodes) + 1])
 
     @cached_property
     def whole(self) -> Menu:
@@ -92,6 +113,8 @@ class Plan:
 
     def first_menus(self) -> list[Menu]:
         """The menus every item meets first: one, or the opening round of a tournament."""
+        if self.kind == "candidates":
+            return [self.menu(self.taxonomy.leaves[: self.widest])]
         nodes = self.taxonomy.roots if self.kind == "descend" else self.taxonomy.leaves
         return [self.menu(chunk) for chunk in chunks(nodes, self.size)]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import llmcat
 from llmcat import resources
-from llmcat.classify import Tally, classify
+from llmcat.classify import Tally
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.memory import PlainMemory
@@ -131,10 +131,8 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
             findings.append(Finding("fail", "items", f"none of {which} can be asked"))
             return findings
         tally, masses = Tally(), []
-        async for verdict in classify(
+        async for verdict in session.classify(
             (replace(i, row=n) for n, i in enumerate(items)),
-            task,
-            session.engine,
             memory=PlainMemory(),
             tally=tally,
             window=1,

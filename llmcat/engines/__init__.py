@@ -46,7 +46,9 @@ __all__ = [
 class Capabilities:
     """What an engine can give: kinds of scores, constraints, labels per menu, read modes, images.
 
-    `cost`: it knows what a provider takes for the tokens.
+    `cost`: it knows what a provider takes for the tokens. `whole_menus`: it is made to read the
+    whole menu, first (the demo model was trained on that; a student reads no prompt), so retrieval
+    goes before it only where the settings say so.
     """
 
     scores: tuple[Kind, ...]
@@ -55,6 +57,7 @@ class Capabilities:
     reads: tuple[Read, ...] = ("code", "text", "reason")
     images: bool = False
     cost: bool = False
+    whole_menus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,10 @@ class FakeEngine:
     context: int = 32_768
     name: str = "fake"
     capabilities: Capabilities = Capabilities(
-        scores=("full", "label_only"), constraints=("outlines", "tokens"), labels=MOST_LABELS
+        scores=("full", "label_only"),
+        constraints=("outlines", "tokens"),
+        labels=MOST_LABELS,
+        whole_menus=True,
     )
 
     async def open(self) -> Served:

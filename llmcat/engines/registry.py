@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import BadConfig
@@ -55,7 +55,9 @@ def _demo(_: _Server, options: dict[str, Any]) -> Engine:
 
     _at_least_one(options)
     options.setdefault("dtype", "float32")  # as its card says
-    return TransformersLocal(demo_model(), name="demo", warning=DEMO_WARNING, **options)
+    engine = TransformersLocal(demo_model(), name="demo", warning=DEMO_WARNING, **options)
+    engine.capabilities = replace(engine.capabilities, whole_menus=True)
+    return engine
 
 
 def _openai(server: _Server, options: dict[str, Any]) -> Engine:
@@ -98,6 +100,12 @@ def _student(server: _Server, options: dict[str, Any]) -> Engine:
     return StudentEngine(server.model, **options)
 
 
+def _retriever(_: _Server, options: dict[str, Any]) -> Engine:  # noqa: ARG001  it has none
+    from llmcat.engines.retriever import RetrieverAlone
+
+    return RetrieverAlone()
+
+
 def _folder_or_name(server: _Server, engine: str) -> str:
     if not server.model:
         raise BadConfig(f"engine {engine} needs --model, a folder or a hub's name")
@@ -122,6 +130,7 @@ ENGINES: dict[str, Maker] = {
     "litellm": (_litellm, {"context": int}),
     "demo": (_demo, {"device": str, "dtype": str, "batch": int}),
     "student": (_student, {"batch": int}),
+    "retriever": (_retriever, {}),
     "fake": (
         _fake,
         {

@@ -34,7 +34,11 @@ class StudentEngine:
     batch: int = 64
     name: str = "student"
     capabilities: Capabilities = Capabilities(
-        scores=("full",), constraints=("outlines",), labels=MOST_LABELS, reads=("code",)
+        scores=("full",),
+        constraints=("outlines",),
+        labels=MOST_LABELS,
+        reads=("code",),
+        whole_menus=True,
     )
     _student: Student | None = field(default=None, repr=False)
 

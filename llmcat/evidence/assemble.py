@@ -1,0 +1,146 @@
+"""Settings to evidence: which sources there are, what they know, how they are weighed.
+
+This module knows settings and items; it does not know engines, prompts' texts or the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmcat import resources
+from llmcat.errors import BadConfig
+from llmcat.evidence import pool as pooling
+from llmcat.evidence.pool import Pool
+from llmcat.readers import Columns, ItemReader, expand
+from llmcat.records import NONE
+from llmcat.retrieval.documents import duplicates_of, group_of, item_text
+from llmcat.retrieval.scorers import Retriever, Signals, encoders_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.records import Item
+    from llmcat.taxonomy import Taxonomy
+
+__all__ = ["REFERENCE", "learnt_pool", "out_of_fold", "reference_items", "retriever_of", "wanted"]
+
+REFERENCE = 32
+"""Items that show what places the reader prefers."""
+FOLDS = 5
+Array = np.ndarray[Any, Any]
+
+
+def wanted(config: RunConfig, *, item_first: bool, whole_menus: bool, reader: bool) -> bool:
+    """Tell whether a run gathers evidence: by its settings, else with an item-first prompt.
+
+    Raises `BadConfig` where nothing at all would decide.
+    """
+    if config.sources == "none":
+        if not reader:
+            raise BadConfig("--engine retriever and --sources none leave nobody to decide")
+        return False
+    return not reader or bool(config.sources) or (item_first and not whole_menus)
+
+
+def retriever_of(
+    config: RunConfig,
+    taxonomy: Taxonomy,
+    examples: tuple[Sequence[Item], Sequence[str]] = ((), ()),
+    judged: Sequence[Item] = (),
+) -> tuple[Retriever, list[Item], list[str]]:
+    """Return the retriever of the settings, and the examples it holds with their labels.
+
+    Examples that are items to be judged, or nearly the same as one, are left out: no item is its
+    own evidence. Raises `BadConfig` where a source cannot be had.
+    """
+    retriever = Retriever(
+        taxonomy, encoders_of(config.sources or "auto"), supplied=config.source_category
+    )
+    items, labels = list(examples[0]), list(examples[1])
+    if items and judged:
+        near = duplicates_of([item_text(i) for i in items], [item_text(i) for i in judged])
+        names = {i.kept.get(config.group, "") for i in judged} - {""} if config.group else set()
+        keep = [
+            not double and item.kept.get(config.group, "") not in names
+            for item, double in zip(items, near, strict=True)
+        ]
+        items = [item for item, there in zip(items, keep, strict=True) if there]
+        labels = [label for label, there in zip(labels, keep, strict=True) if there]
+    if items:
+        retriever = retriever.with_examples(items, labels)
+    retriever.prepare()
+    return retriever, items, labels
+
+
+def out_of_fold(
+    retriever: Retriever, items: Sequence[Item], groups: Sequence[int], *, seed: int = 0
+) -> Signals:
+    """Return what retrieval says of its own examples, each without its fold.
+
+    `items` are the examples in their order. Groups stay together. Sources that some fold lacks (a
+    probe that could not be trained) are left out.
+    """
+    unique = np.random.default_rng(seed).permutation(np.unique(groups))
+    fold = {group: i % FOLDS for i, group in enumerate(unique.tolist())}
+    part = np.array([fold[group] for group in groups])
+    pieces: list[tuple[Array, Signals]] = []
+    for k in range(FOLDS):
+        held = part == k
+        if held.any():
+            some = [item for item, out in zip(items, held, strict=True) if out]
+            pieces.append((np.flatnonzero(held), retriever.without(held)(some)))
+    return joined(pieces, len(items))
+
+
+def joined(pieces: Sequence[tuple[Array, Signals]], n: int) -> Signals:
+    """Put signals of parts together, each at its rows; only sources that all parts have."""
+    names = [k for k in pieces[0][1].scores if all(k in signals.scores for _, signals in pieces)]
+    first = pieces[0][1]
+    scores = {name: np.zeros((n, first.scores[name].shape[1]), dtype=np.float32) for name in names}
+    similarity = np.zeros((n, first.similarity.shape[1]))
+    for rows, signals in pieces:
+        similarity[rows] = signals.similarity
+        for name in names:
+            scores[name][rows] = signals.scores[name]
+    return Signals(scores, similarity)
+
+
+def learnt_pool(
+    retriever: Retriever,
+    items: Sequence[Item],
+    labels: Sequence[str],
+    *,
+    group: str = "",
+    seed: int = 0,
+) -> Pool:
+    """Return weights learnt from a retriever's own examples, out of fold; the reader's stays.
+
+    The defaults where there are too few.
+    """
+    at = {id_: i for i, id_ in enumerate(retriever.ids)} | {NONE: -1}
+    columns = np.array([at[label] for label in labels])
+    if (columns >= 0).sum() < pooling.LEAST:
+        return Pool()
+    given = [item.kept.get(group, "") for item in items] if group else None
+    groups = group_of([item_text(item) for item in items], given)
+    signals = out_of_fold(retriever, items, groups, seed=seed)
+    return pooling.fit(signals, [None] * len(items), columns, groups, seed=seed)
+
+
+def reference_items(config: RunConfig) -> list[Item]:
+    """Return the items that show which places the reader prefers.
+
+    Those of `--reference`, else of the shipped examples, whatever the categories are. Raises
+    `InputError`.
+    """
+    shipped = str(resources.folder("examples") / "items.jsonl")
+    columns = Columns() if not config.reference else Columns(redact=config.redact)
+    reader = ItemReader(columns=columns)
+    rows = reader.read(*expand(config.reference or shipped))
+    found = [item for item in islice(rows, 4 * REFERENCE) if item.error is None][:REFERENCE]
+    return [replace(item, row=n) for n, item in enumerate(found)]

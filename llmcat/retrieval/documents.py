@@ -1,0 +1,115 @@
+"""What retrieval reads: a category as one text, an item as one text, and which texts are near.
+
+This module does not know vectors of any special kind, menus or models.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llmcat.records import Item, Node
+
+__all__ = ["document", "duplicates_of", "group_of", "item_text", "normal"]
+
+MOST = 2_000
+"""Characters of an item that retrieval reads: encoders cut there, and the title comes first."""
+_SPACE = re.compile(r"[\W_]+")
+
+
+def document(node: Node, nodes: Mapping[str, Node]) -> str:
+    """Return a category as text: its path, description and synonyms, its names in all languages.
+
+    A name whose words are joined by `_` (an intent, a column of a data frame) is read as words.
+    """
+    chain = [node]
+    while chain[-1].parent is not None:
+        chain.append(nodes[chain[-1].parent])
+    languages = dict.fromkeys(name for one in chain for name in one.names)
+    paths = [" > ".join(one.name for one in reversed(chain))]
+    paths += [
+        " ".join(one.names[k] for one in reversed(chain) if k in one.names) for k in languages
+    ]
+    words = ". ".join(paths[:1]).replace("_", " ")
+    return ". ".join(
+        part for part in (words, node.description, " ".join(node.synonyms), *paths[1:]) if part
+    )
+
+
+def item_text(item: Item) -> str:
+    """Return an item as text: what its fields hold, the title first."""
+    return " ".join(item.fields.values())[:MOST]
+
+
+def normal(text: str) -> str:
+    """Return a text without case, accents of width, punctuation and repeated space."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def _shingles(text: str) -> frozenset[str]:
+    """Return the runs of five characters of a normalised text (Broder 1997, section 2)."""
+    plain = normal(text)
+    return frozenset(plain[i : i + 5] for i in range(max(1, len(plain) - 4)))
+
+
+def duplicates_of(texts: Sequence[str], others: Iterable[str], *, alike: float = 0.8) -> list[bool]:
+    """Tell of each text whether one of `others` is the same or nearly so.
+
+    Nearly: the shingles of both have at least `alike` of their union in common (Jaccard).
+    """
+    sets = [_shingles(text) for text in others]
+    places: dict[str, list[int]] = {}
+    for i, some in enumerate(sets):
+        for shingle in some:
+            places.setdefault(shingle, []).append(i)
+    return [_near(_shingles(text), sets, places, alike) for text in texts]
+
+
+def _near(
+    mine: frozenset[str],
+    sets: Sequence[frozenset[str]],
+    places: Mapping[str, Sequence[int]],
+    alike: float,
+) -> bool:
+    """Tell whether a set of shingles is near one of those that share any with it."""
+    common: dict[int, int] = {}
+    for shingle in mine:
+        for i in places.get(shingle, ()):
+            common[i] = common.get(i, 0) + 1
+    return any(n >= alike * (len(mine) + len(sets[i]) - n) for i, n in common.items())
+
+
+def group_of(texts: Sequence[str], given: Sequence[str] | None = None) -> list[int]:
+    """Return a number for each text, equal for texts that belong together.
+
+    Near duplicates do, and texts with the same name in `given` (variants of a product; an empty
+    name groups nothing). Groups that share a member are one.
+    """
+    parent = list(range(len(texts)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    named: dict[str, int] = {}
+    for i, name in enumerate(given or ()):
+        if name:
+            parent[root(i)] = root(named.setdefault(name, i))
+    sets = [_shingles(text) for text in texts]
+    places: dict[str, list[int]] = {}
+    for i, mine in enumerate(sets):
+        common: dict[int, int] = {}
+        for shingle in mine:
+            for j in places.get(shingle, ()):
+                common[j] = common.get(j, 0) + 1
+            places.setdefault(shingle, []).append(i)
+        for j, n in common.items():
+            if n >= 0.8 * (len(mine) + len(sets[j]) - n):
+                parent[root(i)] = root(j)
+    return [root(i) for i in range(len(texts))]

@@ -1,0 +1,227 @@
+"""Item -> a score for every category, without a language model."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from llmcat.errors import BadConfig
+from llmcat.readers import ItemReader
+from llmcat.records import Item
+from llmcat.retrieval import vectors
+from llmcat.retrieval.documents import document, duplicates_of, group_of, normal
+from llmcat.retrieval.scorers import Retriever, encoders_of
+from llmcat.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Ran
+
+from conftest import EXAMPLES
+
+SHOP = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
+needs_embeddings = pytest.mark.skipif(
+    len(vectors.installed()) < 2, reason="the extra `embeddings` is not installed"
+)
+
+
+def item(title: str, **kept: str) -> Item:
+    return Item(row=0, id="x", fields={"title": title}, kept=kept)
+
+
+def shop_items() -> list[Item]:
+    return [i for i in ItemReader().read(str(EXAMPLES / "items.jsonl")) if i.gold in SHOP.nodes]
+
+
+def accuracy(scores: np.ndarray, retriever: Retriever, items: list[Item]) -> float:
+    gold = [retriever.ids.index(i.gold or "") for i in items]
+    return float((scores.argmax(axis=1) == gold).mean())
+
+
+def test_a_category_is_one_text_in_all_its_languages() -> None:
+    """Path, description, synonyms, and the path in other languages."""
+    text = document(SHOP.nodes["headphones"], SHOP.nodes)
+    assert text.startswith("Electronics > Headphones & Earphones. Anything worn on the head")
+    assert "earbuds" in text
+    assert "电子产品 耳机" in text
+
+
+def test_underscores_are_spaces_in_a_name() -> None:
+    """Intents are often called like variables."""
+    flat = Taxonomy.from_labels(["card_arrival", "lost_card"])
+    assert document(flat.nodes["card_arrival"], flat.nodes) == "card arrival"
+
+
+def test_near_duplicates_are_found() -> None:
+    """Case, width and punctuation do not matter, a word more or less hardly; another text does."""
+    others = ["Bosch KGN33NL3AG fridge freezer, stainless steel", "red running shoes"]
+    near = ["BOSCH kgn33nl3ag Fridge Freezer - stainless steel!", "blue running shorts"]
+    assert duplicates_of(near, others) == [True, False]
+    assert normal("Ａ－Ｂ  c") == "a b c"
+
+
+def test_groups_join_duplicates_and_names() -> None:
+    """Two that are alike, two of one name, and what hangs together through either."""
+    texts = ["a red cotton shirt", "A red cotton shirt.", "trousers in blue", "a green hat"]
+    groups = group_of(texts, ["", "g", "g", ""])
+    assert len({groups[0], groups[1], groups[2]}) == 1
+    assert groups[3] != groups[0]
+
+
+def test_character_runs_read_english_and_chinese() -> None:
+    """Far above chance (3 %) on the shipped items, in either language."""
+    items = shop_items()
+    retriever = Retriever(SHOP)
+    found = retriever(items)
+    assert accuracy(found.scores["lexical"], retriever, items) > 0.45
+    zh = [i for i in items if not i.fields["title"].isascii()]
+    assert len(zh) > 30
+    assert accuracy(retriever(zh).scores["lexical"], retriever, zh) > 0.45
+
+
+@needs_embeddings
+def test_the_multilingual_model_reads_chinese() -> None:
+    """The packaged model without a hub: right on most Chinese titles, where MiniLM guesses."""
+    zh = [i for i in shop_items() if not i.fields["title"].isascii()]
+    retriever = Retriever(SHOP, ("multilingual",))
+    assert accuracy(retriever(zh).scores["multilingual"], retriever, zh) > 0.7
+
+
+@needs_embeddings
+def test_an_item_scores_alike_alone_and_among_others() -> None:
+    """A score depends on the item and the categories only."""
+    items = shop_items()[:40]
+    retriever = Retriever(SHOP, ("lexical", "multilingual", "minilm"))
+    among, alone = retriever(items), retriever(items[7:8])
+    for name, scores in alone.scores.items():
+        np.testing.assert_allclose(scores[0], among.scores[name][7], atol=2e-3)
+
+
+def test_a_text_that_shares_nothing_scores_nothing() -> None:
+    """The retriever is blind to it, and its similarity says so."""
+    found = Retriever(Taxonomy.from_labels(["shoes", "bags"]))([item("手机壳")])
+    assert found.similarity[0, 0] == 0
+    assert not found.scores["lexical"].any()
+
+
+def test_one_shared_run_among_thousands_is_not_everything() -> None:
+    """Among 5,000 categories that share nothing with an item, one that shares a bit stays small."""
+    many = Taxonomy.from_labels([f"{i:05d}" for i in range(5_000)] + ["garden hose"])
+    found = Retriever(many)([item("a garment")])
+    assert 0 < found.scores["lexical"].max() < 20
+
+
+def test_examples_speak_for_their_category() -> None:
+    """What no category's name says, its examples can."""
+    taxonomy = Taxonomy.from_labels(["alpha", "beta"])
+    plain = Retriever(taxonomy)
+    taught = plain.with_examples([item("zebra stripes"), item("lion mane")], ["alpha", "beta"])
+    found = taught([item("a zebra")])
+    assert set(found.scores) == {"lexical", "lexical.nearest"}
+    assert found.scores["lexical"][0].argmax() == 0
+    assert found.scores["lexical.nearest"][0].argmax() == 0
+
+
+def test_what_is_held_out_is_no_evidence() -> None:
+    """Without its own example an item scores as if it had never been seen."""
+    taxonomy = Taxonomy.from_labels(["alpha", "beta", "gamma"])
+    items = [item("zebra stripes"), item("lion mane"), item("quagga herd")]
+    taught = Retriever(taxonomy).with_examples(items, ["alpha", "beta", "gamma"])
+    without = taught.without([True, False, False])
+    assert taught(items[:1]).scores["lexical"][0].argmax() == 0
+    assert without(items[:1]).similarity[0, 0] < 0.3 < taught(items[:1]).similarity[0, 0]
+    assert len(without.examples.texts) == 2
+
+
+@needs_embeddings
+def test_a_probe_is_trained_from_twenty_examples_on() -> None:
+    """A logistic regression over embeddings, with a probability for every category."""
+    items = shop_items()
+    taught = Retriever(SHOP, ("multilingual",)).with_examples(
+        items[:120], [str(i.gold) for i in items[:120]]
+    )
+    found = taught(items[120:])
+    np.testing.assert_allclose(np.exp(found.scores["multilingual.probe"]).sum(axis=1), 1, atol=1e-3)
+    assert accuracy(found.scores["multilingual.probe"], taught, items[120:]) > 0.3
+    five = items[:5]
+    few = Retriever(SHOP, ("multilingual",)).with_examples(five, [str(i.gold) for i in five])
+    assert "multilingual.probe" not in few(items[:1]).scores
+
+
+def test_the_suppliers_category_is_matched_by_name_and_learnt() -> None:
+    """Its name is compared with ours; labelled items of the same name overrule it."""
+    taxonomy = Taxonomy.from_labels(["shoes", "bags", "toys"])
+    plain = Retriever(taxonomy, supplied="cat")
+    found = plain([item("x", cat="Running Shoes"), item("x", cat=""), item("x")])
+    assert found.scores["supplied"][0].argmax() == 0
+    assert not found.scores["supplied"][1:].any()
+    items = [item(f"thing {i}", cat="Running Shoes") for i in range(8)]
+    taught = plain.with_examples(items, ["toys"] * 8)
+    assert taught([item("y", cat="Running Shoes")]).scores["supplied"][0].argmax() == 2
+
+
+def test_sources_that_are_not_there_are_refused() -> None:
+    """A name that is none, and an embedding model that cannot be had, each with what to do."""
+    with pytest.raises(BadConfig, match="not a retriever"):
+        encoders_of("lexical,reader")
+    with pytest.raises(BadConfig) as caught:
+        encoders_of("no/such-model")
+    assert caught.value.hint
+    assert encoders_of("lexical") == ("lexical",)
+    assert encoders_of("auto")[0] == "lexical"
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install, or how to do without."""
+    monkeypatch.setattr(vectors, "installed", list)
+    with pytest.raises(BadConfig) as caught:
+        vectors._load("multilingual")
+    assert "llmcat[embeddings]" in caught.value.hint
+
+
+def test_the_retriever_alone_classifies(llmcat: Ran, tmp_path: Path) -> None:
+    """No server, no model: rows as from any engine, and what each source adds."""
+    ran = llmcat(
+        "classify", "--labels", "shoes,bags,toys", "--engine", "retriever", "--sources", "lexical",
+        stdin="red running shoes\nhand bags\n",
+    )  # fmt: skip
+    assert ran.code == 0
+    rows = ran.rows()
+    assert [row["label"] for row in rows] == ["shoes", "bags"]
+    assert all(row["kind"] == "full" for row in rows)
+    assert rows[0]["evidence"]["alone"] == "shoes"
+    assert set(rows[0]["evidence"]["sources"]) == {"lexical"}
+
+
+def test_no_engine_offers_the_retriever_first(llmcat: Ran) -> None:
+    """What works at once stands first."""
+    ran = llmcat("classify", "--labels", "shoes,bags", stdin="x\n")
+    assert ran.code == 3
+    assert ran.err.splitlines()[1].strip().startswith("--engine retriever")
+
+
+def test_more_than_a_menu_holds_has_whole_posteriors(tmp_path: Path) -> None:
+    """300 flat labels: a probability for each of them, in one pass."""
+    from llmcat import Classifier
+
+    words = [f"{a}{b}" for a in "bcdfghklmnprst" for b in ("alo", "emi", "iru", "ova", "unt")]
+    labels = [f"{w} {v}" for w in words for v in ("one", "two", "three", "four", "five")][:300]
+    with Classifier(labels, engine="retriever", sources="lexical") as clf:
+        p = clf.predict_proba([labels[17], labels[250]])
+        assert p.shape == (2, 301)
+        np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+        assert clf.predict([labels[17], labels[250]]).tolist() == [labels[17], labels[250]]
+
+
+def test_explain_shows_what_each_source_adds(llmcat: Ran, tmp_path: Path) -> None:
+    """Sources by name, what was offered, what retrieval alone would have said."""
+    (tmp_path / "i.jsonl").write_text(json.dumps({"id": "a", "title": "red running shoes"}))
+    flags = ("--labels", "shoes,bags,toys", "--engine", "retriever", "--sources", "lexical")
+    assert llmcat("classify", "--file", "i.jsonl", "--out", "o.jsonl", *flags).code == 0
+    ran = llmcat("explain", "a", "--run", "o.jsonl")
+    assert "lexical   shoes +" in ran.out
+    assert "retrieval decided alone" in ran.out
