@@ -100,8 +100,13 @@ class Bar:
         self._progress.advance(self._task, rows)
 
 
-def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, quiet: bool) -> int:
-    """Classify, show how it goes, say how it went; return the exit code."""
+def run_classify(
+    config: RunConfig, *, command: Sequence[str], restart: bool, quiet: bool, strict: bool = False
+) -> int:
+    """Classify, show how it goes, say how it went; return the exit code.
+
+    `strict`: 1 where the answers hardly depend on the items.
+    """
     out = config.out or run.default_out(config.file)
     config = config.model_copy(update={"out": out})
     if out == "-":
@@ -112,7 +117,8 @@ def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, qu
             summary = _interruptible(
                 lambda stop: run.classify_file(config, restart=restart, watch=bar, stop=stop)
             )
-    return _closed(summary, "classify", command, quiet=quiet)
+    code = _closed(summary, "classify", command, quiet=quiet)
+    return code or int(strict and summary.collapse is not None)
 
 
 def _closed(summary: run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
@@ -222,8 +228,9 @@ def closing(summary: Summary) -> list[str]:
     """Return the closing line, and a line each for what the user should know."""
     counts, tally = summary.decisions, summary.tally
     used = tally.usage
+    fallen = [summary.collapse["said"]] if summary.collapse else []
     if summary.already_done:
-        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows"]
+        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows", *fallen]
     accepted = f"{counts['accept']:,} accepted" if counts["accept"] else ""
     review = f"{counts['review']:,} to review" if counts["review"] else ""
     labelled = f"{counts['labelled']:,} labelled" if not (accepted or review) else ""
@@ -236,7 +243,7 @@ def closing(summary: Summary) -> list[str]:
     parts.append(f"{used.prompt:,} + {used.generated:,} tokens")
     if summary.cost is not None:
         parts.append(f"cost {summary.cost:,.4f}")
-    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts)]
+    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts), *fallen]
     steps = {**summary.cleaned, "cut to the context": tally.cut}
     cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
     if cleaned:
@@ -359,6 +366,10 @@ def _print_tables(found: Result) -> None:
 
     console = Console(highlight=False)
     console.print(Text(report.line(found), style="bold"))
+    for name, arm in found.record["arms"].items():
+        if fallen := arm.get("collapse"):
+            of = f"arm {name}: " if found.comparison is not None else ""
+            console.print(Text(of + fallen["said"]))
     for section in report.sections(found):
         rows = section.rows
         if section.title.startswith("Segments"):
@@ -418,7 +429,7 @@ def run_calibrate(
     from llmcat import evaluate
     from llmcat.arms import Arm
     from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
-    from llmcat.runs import SOLO
+    from llmcat.runs import SOLO, load
     from llmcat.session import taxonomy_of
 
     out = Path(config.out or "calibration.json")
@@ -439,6 +450,8 @@ def run_calibrate(
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
         print(f"  {shlex.join(options.command)}", file=sys.stderr)
         return 130
+    if fallen := load(folder)["arms"][SOLO]["collapse"]:
+        print(fallen["said"])
     made, found = evaluate.fit_calibration(
         folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed
     )

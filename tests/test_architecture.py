@@ -23,7 +23,7 @@ ORDER = [
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
     "engines.student", "engines.tolerant", "engines.registry", "answers", "decode", "bootstrap",
     "metrics", "compare", "gate", "conformal", "drift", "calibration", "writers", "memory",
-    "journal", "classify", "session", "run", "preview", "classifier",
+    "journal", "checks.collapse", "classify", "session", "run", "preview", "classifier",
     "runs", "gold", "arms", "speed", "trial", "scored",
     "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
     "primary", "fallback", "labeler", "ledger", "checks.doctor", "starter", "terminal", "flags",
