@@ -269,8 +269,8 @@ examples:
 
 One part of the items fits, the other draws the line. The file is bound to model, prompt and
 categories. With --accept-precision it also says what would be promised, and how much would be
-accepted. Exit codes: 0 done; 2 bad input, or too few labels to beat no calibration; 3 no usable
-engine; 130 interrupted.
+accepted. Exit codes: 0 done, also where it says that no line can be drawn; 2 bad input, or nothing
+could be fitted that beats no calibration; 3 no usable engine; 130 interrupted.
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import shlex
 import signal
 import sys
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from llmcat.arms import Arm
+    from llmcat.calibration import Calibration
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.evaluate import Options
@@ -457,6 +459,8 @@ def run_calibrate(
     )
     made.save(out)
     judge = Calibrated(made, taxonomy, wanted)
+    for text in _doubts(made, found["after"]["log_loss"]["value"], plain=plain):
+        print(text)
     console = Console(highlight=False)
     table = Table(show_edge=False, pad_edge=False)
     for head in ("on the gating part", "before", "after"):
@@ -479,6 +483,27 @@ def run_calibrate(
         print(f"sets hold the right label in {config.sets:.0%} on average")
     print(f"wrote {out}", file=sys.stderr)
     return 0
+
+
+def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:
+    """Say where a calibration is worth little: `loss` is the log-loss of what it gives or keeps."""
+    from llmcat.calibration import no_line
+
+    parts = made.fitting, made.gating
+    said = [
+        no_line(
+            [c for part in parts for c in part.confidence],
+            [hit for part in parts for hit in part.correct],
+        )
+    ]
+    even = math.log(max(1, len(made.labels)))
+    if made.labels and loss > even:
+        said.append(
+            f"WARNING: {'kept as they are, ' if plain else ''}these probabilities are worse than "
+            f"an even share: log loss {loss:.2f}, an even share over {len(made.labels)} labels has "
+            f"{even:.2f}"
+        )
+    return [text for text in said if text]
 
 
 def _figure(estimate: Mapping[str, Any]) -> str:
