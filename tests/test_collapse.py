@@ -151,3 +151,13 @@ def test_evaluations_say_it_first(llmcat: Cli) -> None:
     ran = llmcat("calibrate", *FLAT, *DEAF, "--plain")
     assert ran.code == 0, ran.err
     assert ran.out.startswith("WARNING: the answers hardly depend on the item: ")
+
+
+@pytest.mark.usefixtures("items")
+def test_doctor_says_how_much_answers_depend_on_items(llmcat: Cli) -> None:
+    """By the few it asks about: a warning, or a figure."""
+    ran = llmcat("doctor", *FLAT, *DEAF)
+    assert "warn menu: 0.0" in ran.out, ran.out
+    assert "hardly depend on the item" in ran.out
+    ran = llmcat("doctor", *FLAT, "--engine-option", "accuracy=0.9")
+    assert "ok   menu: " in ran.out, ran.out
