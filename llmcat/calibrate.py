@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfidenceMap",
+    "Posterior",
     "Scaling",
     "batch_prior",
     "content_free_prior",
     "fit_confidence",
+    "fit_posterior",
     "fit_scaling",
     "fit_temperature",
     "log_loss_of",
@@ -159,35 +161,92 @@ def _temperature_scaling(log_p: Array, gold: Array) -> Scaling:
     return Scaling("temperature", np.full(1, inverse), np.zeros(1))
 
 
+_KINDS: dict[str, Callable[[Array, Array], Scaling]] = {
+    "none": lambda _p, _g: Scaling.plain(),
+    "temperature": _temperature_scaling,
+    "vector": fit_vector,
+}
+"""The simpler ones first."""
+
+
 def fit_scaling(log_p: Array, gold: Array, *, seed: int = 0) -> tuple[Scaling, dict[str, float]]:
     """Return the scaling with the least cross-validated log-loss, and the loss of each kind.
 
     None, temperature, and vector scaling, `FOLDS` folds. The simpler one wins a tie within one
     standard error of the difference (Breiman et al. 1984, section 3.4.3).
     """
-    kinds: dict[str, Callable[[Array, Array], Scaling]] = {
-        "none": lambda _p, _g: Scaling.plain(),
-        "temperature": _temperature_scaling,
-        "vector": fit_vector,
+    losses = _held_out(log_p, gold, prior=False, seed=seed)
+    chosen = _simplest(losses)
+    means = {name: float(each.mean()) for name, each in losses.items()}
+    return _KINDS[chosen](log_p, gold), means
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """How posteriors are made better: a prior divided out, None where it stays in; a scaling.
+
+    `losses` has the cross-validated log-loss of each way that was tried.
+    """
+
+    prior: Array | None
+    scaling: Scaling
+    losses: dict[str, float]
+
+    @property
+    def changes(self) -> bool:
+        """Whether posteriors are changed at all, which they are for less log-loss only."""
+        return self.prior is not None or self.scaling.kind != "none"
+
+    def __call__(self, log_p: Array) -> Array:
+        """Return the better log-posteriors."""
+        return self.scaling(log_p if self.prior is None else without_prior(log_p, self.prior))
+
+
+def fit_posterior(log_p: Array, gold: Array, *, prior: bool = True, seed: int = 0) -> Posterior:
+    """Choose scaling, and whether the prior is divided out, by cross-validated log-loss.
+
+    As `fit_scaling`: leaving the prior in is simpler, and wins a tie. Dividing it out can hurt:
+    where most items truly have one label, the mean posterior is what is to be expected of the next.
+    """
+    tried = {"prior left in": _held_out(log_p, gold, prior=False, seed=seed)}
+    if prior:
+        tried["prior off"] = _held_out(log_p, gold, prior=True, seed=seed)
+    kinds = {name: _simplest(losses) for name, losses in tried.items()}
+    how = _simplest({name: losses[kinds[name]] for name, losses in tried.items()})
+    off = batch_prior(log_p) if how == "prior off" else None
+    left = log_p if off is None else without_prior(log_p, off)
+    means = {
+        f"{name}, {kind}": float(each.mean())
+        for name, losses in tried.items()
+        for kind, each in losses.items()
     }
+    return Posterior(off, _KINDS[kinds[how]](left, gold), means)
+
+
+def _held_out(log_p: Array, gold: Array, *, prior: bool, seed: int) -> dict[str, Array]:
+    """Return each item's log-loss under each kind of scaling, fitted (as the prior) on others."""
     part = np.random.default_rng(seed).permutation(len(gold)) % FOLDS
-    losses: dict[str, Array] = {}
-    for name, fit in kinds.items():
-        each = np.zeros(len(gold))
-        for fold in range(FOLDS):
-            out = part == fold
-            if out.any() and not out.all():
-                q = fit(log_p[~out], gold[~out])(log_p[out])
-                each[out] = -q[np.arange(int(out.sum())), gold[out]]
-        losses[name] = each
-    chosen = "none"
-    for name in ("temperature", "vector"):
+    losses = {name: np.zeros(len(gold)) for name in _KINDS}
+    for fold in range(FOLDS):
+        out = part == fold
+        if not out.any() or out.all():
+            continue
+        left = without_prior(log_p, batch_prior(log_p[~out])) if prior else log_p
+        for name, fit in _KINDS.items():
+            q = fit(left[~out], gold[~out])(left[out])
+            losses[name][out] = -q[np.arange(int(out.sum())), gold[out]]
+    return losses
+
+
+def _simplest(losses: dict[str, Array]) -> str:
+    """Return the first way that no later one beats by more than a standard error."""
+    chosen, *more = losses
+    for name in more:
         gain = losses[chosen] - losses[name]
         error = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
         if gain.mean() > error:
             chosen = name
-    means = {name: float(each.mean()) for name, each in losses.items()}
-    return kinds[chosen](log_p, gold), means
+    return chosen
 
 
 # -- the decision's confidence ------------------------------------------------------------------

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llmcat import conformal, gate
 from llmcat.calibrate import (
     ConfidenceMap,
+    Posterior,
     Scaling,
-    batch_prior,
     fit_confidence,
-    fit_scaling,
+    fit_posterior,
     logs,
     without_prior,
 )
@@ -51,6 +51,7 @@ __all__ = [
     "check",
     "distinct",
     "fit",
+    "no_line",
     "scores_of_row",
 ]
 
@@ -71,6 +72,8 @@ UNCALIBRATED = {
     "sets": 0.0,
 }
 """The settings of a run that is to be calibrated."""
+USEFUL, FEW = 0.5, 10
+"""Who accepts less than half of what is right, of so many items at least, accepts nothing."""
 ALL = ""
 """The group of all labels together, where branches have no lines of their own."""
 
@@ -199,7 +202,8 @@ def fit(
     has shape `(n, labels)`; `seen` tells which rows hold every label. `decided` is each item's
     label and confidence as they came, which is all there is where a row is not whole. `first` says
     which items fit, where that was decided already (groups are not parted). Raises
-    `InputError` where there are too few items to beat no calibration, and says how many would do.
+    `InputError` where neither posteriors nor the decisions' confidences get a smaller log-loss,
+    cross-validated, by more than a standard error, and says how many items would do.
     """
     n = len(gold)
     first = _first(n, share, seed) if first is None else first
@@ -211,19 +215,16 @@ def fit(
     at = {label: i for i, label in enumerate(labels)}
     column = np.array([at.get(label, -1) for label in gold])
     whole = bool(seen.all())
-    scaling, off = Scaling.plain(), None
+    posterior = Posterior(None, Scaling.plain(), {})
     report: dict[str, Any] = {"items": n, "fitting": int(first.sum())}
     q = logs(p) if whole else None
     if q is not None and not plain:
         usable = first & (column >= 0)
         if usable.sum() < LEAST:
             raise InputError(f"only {usable.sum()} items have a label that is on the menu")
-        if prior:
-            off = batch_prior(q[usable])
-            q = without_prior(q, off)
-        scaling, losses = fit_scaling(q[usable], column[usable], seed=seed)
-        report["cross_validated_log_loss"] = losses
-        q = scaling(q)
+        posterior = fit_posterior(q[usable], column[usable], prior=prior, seed=seed)
+        report["cross_validated_log_loss"] = posterior.losses
+        q = posterior(q)
     if q is not None:
         best = q.argmax(axis=1)
         given = [labels[i] for i in best]
@@ -232,10 +233,8 @@ def fit(
         given, sure = [label for label, _ in decided], np.array([c for _, c in decided])
     correct = np.array([a == b for a, b in zip(given, gold, strict=True)])
     chance = ConfidenceMap() if plain else fit_confidence(sure[first], correct[first])
-    if not plain:
-        raw = np.array([c for _, c in decided])
-        came = np.array([a == b for (a, _), b in zip(decided, gold, strict=True)])
-        _check_gain(raw[first], came[first], sure[first], correct[first], share, seed)
+    if not plain and not posterior.changes:
+        _check_gain(sure[first], correct[first], share, seed)
     confidence = chance(sure)
     probabilities = np.exp(q) if q is not None else None
     strange = _strangeness(probabilities, column, gold) if probabilities is not None else None
@@ -269,10 +268,10 @@ def fit(
         llmcat=version,
         bound=dict(bound),
         labels=list(labels) if whole else [],
-        prior=None if off is None else off.tolist(),
-        scaling=scaling.kind,
-        weights=scaling.weights.tolist(),
-        bias=scaling.bias.tolist(),
+        prior=None if posterior.prior is None else posterior.prior.tolist(),
+        scaling=posterior.scaling.kind,
+        weights=posterior.scaling.weights.tolist(),
+        bias=posterior.scaling.bias.tolist(),
         slope=chance.slope,
         intercept=chance.intercept,
         fitting=part(first),
@@ -317,17 +316,35 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _check_gain(
-    raw: Array, came: Array, sure: Array, correct: Array, share: float, seed: int
-) -> None:
-    """Raise `InputError` unless calibrated confidences, their map cross-validated, beat the raw."""
+def no_line(confidence: Sequence[float] | Array, correct: Sequence[bool] | Array) -> str:
+    """Say that at no confidence half of the decisions are right, where that is so; else nothing.
+
+    Looked at are the surest `FEW` items, and all larger shares of the surest.
+    """
+    hit = np.asarray(correct, dtype=bool)
+    accepted, right = gate.counts(np.asarray(confidence, dtype=float), hit)
+    enough = accepted >= min(FEW, len(hit))
+    if (right[enough] >= USEFUL * accepted[enough]).any():
+        return ""
+    return (
+        f"right on {100 * hit.mean():.0f} % of {len(hit):,} items: no line can be drawn, at no "
+        "confidence half of the decisions are right"
+    )
+
+
+def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
+    """Raise `InputError` unless mapped confidences, cross-validated, beat those that came.
+
+    For decisions that stay as they came: the losses of others are no measure, since rarely being
+    right is easier to foretell than being right more often.
+    """
 
     def loss(chance: Array, hit: Array) -> Array:
         chance = np.clip(chance, 1e-6, 1 - 1e-6)
         return np.asarray(-np.where(hit, np.log(chance), np.log1p(-chance)))
 
-    n = len(raw)
-    before, after = loss(raw, came), np.zeros(n)
+    n = len(sure)
+    before, after = loss(sure, correct), np.zeros(n)
     fold = np.random.default_rng(seed + 1).permutation(n) % 5
     for k in range(5):
         out = fold == k
@@ -337,9 +354,13 @@ def _check_gain(
     if gain.mean() > error:
         return
     if gain.mean() <= 0:
+        bad = no_line(sure, correct)
         raise InputError(
-            f"no calibration is better than these confidences, by {n} items",
-            hint="--plain keeps them as they are, and only lets you draw a line",
+            f"no calibration is better than these confidences, by {n} items"
+            + (f"; {bad}" if bad else ""),
+            hint="--plain keeps them as they are, and only lets you draw a line"
+            if not bad
+            else "another --prompt, or a larger model",
         )
     more = math.ceil(n / share * ((error / gain.mean()) ** 2))
     raise InputError(

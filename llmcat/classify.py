@@ -14,12 +14,13 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcat import decode
 from llmcat.candidates.walks import walk
+from llmcat.checks.collapse import Watch
 from llmcat.errors import BadItem, EngineError, InputError, LlmcatError
 from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
 
@@ -51,7 +52,8 @@ class Tally:
     """What a run used. `masses` holds the sampled label masses as a running sum and count.
 
     `again` counts items asked in several orders, `turned` those with not one answer in all.
-    `unread`: it was stopped before its items had ended.
+    `unread`: it was stopped before its items had ended. `watch` looks at each answer of the model
+    itself, before anything else is made of it.
     """
 
     asked: int = 0
@@ -64,6 +66,7 @@ class Tally:
     mass_sum: float = 0.0
     mass_count: int = 0
     unread: bool = False
+    watch: Watch = field(default_factory=Watch, repr=False)
 
     @property
     def mass(self) -> float | None:
@@ -75,6 +78,13 @@ class Tally:
         self.asked += 1
         self.failed += answer.error is not None
         self.usage = self.usage + answer.usage
+
+    def record(self) -> dict[str, Any]:
+        """Return the counts for a run's record."""
+        counts = replace(self, watch=Watch())
+        found = asdict(counts) | {"mass": self.mass}
+        del found["watch"]
+        return found
 
 
 @dataclass(slots=True)
@@ -343,6 +353,7 @@ class _Loop:
             self.wake.set()
             return
         scores = decode.read(answer)
+        self.tally.watch.add(scores, answer.ask.menu)
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass
             self.tally.mass_count += 1

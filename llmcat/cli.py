@@ -146,8 +146,8 @@ examples:
 
 Every flag is also an environment variable (LLMCAT_BASE_URL) and a key of llmcat.toml.
 The key of a server stands in LLMCAT_API_KEY only. Run the same command again to go on
-after an interruption. Exit codes: 0 done; 1 some rows are errors; 2 bad input;
-3 no usable engine; 130 interrupted.
+after an interruption. Exit codes: 0 done; 1 some rows are errors, or --strict and the
+answers hardly depend on the items; 2 bad input; 3 no usable engine; 130 interrupted.
 """
 
 
@@ -157,6 +157,8 @@ def _classify(argv: list[str]) -> int:
     parser.add_argument("--preview", action="store_true", help="ask only the first few items "
                         "(--limit, default 20); show prompt, tokens, time and cost")  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when the answers hardly "
+                        "depend on the items")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
     config = settings(args)
@@ -168,7 +170,9 @@ def _classify(argv: list[str]) -> int:
         return BAD_INPUT
     if args.preview:
         return terminal.run_preview(config)
-    return terminal.run_classify(config, command=argv, restart=args.restart, quiet=args.quiet)
+    return terminal.run_classify(
+        config, command=argv, restart=args.restart, quiet=args.quiet, strict=args.strict
+    )
 
 
 # -- the small commands ---------------------------------------------------------------------
@@ -265,8 +269,8 @@ examples:
 
 One part of the items fits, the other draws the line. The file is bound to model, prompt and
 categories. With --accept-precision it also says what would be promised, and how much would be
-accepted. Exit codes: 0 done; 2 bad input, or too few labels to beat no calibration; 3 no usable
-engine; 130 interrupted.
+accepted. Exit codes: 0 done, also where it says that no line can be drawn; 2 bad input, or nothing
+could be fitted that beats no calibration; 3 no usable engine; 130 interrupted.
 """
 
 

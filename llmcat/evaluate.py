@@ -136,7 +136,7 @@ async def evaluate(
                 folder.record["remarks"] += [
                     f"arm {one.arm.name}: {text}"
                     for one in opened
-                    for text in one.session.judge.seen(one.tally.mass)
+                    for text in [*_fallen(one), *one.session.judge.seen(one.tally.mass)]
                 ]
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
             status = "done" if whole else "interrupted"
@@ -155,6 +155,12 @@ async def evaluate(
         store.close()
         registry.close()
         await close_arms(opened)
+
+
+def _fallen(one: Opened) -> list[str]:
+    """Say where an arm's answers hardly depend on the items."""
+    found = one.tally.watch.finding()
+    return [found.sentence()] if found else []
 
 
 def _can_decide(question: Question, opened: Sequence[Opened]) -> None:

@@ -79,16 +79,22 @@ def read(path: Path) -> Result:
 
 
 def line(result: Result) -> str:
-    """Return the result in one line: the decision, or the accuracy."""
+    """Return the result in one line: what is wrong with a run, the decision, or the accuracy."""
+    fallen = [name for name, arm in result.record["arms"].items() if arm.get("collapse")]
+    warning = ""
+    if fallen:
+        of = f" of {', '.join(fallen)}" if result.comparison is not None else ""
+        warning = f"WARNING: the answers{of} hardly depend on the item; "
     if result.comparison is not None:
-        return str(result.comparison["verdict"])
+        return warning + str(result.comparison["verdict"])
     (found,) = result.metrics.values()
     accuracy = found["metrics"]["accuracy"]
     errors = sum(found["errors"].values())
     broken = f", {errors:,} errors" if errors else ""
-    said = f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
+    how = f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
     (arm,) = result.record["arms"].values()
-    return f"{said}; {sentence(arm['adds'])}" if arm.get("adds") else said
+    added = f"; {sentence(arm['adds'])}" if arm.get("adds") else ""
+    return warning + how + added
 
 
 def sections(result: Result) -> list[Section]:

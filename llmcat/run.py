@@ -12,7 +12,7 @@ import platform
 import time
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -58,7 +58,10 @@ class Watch(Protocol):
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did. `seconds` and `asked` are this session's, `decisions` the whole file's."""
+    """What a run did. `seconds` and `asked` are this session's, `decisions` the whole file's.
+
+    `collapse` is set where the answers hardly depended on the items (`llmcat.checks.collapse`).
+    """
 
     out: str
     decisions: Counter[str] = field(default_factory=Counter)
@@ -76,6 +79,7 @@ class Summary:
     already_done: bool = False
     resumable: bool = True
     promises: list[str] = field(default_factory=list)
+    collapse: dict[str, Any] | None = None
     parts: dict[str, int] = field(default_factory=dict)
 
     def count(self, verdict: Verdict) -> None:
@@ -100,7 +104,6 @@ class Summary:
 
     def record(self) -> dict[str, Any]:
         """Return this session for the run's record."""
-        tally = asdict(self.tally) | {"mass": self.tally.mass}
         return {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "resumed_at_row": self.resumed,
@@ -111,7 +114,8 @@ class Summary:
             "duplicate_ids": self.double_ids,
             "cost": self.cost,
             "promises": self.promises,
-            "asks": tally,
+            "collapse": self.collapse,
+            "asks": self.tally.record(),
             "files": self.parts,
         }
 
@@ -184,6 +188,7 @@ async def classify_file(
             last = journal.record["sessions"][-1]
             summary.decisions = Counter(last["decisions"])
             summary.already_done = True
+            summary.collapse = last.get("collapse")
             return summary
         status = "failed"
         memory = DiskMemory()
@@ -196,6 +201,7 @@ async def classify_file(
         finally:
             summary.seconds = time.monotonic() - started
             summary.promises = promises_of(session, summary)
+            summary.collapse = collapse_of(summary.tally)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
             journal.end_session(summary.record(), status=status, parts=parts)
@@ -295,6 +301,7 @@ async def classify_stream(
     finally:
         summary.seconds = time.monotonic() - started
         summary.promises = promises_of(session, summary)
+        summary.collapse = collapse_of(summary.tally)
         memory.close()
         await session.engine.close()
 
@@ -309,6 +316,12 @@ def promises_of(session: Session, summary: Summary) -> list[str]:
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
     seen = judge.seen(summary.tally.mass)
     return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
+
+
+def collapse_of(tally: Tally) -> dict[str, Any] | None:
+    """Return for the record what is wrong with a run whose answers hardly depend on the items."""
+    found = tally.watch.finding()
+    return found.record() if found else None
 
 
 def items_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import shlex
 import signal
 import sys
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from llmcat.arms import Arm
+    from llmcat.calibration import Calibration
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.evaluate import Options
@@ -101,8 +103,13 @@ class Bar:
         self._progress.advance(self._task, rows)
 
 
-def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, quiet: bool) -> int:
-    """Classify, show how it goes, say how it went; return the exit code."""
+def run_classify(
+    config: RunConfig, *, command: Sequence[str], restart: bool, quiet: bool, strict: bool = False
+) -> int:
+    """Classify, show how it goes, say how it went; return the exit code.
+
+    `strict`: 1 where the answers hardly depend on the items.
+    """
     out = config.out or run.default_out(config.file)
     config = config.model_copy(update={"out": out})
     if out == "-":
@@ -113,7 +120,8 @@ def run_classify(config: RunConfig, *, command: Sequence[str], restart: bool, qu
             summary = _interruptible(
                 lambda stop: run.classify_file(config, restart=restart, watch=bar, stop=stop)
             )
-    return _closed(summary, "classify", command, quiet=quiet)
+    code = _closed(summary, "classify", command, quiet=quiet)
+    return code or int(strict and summary.collapse is not None)
 
 
 def _closed(summary: run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
@@ -223,8 +231,9 @@ def closing(summary: Summary) -> list[str]:
     """Return the closing line, and a line each for what the user should know."""
     counts, tally = summary.decisions, summary.tally
     used = tally.usage
+    fallen = [summary.collapse["said"]] if summary.collapse else []
     if summary.already_done:
-        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows"]
+        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows", *fallen]
     accepted = f"{counts['accept']:,} accepted" if counts["accept"] else ""
     review = f"{counts['review']:,} to review" if counts["review"] else ""
     labelled = f"{counts['labelled']:,} labelled" if not (accepted or review) else ""
@@ -237,7 +246,7 @@ def closing(summary: Summary) -> list[str]:
     parts.append(f"{used.prompt:,} + {used.generated:,} tokens")
     if summary.cost is not None:
         parts.append(f"cost {summary.cost:,.4f}")
-    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts)]
+    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts), *fallen]
     steps = {**summary.cleaned, "cut to the context": tally.cut}
     cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
     if cleaned:
@@ -360,6 +369,10 @@ def _print_tables(found: Result) -> None:
 
     console = Console(highlight=False)
     console.print(Text(report.line(found), style="bold"))
+    for name, arm in found.record["arms"].items():
+        if fallen := arm.get("collapse"):
+            of = f"arm {name}: " if found.comparison is not None else ""
+            console.print(Text(of + fallen["said"]))
     for section in report.sections(found):
         rows = section.rows
         if section.title.startswith("Segments"):
@@ -420,7 +433,7 @@ def run_calibrate(
     from llmcat.arms import Arm
     from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.evidence.gather import Gathered
-    from llmcat.runs import SOLO
+    from llmcat.runs import SOLO, load
     from llmcat.session import taxonomy_of
 
     kept = Gathered()
@@ -441,6 +454,8 @@ def run_calibrate(
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
         print(f"  {shlex.join(options.command)}", file=sys.stderr)
         return 130
+    if fallen := load(folder)["arms"][SOLO]["collapse"]:
+        print(fallen["said"])
     fitted = evaluate.fit_calibration(
         folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed,
         kept=kept, group=config.group,
@@ -453,6 +468,8 @@ def run_calibrate(
     else:
         made.save(out)
     judge = Calibrated(made, taxonomy, wanted)
+    for text in _doubts(made, found["after"]["log_loss"]["value"], plain=plain):
+        print(text)
     console = Console(highlight=False)
     table = Table(show_edge=False, pad_edge=False)
     for head in ("on the gating part", "before", "after"):
@@ -484,6 +501,27 @@ def _weights_line(artifact: Artifact) -> str:
     line = artifact.parts.get("line")
     skip = f"; --skip-sure leaves the model out above {line.learnt['skip']:.3f}" if line else ""
     return f"weights: {said}{skip}"
+
+
+def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:
+    """Say where a calibration is worth little: `loss` is the log-loss of what it gives or keeps."""
+    from llmcat.calibration import no_line
+
+    parts = made.fitting, made.gating
+    said = [
+        no_line(
+            [c for part in parts for c in part.confidence],
+            [hit for part in parts for hit in part.correct],
+        )
+    ]
+    even = math.log(max(1, len(made.labels)))
+    if made.labels and loss > even:
+        said.append(
+            f"WARNING: {'kept as they are, ' if plain else ''}these probabilities are worse than "
+            f"an even share: log loss {loss:.2f}, an even share over {len(made.labels)} labels has "
+            f"{even:.2f}"
+        )
+    return [text for text in said if text]
 
 
 def _figure(estimate: Mapping[str, Any]) -> str:

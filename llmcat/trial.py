@@ -96,6 +96,7 @@ class Opened:
     def record(self) -> dict[str, Any]:
         """Return what is written down about this arm."""
         config, task = self.arm.config, self.session.task
+        fallen = self.tally.watch.finding()
         return {
             "said": self.arm.said,
             "settings": config.model_dump(mode="json"),
@@ -108,6 +109,7 @@ class Opened:
             "asks": self.tally.asked,
             "asked_now": self.asked,
             "label_mass": self.tally.mass,
+            "collapse": fallen.record() if fallen else None,
             "leaked": self.leaked(),
             "price_per_hour": config.price_per_hour,
             "speed": self.speed,

@@ -27,7 +27,7 @@ ORDER = [
     "engines.student", "engines.retriever", "engines.tolerant", "engines.registry", "answers",
     "decode", "bootstrap",
     "metrics", "compare", "gate", "conformal", "drift", "calibration", "writers", "memory",
-    "journal", "classify", "session", "run", "preview", "classifier",
+    "journal", "checks.collapse", "classify", "session", "run", "preview", "classifier",
     "runs", "gold", "arms", "speed", "trial", "scored",
     "adds", "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
     "primary", "fallback", "labeler", "ledger", "checks.doctor", "starter", "terminal", "flags",

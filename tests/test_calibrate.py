@@ -93,6 +93,26 @@ def test_batch_calibration_takes_a_labels_prior_off() -> None:
     assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(5000))
 
 
+def test_a_prior_is_taken_off_only_where_that_gains() -> None:
+    """Letters that are preferred; not the one label that most items truly have."""
+    draw = np.random.default_rng(8)
+    log_p, gold = world(400, 8, hot=1.0)
+    pushed = calibrate.normalised(log_p + np.array([3.0, 0, 0, 1.0, 0, -2.0]))
+    found = calibrate.fit_posterior(pushed, gold)
+    assert found.changes
+    right = (found(pushed).argmax(axis=1) == gold).mean()
+    assert right > (pushed.argmax(axis=1) == gold).mean() + 0.1
+    assert calibrate.log_loss_of(found(pushed), gold) < calibrate.log_loss_of(pushed, gold) - 0.3
+    assert calibrate.fit_posterior(pushed, gold, prior=False).prior is None
+    gold = np.where(draw.random(400) < 0.9, 0, draw.integers(1, 6, 400))
+    logits = draw.normal(0, 1, (400, 6)) + np.log([0.9, *[0.02] * 5])
+    logits[np.arange(400), gold] += 2.0
+    sound = calibrate.normalised(logits)
+    found = calibrate.fit_posterior(sound, gold)
+    assert found.prior is None
+    assert found.losses["prior off, none"] > found.losses["prior left in, none"] + 0.3
+
+
 def test_position_priors_are_found_by_turning_menus() -> None:
     """Logit = label's + place's: the places' part comes out, exactly, up to a constant."""
     draw = np.random.default_rng(5)

@@ -12,7 +12,10 @@ import pytest
 from conftest import EXAMPLES, Ran, read_rows
 
 from llmcat import Classifier
-from llmcat.errors import BadConfig
+from llmcat.calibrate import logs, normalised
+from llmcat.calibration import Calibrated, Calibration, Wanted, fit, no_line, scores_of_row
+from llmcat.errors import BadConfig, InputError
+from llmcat.taxonomy import Taxonomy
 
 Cli = Callable[..., Ran]
 FLAT = ("--labels", "shoes,bags,toys", "--engine", "fake")
@@ -283,3 +286,95 @@ def test_a_line_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> 
         "review",
         "none",
     }
+
+
+# -- a model that does not read its menu --------------------------------------------------------
+
+MANY = [f"l{i}" for i in range(30)]
+
+
+def posteriors(
+    n: int, *, evidence: float, bias: float, hot: float = 1.0, noise: float = 0.7, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posteriors over 30 labels and none that like one code, with so much evidence of the truth."""
+    draw = np.random.default_rng(seed)
+    gold = draw.integers(0, 31, n)
+    prefer = draw.normal(0, bias / 3, 31)
+    prefer[1] = bias
+    logits = prefer + draw.normal(0, noise, (n, 31))
+    logits[np.arange(n), gold] += evidence
+    return np.exp(normalised(hot * logits)), gold
+
+
+def fitted_on(p: np.ndarray, gold: np.ndarray, **how: bool) -> tuple[Calibration, float, float]:
+    """Return a calibration, and how often the other part is right before and after it."""
+    labels, tree = [*MANY, "none"], Taxonomy.from_labels(MANY)
+    decided = [(labels[row.argmax()], float(row.max())) for row in p]
+    names = [labels[i] for i in gold]
+    seen = np.ones(len(p), dtype=bool)
+    options: dict[str, Any] = {"bound": {}, "mass": None, "version": "0", **how}
+    made = fit(p, seen, labels, names, decided, tree, **options)
+    judge = Calibrated(made, tree, Wanted())
+    after = [
+        judge.refine(scores_of_row(p[i], seen=True, labels=labels, decided=decided[i])).label
+        == names[i]
+        for i in made.gating_rows
+    ]
+    before = [decided[i][0] == names[i] for i in made.gating_rows]
+    return made, float(np.mean(before)), float(np.mean(after))
+
+
+@pytest.mark.parametrize(("hot", "bias"), [(1.0, 4.0), (1.0, 6.0), (3.0, 3.0)])
+def test_letters_that_are_preferred_are_taken_off(hot: float, bias: float) -> None:
+    """Although rarely being right is easier to foretell than being right more often."""
+    made, before, after = fitted_on(*posteriors(256, evidence=1.5, bias=bias, hot=hot))
+    assert made.prior is not None or made.scaling == "vector"
+    assert before < 0.2
+    assert after > before + 0.05
+
+
+def test_an_over_sure_collapse_gets_a_temperature() -> None:
+    """Nothing of the truth is in it: what is left is no worse than an even share."""
+    p, gold = posteriors(256, evidence=0.0, bias=3.0, hot=2.0)
+    even = np.log(31)
+    assert -logs(p)[np.arange(256), gold].mean() > even + 0.5
+    made, _, _ = fitted_on(p, gold)
+    assert made.scaling != "none"
+    loss = made.report["cross_validated_log_loss"]
+    assert min(loss.values()) < even + 0.1
+    assert "no line can be drawn" in no_line(made.gating.confidence, made.gating.correct)
+
+
+def test_posteriors_that_are_right_are_left_alone() -> None:
+    """Neither a prior nor a temperature gains: refused, as before; --plain keeps them."""
+    draw = np.random.default_rng(3)
+    q = normalised(draw.normal(0, 2.5, (300, 31)))
+    gold = (np.exp(q).cumsum(axis=1) > draw.random(300)[:, None]).argmax(axis=1)
+    with pytest.raises(InputError, match=r"no calibration is better|too few to beat"):
+        fitted_on(np.exp(q), gold)
+    made, before, after = fitted_on(np.exp(q), gold, plain=True)
+    assert (made.prior, made.scaling, before) == (None, "none", after)
+
+
+def test_no_line_is_said_only_where_there_is_none() -> None:
+    """Ten sure items that are right are a line; a lucky one is not."""
+    sure, right = np.linspace(0.9, 0.1, 200), np.arange(200) < 10
+    assert no_line(sure, right) == ""
+    assert no_line(sure, np.arange(200) < 4).startswith("right on 2 % of 200 items: no line can be")
+    assert no_line(sure[:80], np.arange(80) % 2 == 0) == ""
+
+
+def test_calibrate_says_what_a_collapse_is_worth(llmcat: Cli, tmp_path: Path) -> None:
+    """Right on a few percent; and with --plain, worse than an even share. Exit 0: it was fitted."""
+    labels = ",".join(MANY)
+    write(tmp_path / "gold.jsonl", 240, labels=tuple(MANY))
+    deaf = ("--labels", labels, "--engine", "fake", "--file", "gold.jsonl",
+            "--engine-option", "accuracy=0.04", "--engine-option", "sharpness=4")  # fmt: skip
+    ran = llmcat("calibrate", *deaf, "--plain")
+    assert ran.code == 0, ran.err
+    assert "of 240 items: no line can be drawn" in ran.out
+    assert "WARNING: kept as they are, these probabilities are worse than an even share" in ran.out
+    assert "an even share over 31 labels has 3.43" in ran.out
+    ran = llmcat("calibrate", *deaf)
+    assert ran.code == 0, ran.err
+    assert "scaling: temperature" in ran.out or "scaling: vector" in ran.out

@@ -105,3 +105,13 @@ def test_the_simulation_runs() -> None:
     shipped = sum(simulate.shipped(seed, 3, (100, 200)) for seed in range(20))
     assert shipped <= 5
     assert sum(simulate.detected(seed, 400, 0.05, 0.15) for seed in range(200)) > 100
+
+
+@pytest.mark.parametrize("menus", ["fixed", "shuffled", "shortlist"])
+def test_the_watch_over_answers_in_simulated_runs(menus: str) -> None:
+    """Few runs: sound ones are quiet, collapsed ones are seen."""
+    simulate = script("simulate_collapse")
+    for labels in (31,) if menus == "shortlist" else (3, 31):
+        for kind in simulate.KINDS:
+            found = [simulate.alarmed(seed, kind, labels, menus) for seed in range(12)]
+            assert all(found) if kind in {"code", "label"} else not any(found), (kind, labels)

