@@ -191,7 +191,8 @@ class Answer:
     whether they were taken after the grammar's mask, None where nobody says. A code that a
     server's list leaves out has -inf, and `missing` bounds what all of these have together.
     `by` is the model that answered, where it is not the first of several. `seconds` is the time
-    from sending to reading.
+    from asking to reading: where a server is asked less at a time than is allowed, waiting for
+    one's turn counts.
     """
 
     ask: Ask
