@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "files", "candidates.codes", "config", "cleaning", "redact",
-    "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors", "candidates.plan",
-    "candidates.walks", "prompts", "examples", "task",
+    "errors", "records", "resources", "hardware", "files", "candidates.codes", "config", "cleaning",
+    "redact", "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors",
+    "candidates.plan", "candidates.walks", "prompts", "examples", "task",
     "students", "students.archive", "students.linear", "students.encoder",
     "students.single", "students.ensemble", "students.registry", "augment",
     "calibrate", "novelty", "student", "engines",

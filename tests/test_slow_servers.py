@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from aiohttp import web
 from conftest import ROOT, InThread, free_port
 from dialects import Dialects
+from llmcat_serve import launch
 
 from llmcat import Taxonomy, prompts
 from llmcat.candidates.plan import Plan
@@ -28,6 +30,7 @@ from llmcat.engines.rate import START, InFlight
 from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
+from llmcat.hardware import lacks_bf16
 from llmcat.records import Answer, Ask, Item
 from llmcat.task import Task
 
@@ -442,3 +445,39 @@ def test_a_server_that_nobody_knows(begun: Any) -> None:
     error = refused(begun(Kind({"/v1/models": MODELS}, None)))
     assert "has no /tokenize" in str(error)
     assert "--engine openai" in error.hint
+
+
+# -- slow machines ------------------------------------------------------------------------------
+
+OLD_CPU = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni\nbugs\t\t: spectre_v1\n"
+
+
+def test_a_cpu_without_bfloat16_is_seen() -> None:
+    """By the features that it lists; one that lists none tells nothing."""
+    assert lacks_bf16(OLD_CPU)
+    assert lacks_bf16("processor\t: 0\nFeatures\t: fp asimd crc32\n")
+    for one in ("avx512_bf16", "amx_bf16"):
+        assert not lacks_bf16(OLD_CPU.replace("avx512_vnni", one))
+    assert not lacks_bf16("Features\t: fp asimd bf16\n")
+    assert not lacks_bf16("")
+    assert not lacks_bf16("cpu\t\t: POWER9\n")
+
+
+def test_the_profile_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bfloat16 is slow, float32; each step bounded; the user's flags come last."""
+    monkeypatch.setattr(launch, "_gpus", lambda: 0)
+    for text, added in ((OLD_CPU, ["float32"]), (OLD_CPU + "flags : amx_bf16", []), ("", [])):
+        monkeypatch.setattr(launch, "cpuinfo", lambda text=text: text)
+        for profile in ("cpu", "classify"):
+            environment, command = launch.command_for("m", profile=profile)
+            assert [b for a, b in pairwise(command) if a == "--dtype"] == added
+            assert int(environment["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"]) > 300
+        _, command = launch.command_for("m", profile="gpu")
+        assert not {"--dtype", "--max-num-batched-tokens"} & {*command}
+    monkeypatch.setattr(launch, "cpuinfo", lambda: OLD_CPU)
+    monkeypatch.setenv("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "7")
+    own = ["--dtype", "bfloat16", "--max-num-batched-tokens", "512"]
+    environment, command = launch.command_for("m", profile="cpu", extra=own)
+    assert environment["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "7"
+    assert command[-4:] == own
+    assert command.index("--max-num-batched-tokens") < len(command) - 4
