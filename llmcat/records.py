@@ -173,6 +173,11 @@ class Usage:
     generated: int = 0
     cost: float = 0.0
 
+    @property
+    def read(self) -> int:
+        """Prompt tokens that the server had to read: those not in its cache."""
+        return self.prompt - self.cached
+
     def __add__(self, other: Usage) -> Usage:
         """Sum, field by field."""
         return Usage(

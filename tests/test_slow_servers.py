@@ -6,6 +6,7 @@ The vLLM dialect is the benchmarks' stub's (eval/bench/stub.py), the others are 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections import Counter
@@ -14,16 +15,19 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import ROOT, InThread, free_port
+from conftest import ROOT, InThread, Ran, free_port
 from dialects import Dialects
 from llmcat_serve import launch
 
 from llmcat import Taxonomy, prompts
 from llmcat.candidates.plan import Plan
+from llmcat.checks import doctor
+from llmcat.config import load
 from llmcat.engines import Engine, Served
 from llmcat.engines.failure import refusal
 from llmcat.engines.rate import START, InFlight
@@ -32,6 +36,7 @@ from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
 from llmcat.hardware import lacks_bf16
 from llmcat.records import Answer, Ask, Item
+from llmcat.speed import duration
 from llmcat.task import Task
 
 sys.path.insert(0, str(ROOT / "eval" / "bench"))
@@ -481,3 +486,42 @@ def test_the_profile_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "7"
     assert command[-4:] == own
     assert command.index("--max-num-batched-tokens") < len(command) - 4
+
+
+def test_doctor_says_how_long_the_file_takes(llmcat: Callable[..., Ran], tmp_path: Path) -> None:
+    """The user's rows where there are some, else a million like the examples."""
+    (tmp_path / "mine.txt").write_text("red shoes\n" * 70)
+    said = llmcat("doctor", "--engine", "fake", "--labels", "shoes,bags", "--file", "mine.txt").out
+    assert re.search(r"speed: reads [\d,]+ tokens/s.*; your 70 rows take about 0 min", said)
+    assert "a million items like these take" in llmcat("doctor", "--engine", "fake").out
+
+
+def test_doctor_on_a_cpu_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns where the reason can be known; elsewhere the rate is all it says."""
+    monkeypatch.setattr(doctor, "cpuinfo", lambda: OLD_CPU)
+    monkeypatch.setattr(doctor, "which_program", lambda _: None)
+    here = load(base_url="http://localhost:8000")
+    slow = doctor._speed(here, 4000, 32.0, 32)
+    assert slow.level == "warn"
+    assert slow.found == (
+        "reads 125 tokens/s, cached ones aside; a million items like these take about 11 days 13 h"
+    )
+    assert "--dtype float32" in slow.todo
+    own = load(engine="transformers_local", model="m")
+    assert "--engine-option dtype=float32" in doctor._speed(own, 4000, 32.0, 32).todo
+    well = [
+        (here, 40_000),  # fast
+        (here, 400),  # nearly all was cached
+        (load(base_url="http://10.0.0.7:8000"), 4000),  # another machine
+        (load(engine="transformers_local", model="m", engine_option="dtype=float32"), 4000),
+    ]
+    assert {doctor._speed(c, tokens, 32.0, 32).level for c, tokens in well} == {"ok"}
+    monkeypatch.setattr(doctor, "cpuinfo", lambda: "")
+    assert doctor._speed(here, 4000, 32.0, 32).level == "ok"
+
+
+def test_times_in_words() -> None:
+    """From seconds to years."""
+    for seconds, said in ((5, "0 min 5 s"), (3720, "1 h 2 min"), (90_000, "1 day 1 h"),
+                          (1.2e6, "13 days 21 h"), (1e8, "1,157 days 9 h")):  # fmt: skip
+        assert duration(seconds) == said
