@@ -276,6 +276,18 @@ def test_a_server_that_was_away_begins_anew() -> None:
     assert driven(policy, 100, one)[-1] == 14
 
 
+def test_first_come_first_served() -> None:
+    """Whoever has just been answered does not go before those that wait."""
+    began = []
+
+    async def one(i: int) -> None:
+        began.append(i)
+        await asyncio.sleep(0.001)
+
+    driven(InFlight(4, 60.0, "us"), 200, one, workers=64)
+    assert began == list(range(200))
+
+
 def test_what_waits_for_its_turn_can_be_given_up() -> None:
     """Cancelled, it takes nobody's turn along."""
 
@@ -337,6 +349,26 @@ def test_a_server_that_stays_busy_is_given_up(begun: Any) -> None:
     with pytest.raises(EngineBusy, match="not now"):
         asked(engine(retry_seconds=1.0), 1)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_server_that_is_gone_when_it_is_opened_again(name: str) -> None:
+    """Told at once, as where nobody ever was: whoever opens it again has other things to do."""
+    server, engine = reaching(name)
+    made = engine(retry_seconds=30.0)
+
+    async def run() -> float:
+        try:
+            await made.open()
+            await asyncio.to_thread(server.close)
+            started = time.monotonic()
+            with pytest.raises(EngineDown):
+                await made.open()
+            return time.monotonic() - started
+        finally:
+            await made.close()
+
+    assert asyncio.run(run()) < 5
 
 
 def after(header: str, **headers: str) -> float:

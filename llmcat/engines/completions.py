@@ -170,20 +170,20 @@ class Completions:
         default_factory=dict, repr=False, init=False
     )
     _lapses: int = field(default=0, repr=False, init=False)
-    _rate: InFlight = field(repr=False, init=False)
+    rate: InFlight = field(repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Refuse an address or a key that cannot be sent."""
         check_reachable(self.base_url, self.api_key)
-        self._rate = InFlight(self.concurrency, self.timeout, self.base_url or self.model)
+        self.rate = InFlight(self.concurrency, self.timeout, self.base_url or self.model)
 
     async def patiently(self, once: Callable[[], Awaitable[T]]) -> T:
         """Send what opening needs, and try again as for an item. Raises `EngineError`."""
         return await insist(
-            lambda: self._rate.send(once),
+            lambda: self.rate.send(once),
             attempts=self.attempts,
             seconds=self.retry_seconds,
-            met=lambda: self._rate.heard > -math.inf,
+            met=self.rate.met,
         )
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +199,7 @@ class Completions:
 
     async def open(self) -> Served:
         """Find the model, then prove the constraint with a canary. Raises any `EngineError`."""
+        self.rate.opening()
         facts = await self.find()
         await self.canary()
         facts["scores"] = "the likeliest codes" if self.scored else "none: label_only"
@@ -258,7 +259,7 @@ class Completions:
         fields = self._fields(ask)
 
         async def once() -> Answer:
-            reply = await self._rate.send(partial(self.complete, fields), ask.read)
+            reply = await self.rate.send(partial(self.complete, fields), ask.read)
             return self.read(reply, ask)
 
         try:

@@ -60,7 +60,7 @@ class LiteLLMChat(Completions):
         self.chain = [name.strip() for name in self.model.split(",") if name.strip()]
         if not self.chain:
             raise BadConfig("engine litellm needs --model provider/model")
-        self.model = self._rate.who = self.chain[0]
+        self.model = self.rate.who = self.chain[0]
         others = (replace(self, model=m, base_url="", api_key="") for m in self.chain[1:])
         self.links = [self, *others]
 
@@ -104,6 +104,7 @@ class LiteLLMChat(Completions):
         """Prove every link of the chain: one that is not there when it is needed is none."""
         await super().canary()
         for link in self.links[1:]:
+            link.rate.opening()
             await Completions.canary(link)
 
     async def ask(self, ask: Ask) -> Answer:
@@ -137,7 +138,7 @@ class LiteLLMChat(Completions):
                 **fields,
                 api_base=self.base_url or None,
                 api_key=self.api_key or ("none" if self.base_url else None),
-                timeout=DAY,  # `_rate` ends it once the provider is silent
+                timeout=DAY,  # `rate` ends it once the provider is silent
                 num_retries=0,
                 max_retries=0,
                 drop_params=False,

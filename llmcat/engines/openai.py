@@ -111,7 +111,7 @@ class OpenAIChat(Completions):
             self._client = openai.AsyncOpenAI(
                 base_url=self.base_url,
                 api_key=self.api_key or "none",
-                timeout=openai.Timeout(None, connect=CONNECT),  # the answer is `_rate`'s to time
+                timeout=openai.Timeout(None, connect=CONNECT),  # the answer is `rate`'s to time
                 max_retries=0,
             )
         return self._client

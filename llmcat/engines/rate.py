@@ -48,6 +48,7 @@ class InFlight:
         self.limit = float(min(START, most))
         self.heard = -math.inf
         """When the server last answered anything, on the event loop's clock."""
+        self._opening = -math.inf
         self._doubling = True
         self._flying = 0
         self._turns: deque[asyncio.Future[None]] = deque()
@@ -55,6 +56,14 @@ class InFlight:
         self._timer: asyncio.TimerHandle | None = None
         self._alone: dict[str, float] = {}
         self._shrunk = -math.inf
+
+    def opening(self) -> None:
+        """Begin to open the engine: from here on it is not known whether anybody is there."""
+        self._opening = asyncio.get_running_loop().time()
+
+    def met(self) -> bool:
+        """Tell whether the server has answered anything since the engine began to open."""
+        return self.heard > self._opening
 
     async def send(self, request: Callable[[], Awaitable[T]], kind: str = "") -> T:
         """Send a request when it is its turn, and return what comes back.
@@ -88,27 +97,29 @@ class InFlight:
     # -- how many ---------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        """Wait until there is room for one more."""
-        while self._flying >= int(self.limit):
-            turn = asyncio.get_running_loop().create_future()
-            self._turns.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn in self._turns:
-                    self._turns.remove(turn)
-                self._call_next()  # whoever was called instead of another passes it on
-                raise
-        self._flying += 1
+        """Wait until there is room for one more: first come, first served."""
+        if not self._turns and self._flying < int(self.limit):
+            self._flying += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it had its turn, and passes it on
+                self._flying -= 1
+                self._call_next()
+            elif turn in self._turns:
+                self._turns.remove(turn)
+            raise
 
     def _call_next(self) -> None:
-        """Let as many go on as there is room for."""
-        room = int(self.limit) - self._flying
-        while self._turns and room > 0:
+        """Take in as many as there is room for. Whoever gave up while waiting is passed over."""
+        while self._turns and self._flying < int(self.limit):
             turn = self._turns.popleft()
             if not turn.done():
                 turn.set_result(None)
-                room -= 1
+                self._flying += 1
 
     def _learn(self, kind: str, sent: float, seconds: float) -> None:
         """Grow or shrink by what an answer took."""

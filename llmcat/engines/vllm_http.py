@@ -105,7 +105,7 @@ class VllmHttp:
     _prefixes: OrderedDict[str, _Shared] = field(default_factory=OrderedDict, repr=False)
     _tails: dict[tuple[str, ...], bytes] = field(default_factory=dict, repr=False)
     _called: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False)
-    _rate: InFlight = field(repr=False, init=False)
+    rate: InFlight = field(repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Bring the address into one form."""
@@ -113,7 +113,7 @@ class VllmHttp:
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
         check_reachable(self.base_url, self.api_key)
-        self._rate = InFlight(self.concurrency, self.timeout, self.base_url)
+        self.rate = InFlight(self.concurrency, self.timeout, self.base_url)
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -122,6 +122,7 @@ class VllmHttp:
 
         Raises any `EngineError`.
         """
+        self.rate.opening()
         try:
             card = await self._find_model()
             version = await self._version()
@@ -357,7 +358,7 @@ class VllmHttp:
 
     async def _exchange(self, body: bytes, ask: Ask) -> Reading:
         send = partial(self._json, "POST", _CHAT, body)
-        return self._read(await self._rate.send(send, ask.read), ask)
+        return self._read(await self.rate.send(send, ask.read), ask)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -475,10 +476,10 @@ class VllmHttp:
     async def _asked(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """Send what opening needs and read JSON; try again as for an item."""
         return await insist(
-            lambda: self._rate.send(partial(self._json, method, path, body)),
+            lambda: self.rate.send(partial(self._json, method, path, body)),
             attempts=self.attempts,
             seconds=self.retry_seconds,
-            met=lambda: self._rate.heard > -math.inf,
+            met=self.rate.met,
         )
 
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -545,7 +546,7 @@ class VllmHttp:
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),  # a model server sets none
                 connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
-                # The answer is `_rate`'s to time.
+                # The answer is `rate`'s to time.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
             )
         return self._session
