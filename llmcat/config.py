@@ -154,8 +154,10 @@ class RunConfig(BaseSettings):
     mass_sample: int = Field(
         16, ge=0, description="measure the label mass on one ask in this many; 0 for never"
     )
-    concurrency: int = Field(64, ge=1, le=4096, description="requests in flight")
-    timeout: float = Field(120.0, gt=0, allow_inf_nan=False, description="seconds for one request")
+    concurrency: int = Field(64, ge=1, le=4096, description="most requests in flight")
+    timeout: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="seconds in which a server answers nothing"
+    )
     retry_seconds: float = Field(
         60.0, ge=0, description="seconds to wait for a server that is away"
     )

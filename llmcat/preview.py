@@ -25,7 +25,8 @@ __all__ = ["Preview", "preview"]
 class Preview:
     """`shown` pairs the items asked with their rows. The rest concerns the whole file.
 
-    `usage` is in tokens, `seconds` at the pace of the items asked, `cost` None without a price.
+    `usage` is in tokens, `seconds` at the pace of the items asked, `rate` in prompt tokens read
+    (not cached) in a second, `cost` None without a price.
     """
 
     served: Served
@@ -36,6 +37,7 @@ class Preview:
     usage: Usage
     scale: float
     seconds: float
+    rate: float
     cost: float | None
 
 
@@ -66,10 +68,13 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         started = time.monotonic()
         shown = await asked(items[:1])
         took = time.monotonic() - started
+        rate = summary.tally.usage.read / took
         if len(items) > 1:
-            started = time.monotonic()
+            before, started = summary.tally.usage.read, time.monotonic()
             shown += await asked(items[1:])
-            took = (time.monotonic() - started) * len(items) / (len(items) - 1)
+            took = time.monotonic() - started
+            rate = (summary.tally.usage.read - before) / took
+            took *= len(items) / (len(items) - 1)
     finally:
         memory.close()
         await session.engine.close()
@@ -88,5 +93,6 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         usage=summary.tally.usage,
         scale=scale,
         seconds=seconds,
+        rate=rate,
         cost=cost or None,
     )

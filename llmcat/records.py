@@ -175,6 +175,11 @@ class Usage:
     generated: int = 0
     cost: float = 0.0
 
+    @property
+    def read(self) -> int:
+        """Prompt tokens that the server had to read: those not in its cache."""
+        return self.prompt - self.cached
+
     def __add__(self, other: Usage) -> Usage:
         """Sum, field by field."""
         return Usage(
@@ -193,7 +198,8 @@ class Answer:
     whether they were taken after the grammar's mask, None where nobody says. A code that a
     server's list leaves out has -inf, and `missing` bounds what all of these have together.
     `by` is the model that answered, where it is not the first of several. `seconds` is the time
-    from sending to reading.
+    from asking to reading: where a server is asked less at a time than is allowed, waiting for
+    one's turn counts.
     """
 
     ask: Ask

@@ -1,4 +1,4 @@
-"""How fast one arm is alone: rate, latency, tokens, energy.
+"""How fast one arm is alone: rate, latency, tokens, energy; and how long something takes, in words.
 
 Arms that share a server's batches cannot be told apart in its figures, so each has a pass of its
 own. This module does not know labels, files or decisions.
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from llmcat.records import Answer, Item
     from llmcat.session import Session
 
-__all__ = ["alone"]
+__all__ = ["alone", "duration", "here"]
 
+LOCAL = {"vllm_local", "transformers_local", "demo"}
+"""Engines that compute in this process."""
 SPEED_ITEMS = 1000
 WARM = 64
 
@@ -83,13 +85,28 @@ async def alone(session: Session, engine: Remembering, items: Sequence[Item]) ->
     }
 
 
+def here(config: RunConfig) -> bool:
+    """Tell whether this machine computes, as far as the settings say."""
+    at_home = URL(config.base_url).host in {"localhost", "127.0.0.1", "::1"}
+    return config.engine in LOCAL or at_home
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `14 days 3 h`, `2 h 5 min`, `1 min 20 s`."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} {'day' if days == 1 else 'days'} {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
+
+
 def _energy(config: RunConfig) -> Callable[[], float] | None:
     """Return what reads the joules this machine's GPUs have used (NVML), None if nothing does.
 
     A server elsewhere is not measured.
     """
-    here = config.engine in {"vllm_local", "transformers_local", "demo"}
-    if not here and URL(config.base_url).host not in {"localhost", "127.0.0.1", "::1"}:
+    if not here(config):
         return None
     try:
         import pynvml

@@ -34,6 +34,7 @@ from rich.text import Text
 from llmcat import run
 from llmcat.errors import InputError
 from llmcat.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
+from llmcat.speed import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -620,16 +621,14 @@ def run_preview(config: RunConfig) -> int:
     each = used.generated * scale / found.asks if found.asks else 0
     print(f"  asks    {found.asks:>14,.0f}  of {each:.3g} generated tokens each")
     print(f"  tokens  {used.prompt * scale:>14,.0f}  of prompt, {used.cached * scale:,.0f} cached")
-    print(f"  time    {_time(found.seconds):>14}  at the pace of these {len(shown)} items")
+    if found.rate:
+        print(
+            f"  speed   {found.rate:>14,.0f}  tokens of prompt read in a second, cached ones aside"
+        )
+    print(f"  time    {duration(found.seconds):>14}  at the pace of these {len(shown)} items")
     print(f"  cost    {cost:>14}")
     print("nothing was written")
     return 0
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
 
 
 def run_doctor(config: RunConfig) -> int:

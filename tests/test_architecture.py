@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
-    "errors", "records", "resources", "files", "candidates.codes", "config", "cleaning", "redact",
-    "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors",
+    "errors", "records", "resources", "hardware", "files", "candidates.codes", "config",
+    "cleaning", "redact", "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors",
     "retrieval.documents", "retrieval.scorers", "candidates.plan",
     "candidates.walks", "evidence.posterior", "evidence.place_prior", "evidence.none_rule",
     "evidence.pool", "evidence.escalation", "evidence.gather", "evidence.artifact",
@@ -22,7 +22,8 @@ ORDER = [
     "students", "students.archive", "students.linear", "students.encoder",
     "students.single", "students.ensemble", "students.registry", "augment",
     "calibrate", "novelty", "student", "engines",
-    "engines.failure", "engines.fake", "engines.vllm_http", "engines.chat", "engines.vllm_local",
+    "engines.failure", "engines.rate", "engines.strangers", "engines.fake", "engines.vllm_http",
+    "engines.chat", "engines.vllm_local",
     "engines.transformers_local", "engines.completions", "engines.openai", "engines.litellm",
     "engines.student", "engines.retriever", "engines.tolerant", "engines.registry", "answers",
     "decode", "bootstrap",

@@ -319,7 +319,12 @@ def test_preview_shows_and_writes_nothing(llmcat: Cli, server: str, tmp_path: Pa
                  "--price-per-hour", "2.5")  # fmt: skip
     assert ran.code == 0, ran.err
     assert "A. Electronics > Headphones & Earphones" in ran.out
-    for said in ("rows               256", "at the pace of these 5 items", "nothing was written"):
+    for said in (
+        "rows               256",
+        "at the pace of these 5 items",
+        "tokens of prompt read in a second",
+        "nothing was written",
+    ):
         assert said in ran.out
     assert not list(tmp_path.iterdir())
 
@@ -387,7 +392,8 @@ def test_doctor_on_a_good_server(llmcat: Cli, server: str) -> None:
     ran = llmcat("doctor", "--base-url", server)
     assert ran.code == 0
     for found in ("vllm_http", "is well", "both honoured", "128 codes are one token each",
-                  "4,096 tokens", "label mass", "for new items, blocks of 32 tokens"):  # fmt: skip
+                  "4,096 tokens", "label mass", "tokens/s",
+                  "for new items, blocks of 32 tokens"):  # fmt: skip
         assert found in ran.out
     assert "warn" not in ran.out
     ran = llmcat("doctor", "--engine", "fake", "--engine-option", "mass=0.02")

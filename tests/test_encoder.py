@@ -424,4 +424,5 @@ def test_the_profile_takes_flags_away(monkeypatch: pytest.MonkeyPatch) -> None:
         assert own in command
         assert command[command.index("--runner") + 1] == "pooling"
         assert command[command.index("--host") + 1] == "127.0.0.1"
-        assert not {"--structured-outputs-config", "--enable-prefix-caching", "False"} & {*command}
+        absent = {"structured-outputs-config", "enable-prefix-caching", "max-num-batched-tokens"}
+        assert not {"False", *(f"--{flag}" for flag in absent)} & {*command}

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import platform
 import statistics
+import time
 from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import islice
+from shutil import which as which_program
 from typing import TYPE_CHECKING, Literal
 
 import llmcat
-from llmcat import resources
+from llmcat import resources, run
 from llmcat.checks.collapse import Watch
 from llmcat.classify import Tally
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
+from llmcat.hardware import cpuinfo, lacks_bf16
 from llmcat.memory import PlainMemory
-from llmcat.readers import ItemReader, expand
+from llmcat.readers import ItemReader, count_rows, expand
 from llmcat.session import Session, columns_of, engine_of, taxonomy_of
+from llmcat.speed import LOCAL, duration, here
 from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
+    from llmcat.records import Item, Verdict
 
 __all__ = ["Finding", "examine"]
 
@@ -33,6 +38,10 @@ ASKED = 32
 GOOD_MASS, GOOD_CACHE, SMALL_BLOCK = 0.5, 0.8, 32
 FEW = 24
 """So many answers are enough to warn that they hardly depend on the item; a run wants more."""
+SLOW = 200.0
+"""Tokens read in a second that are few even for a CPU, with a model small enough for one."""
+ENOUGH = 1000
+"""Tokens that tell a rate; where nearly all came from the cache, other things take the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def _installation() -> Finding:
 
 
 async def _ask_around(config: RunConfig) -> list[Finding]:
-    """Open the engine and ask the user's items, or the shipped examples, one after another."""
+    """Open the engine and ask the user's items, or the shipped examples."""
     findings: list[Finding] = []
     examples = resources.folder("examples")
     own = bool(config.labels or config.taxonomy)
@@ -133,23 +142,23 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         if not items:
             findings.append(Finding("fail", "items", f"none of {which} can be asked"))
             return findings
-        tally, masses = Tally(watch=Watch(least=FEW)), []
-        async for verdict in session.classify(
-            (replace(i, row=n) for n, i in enumerate(items)),
-            memory=PlainMemory(),
-            tally=tally,
-            window=1,
-        ):
-            if verdict.decision == "error":
-                findings.append(Finding("fail", "asking", str(verdict.reason)))
-                return findings
-            if verdict.scores is not None and verdict.scores.mass is not None:
-                masses.append(verdict.scores.mass)
+        tally = Tally(watch=Watch(least=FEW))
+        verdicts = await _verdicts(session, items[:1], tally)  # fills the cache, so it goes alone
+        before, started = tally.usage, time.monotonic()
+        verdicts += await _verdicts(session, items[1:] or items, tally)
+        seconds = time.monotonic() - started
+        if failed := [v for v in verdicts if v.decision == "error"]:
+            findings.append(Finding("fail", "asking", str(failed[0].reason)))
+            return findings
+        masses = [v.scores.mass for v in verdicts if v.scores and v.scores.mass is not None]
         if served.facts.get("scores"):
             findings.append(Finding("ok", "probabilities", served.facts["scores"]))
         if masses:
             findings.append(_mass(masses, which))
         findings += _dependence(tally.watch)
+        findings.append(
+            _speed(config, tally.usage.read - before.read, seconds, len(items[1:] or items))
+        )
         if unmasked:  # what no token list can be asked of says little about its cache
             findings.append(await _cache(session, tally))
     except LlmcatError as exc:
@@ -157,6 +166,38 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     finally:
         await session.engine.close()
     return findings
+
+
+async def _verdicts(session: Session, items: list[Item], tally: Tally) -> list[Verdict]:
+    """Ask items as a run would, but for the store of what is known."""
+    numbered = (replace(item, row=n) for n, item in enumerate(items))
+    found = session.classify(numbered, memory=PlainMemory(), tally=tally)
+    return [verdict async for verdict in found]
+
+
+def _speed(config: RunConfig, tokens: int, seconds: float, count: int) -> Finding:
+    """Say how fast prompts are read, and how long the file takes at that.
+
+    How fast a model could be is not known here. But bfloat16 on a CPU without instructions for it
+    is slow for certain, and that CPU may be this one.
+    """
+    own = not run.is_stream(config.file)
+    rows = count_rows(*expand(config.file), fmt=config.input_format or None) if own else 1_000_000
+    rows = min(rows, config.limit or rows) if own else rows
+    rate, which = tokens / seconds, f"your {rows:,} rows" if own else "a million items like these"
+    found = f"reads {rate:,.0f} tokens/s, cached ones aside; " if tokens else ""
+    found += f"{which} take about {duration(rows * seconds / count)}"
+    slow = tokens >= ENOUGH and rate < SLOW and here(config) and lacks_bf16(cpuinfo())
+    if not slow or "float32" in config.engine_option or which_program("nvidia-smi"):
+        return Finding("ok", "speed", found)
+    flag = "--engine-option dtype=float32" if config.engine in LOCAL else "-- --dtype float32"
+    return Finding(
+        "warn",
+        "speed",
+        found,
+        "this machine's CPU has no instructions for bfloat16: if the model is computed here, "
+        f"see that it is in float32 (llmcat serve model does that; else {flag})",
+    )
 
 
 def _mass(masses: list[float], which: str) -> Finding:

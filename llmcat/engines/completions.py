@@ -14,11 +14,13 @@ import re
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens, schema
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight
-from llmcat.engines.failure import try_again
+from llmcat.engines.failure import insist, try_again
+from llmcat.engines.rate import InFlight
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
@@ -29,12 +31,13 @@ from llmcat.errors import (
 from llmcat.records import Answer, Ask, Item, Menu, Node, Prefix, Usage, digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from llmcat.records import Message
 
 __all__ = ["ALPHABET", "DIALECTS", "Completions", "Dialect"]
 
+T = TypeVar("T")
 ALPHABET = tuple(code for code in CANDIDATES if len(code) == 1)
 CONTEXT = 32_768
 """Tokens taken for the context where a server does not say."""
@@ -142,7 +145,7 @@ DIALECTS = {
 class Completions:
     """The engine but for the sending: subclasses bring `find`, `complete` and `close`.
 
-    `context` 0: what the server says, or `CONTEXT`.
+    `context` 0: what the server says, or `CONTEXT`. `timeout`: seconds without any answer.
     """
 
     base_url: str = ""
@@ -167,10 +170,21 @@ class Completions:
         default_factory=dict, repr=False, init=False
     )
     _lapses: int = field(default=0, repr=False, init=False)
+    rate: InFlight = field(repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Refuse an address or a key that cannot be sent."""
         check_reachable(self.base_url, self.api_key)
+        self.rate = InFlight(self.concurrency, self.timeout, self.base_url or self.model)
+
+    async def patiently(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Send what opening needs, and try again as for an item. Raises `EngineError`."""
+        return await insist(
+            lambda: self.rate.send(once),
+            attempts=self.attempts,
+            seconds=self.retry_seconds,
+            met=self.rate.met,
+        )
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; return the reply as JSON. Raises `EngineError`."""
@@ -185,6 +199,7 @@ class Completions:
 
     async def open(self) -> Served:
         """Find the model, then prove the constraint with a canary. Raises any `EngineError`."""
+        self.rate.opening()
         facts = await self.find()
         await self.canary()
         facts["scores"] = "the likeliest codes" if self.scored else "none: label_only"
@@ -208,7 +223,7 @@ class Completions:
             ask = _nonsense(codes)
             while True:
                 try:
-                    reply = await self.complete(self._fields(ask))
+                    reply = await self.patiently(partial(self.complete, self._fields(ask)))
                     break
                 except (EngineRefused, EngineUnsupported) as exc:
                     if self.scored and "logprobs" in str(exc):
@@ -223,7 +238,7 @@ class Completions:
             self.read(reply, ask)
 
     async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks, `concurrency` of them in flight."""
+        """Answer a stream of asks, at most `concurrency` of them in flight."""
         async with aclosing(in_flight(asks, self._one, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer
@@ -244,7 +259,8 @@ class Completions:
         fields = self._fields(ask)
 
         async def once() -> Answer:
-            return self.read(await self.complete(fields), ask)
+            reply = await self.rate.send(partial(self.complete, fields), ask.read)
+            return self.read(reply, ask)
 
         try:
             return await once()

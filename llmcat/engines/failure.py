@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import (
@@ -12,29 +15,49 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from llmcat.errors import EngineBusy, EngineError, EngineRefused
+from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineRefused, EngineTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-__all__ = ["refusal", "try_again"]
+__all__ = ["insist", "refusal", "try_again"]
 
 T = TypeVar("T")
+LONGEST = 300.0
+"""Seconds; no server is waited for longer because it says so."""
 
 
-def refusal(status: int, what: str, *, retry_after: str | None = None) -> EngineError:
+def refusal(status: int, what: str, headers: Mapping[str, str]) -> EngineError:
     """Return the error of an HTTP status other than 200.
 
-    `what` is for the user and holds the server's own words; `retry_after` is the header, if any.
+    `what` is for the user and holds the server's own words. `headers` are the reply's, found by
+    names in any case.
     """
     if status in {401, 403}:
         return EngineRefused(what, hint="set LLMCAT_API_KEY", fatal=True)
     if status == 404:  # noqa: PLR2004
         return EngineRefused(what, hint="are address and model right?", fatal=True)
     if status in {408, 425, 429} or status >= 500:  # noqa: PLR2004
-        wait = _seconds(retry_after)
+        wait = _seconds(headers.get("Retry-After"), headers.get("Date"))
         return EngineBusy(what, retry_after=wait, patient=status in {425, 429, 503})
     return EngineRefused(what)
+
+
+async def insist(
+    once: Callable[[], Awaitable[T]], *, attempts: int, seconds: float, met: Callable[[], bool]
+) -> T:
+    """Ask what an engine needs to open, with the patience that items have.
+
+    Where nobody has answered yet (`met`), a server that is away or silent is told at once: the
+    address may be wrong.
+    """
+    try:
+        return await once()
+    except EngineError as exc:
+        away = isinstance(exc, (EngineDown, EngineTimeout))
+        if not exc.retryable or (away and not met()):
+            raise
+        return await try_again(once, exc, attempts=attempts, seconds=seconds)
 
 
 async def try_again(
@@ -74,9 +97,24 @@ def _retryable(exc: BaseException) -> bool:
     return isinstance(exc, EngineError) and exc.retryable
 
 
-def _seconds(header: str | None) -> float:
-    """Read a Retry-After header given in seconds; a date counts as no statement."""
+def _seconds(after: str | None, date: str | None) -> float:
+    """Return how long a Retry-After header asks to wait, 0 where it says nothing usable.
+
+    It holds seconds or a date. A date counts from the server's own `Date`, whose clock it is by;
+    only where there is none, from ours. In the past it means at once.
+    """
     try:
-        return min(max(float(header or 0.0), 0.0), 300.0)
+        seconds = float(after or 0.0)
     except ValueError:
-        return 0.0
+        until, now = _moment(after), _moment(date) or datetime.now(UTC)
+        seconds = (until - now).total_seconds() if until else 0.0
+    return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST)
+
+
+def _moment(header: str | None) -> datetime | None:
+    """Read an HTTP date; one without a zone is in UTC, as all of them are."""
+    try:
+        found = parsedate_to_datetime(header or "")
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -37,6 +37,7 @@ _open = 0
 """Engines that are open."""
 REST = 60.0
 """Seconds for which a provider that was away or busy is passed over."""
+DAY = 86_400.0
 
 
 @dataclass
@@ -59,7 +60,7 @@ class LiteLLMChat(Completions):
         self.chain = [name.strip() for name in self.model.split(",") if name.strip()]
         if not self.chain:
             raise BadConfig("engine litellm needs --model provider/model")
-        self.model = self.chain[0]
+        self.model = self.rate.who = self.chain[0]
         others = (replace(self, model=m, base_url="", api_key="") for m in self.chain[1:])
         self.links = [self, *others]
 
@@ -103,6 +104,7 @@ class LiteLLMChat(Completions):
         """Prove every link of the chain: one that is not there when it is needed is none."""
         await super().canary()
         for link in self.links[1:]:
+            link.rate.opening()
             await Completions.canary(link)
 
     async def ask(self, ask: Ask) -> Answer:
@@ -136,7 +138,7 @@ class LiteLLMChat(Completions):
                 **fields,
                 api_base=self.base_url or None,
                 api_key=self.api_key or ("none" if self.base_url else None),
-                timeout=self.timeout,
+                timeout=DAY,  # `rate` ends it once the provider is silent
                 num_retries=0,
                 max_retries=0,
                 drop_params=False,
@@ -144,15 +146,14 @@ class LiteLLMChat(Completions):
         except litellm.UnsupportedParamsError as exc:
             raise EngineUnsupported(f"{self.model}: {exc.message}") from exc
         except openai.APITimeoutError as exc:
-            raise EngineTimeout(f"{self.model}: no answer within {self.timeout:g} s") from exc
+            raise EngineTimeout(f"{self.model}: timed out: {exc.message}") from exc
         except openai.APIConnectionError as exc:
             raise EngineDown(f"{self.model}: {exc.message}") from exc
         except openai.APIStatusError as exc:
             what = f"{self.model}: HTTP {exc.status_code}: {exc.message}"
             if "onnection error" in exc.message or "annot connect" in exc.message:
                 raise EngineDown(what) from exc
-            after = exc.response.headers.get("retry-after")
-            raise refusal(exc.status_code, what, retry_after=after) from exc
+            raise refusal(exc.status_code, what, exc.response.headers) from exc
         except Exception as exc:  # what a provider's adapter trips over
             raise EngineBusy(f"{self.model}: {type(exc).__name__}: {exc}") from exc
         try:

@@ -13,6 +13,7 @@ from llmcat.engines.failure import refusal
 from llmcat.errors import (
     EngineBusy,
     EngineDown,
+    EngineError,
     EngineRefused,
     EngineTimeout,
     EngineUnsupported,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIChat"]
 
+CONNECT = 10.0
+"""Seconds for a connection."""
 _KNOWN = {
     "model", "messages", "temperature", "max_tokens", "max_completion_tokens", "logprobs",
     "top_logprobs", "response_format",
@@ -40,16 +43,7 @@ class OpenAIChat(Completions):
         """Ask which models there are, and how long a conversation may be."""
         openai = _openai()
         facts = {"dialect": self.dialect.name, "version": f"openai {openai.__version__}"}
-        try:
-            cards = [c.model_dump() async for c in self._sdk.models.list()]
-        except openai.APIConnectionError as exc:
-            raise self._down(exc) from exc
-        except openai.APIStatusError as exc:
-            if exc.status_code in {401, 403}:
-                raise refusal(exc.status_code, f"{self.base_url}: {exc.message}") from exc
-            cards = []  # not every server lists its models
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
-            cards = []
+        cards = await self.patiently(self._cards)
         names = [str(card["id"]) for card in cards]
         if not self.model and len(names) == 1:
             self.model = names[0]
@@ -63,6 +57,23 @@ class OpenAIChat(Completions):
         self.context = self.context or (told if isinstance(told, int) else 0)
         return facts
 
+    async def _cards(self) -> list[dict[str, Any]]:
+        """List the models; not every server does."""
+        openai = _openai()
+        try:
+            return [card.model_dump() async for card in self._sdk.models.list()]
+        except openai.APITimeoutError as exc:
+            raise self._late() from exc
+        except openai.APIConnectionError as exc:
+            raise self._down(exc) from exc
+        except openai.APIStatusError as exc:
+            failure = self._refusal(exc)
+            if exc.status_code in {401, 403} or failure.patient:
+                raise failure from exc
+            return []
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            return []
+
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; every foreign exception becomes one of ours."""
         openai = _openai()
@@ -72,15 +83,20 @@ class OpenAIChat(Completions):
             reply = await self._sdk.chat.completions.create(**known, extra_body=extra)
             return dict(reply.model_dump())
         except openai.APITimeoutError as exc:
-            raise EngineTimeout(f"{self.base_url}: no answer within {self.timeout:g} s") from exc
+            raise self._late() from exc
         except openai.APIConnectionError as exc:
             raise self._down(exc) from exc
         except openai.APIStatusError as exc:
-            after = exc.response.headers.get("retry-after")
-            what = f"{self.base_url}: HTTP {exc.status_code}: {exc.message}"
-            raise refusal(exc.status_code, what, retry_after=after) from exc
+            raise self._refusal(exc) from exc
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as exc:
             raise EngineBusy(f"{self.base_url}: the reply cannot be read: {exc}") from exc
+
+    def _refusal(self, exc: Any) -> EngineError:
+        what = f"{self.base_url}: HTTP {exc.status_code}: {exc.message}"
+        return refusal(exc.status_code, what, exc.response.headers)
+
+    def _late(self) -> EngineTimeout:
+        return EngineTimeout(f"{self.base_url}: no connection within {CONNECT:g} s")
 
     def _down(self, exc: Exception) -> EngineDown:
         cause = exc.__cause__ or exc
@@ -91,10 +107,11 @@ class OpenAIChat(Completions):
     @property
     def _sdk(self) -> AsyncOpenAI:
         if self._client is None:
-            self._client = _openai().AsyncOpenAI(
+            openai = _openai()
+            self._client = openai.AsyncOpenAI(
                 base_url=self.base_url,
                 api_key=self.api_key or "none",
-                timeout=self.timeout,
+                timeout=openai.Timeout(None, connect=CONNECT),  # the answer is `rate`'s to time
                 max_retries=0,
             )
         return self._client

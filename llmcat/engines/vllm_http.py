@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -27,7 +28,9 @@ import orjson
 
 from llmcat.candidates.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
-from llmcat.engines.failure import refusal, try_again
+from llmcat.engines.failure import insist, refusal, try_again
+from llmcat.engines.rate import InFlight
+from llmcat.engines.strangers import Reply, recognized
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
@@ -61,6 +64,8 @@ _BLOCK_SIZE = re.compile(r'cache_config_info\{[^}]*\bblock_size="(\d+)"')
 _PREFIXES = 512
 _MOST_BYTES = 1 << 24
 """No reply is longer."""
+CONNECT = 10.0
+"""Seconds for a connection, or for a look at what is not needed."""
 _CHAT = "/v1/chat/completions"
 _NO_THINKING = {"enable_thinking": False}
 
@@ -77,7 +82,7 @@ class _Shared:
 class VllmHttp:
     """`base_url` with or without `/v1`; `model` may be empty when the server has just one.
 
-    `timeout`: seconds for one request. `attempts`: tries of one request that fails for a
+    `timeout`: seconds without any answer. `attempts`: tries of one request that fails for a
     reason of its own. `retry_seconds`: how long a server that is away or busy is waited for.
     """
 
@@ -100,6 +105,7 @@ class VllmHttp:
     _prefixes: OrderedDict[str, _Shared] = field(default_factory=OrderedDict, repr=False)
     _tails: dict[tuple[str, ...], bytes] = field(default_factory=dict, repr=False)
     _called: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False)
+    rate: InFlight = field(repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Bring the address into one form."""
@@ -107,6 +113,7 @@ class VllmHttp:
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
         check_reachable(self.base_url, self.api_key)
+        self.rate = InFlight(self.concurrency, self.timeout, self.base_url)
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -115,6 +122,7 @@ class VllmHttp:
 
         Raises any `EngineError`.
         """
+        self.rate.opening()
         try:
             card = await self._find_model()
             version = await self._version()
@@ -124,9 +132,8 @@ class VllmHttp:
             if not context:
                 context = int((await self._tokenize({"prompt": "a"}))["max_model_len"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
-            raise EngineUnsupported(
-                f"{self.base_url} does not answer as vLLM does: {type(exc).__name__}: {exc}"
-            ) from exc
+            what = f"{self.base_url} does not answer as vLLM does: {type(exc).__name__}: {exc}"
+            raise await self._stranger(what) from exc
         return Served(
             engine=self.name,
             model=self.model,
@@ -152,14 +159,15 @@ class VllmHttp:
     async def block_size(self) -> int | None:
         """Return how many tokens a block of the prefix cache holds, None if nothing says so."""
         try:
-            async with self._client.get(f"{self.base_url}/metrics") as reply:
+            url, limit = f"{self.base_url}/metrics", aiohttp.ClientTimeout(CONNECT)
+            async with self._client.get(url, timeout=limit) as reply:
                 found = _BLOCK_SIZE.search(await reply.text())
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
         return int(found[1]) if found else None
 
     async def _find_model(self) -> dict[str, Any]:
-        cards = (await self._json("GET", "/v1/models")).get("data", [])
+        cards = (await self._asked("GET", "/v1/models")).get("data", [])
         names = [str(card["id"]) for card in cards]
         if not names:
             raise EngineUnsupported(f"{self.base_url} serves no model")
@@ -177,7 +185,7 @@ class VllmHttp:
 
     async def _version(self) -> str:
         try:
-            return str((await self._json("GET", "/version")).get("version", "unknown"))
+            return str((await self._asked("GET", "/version")).get("version", "unknown"))
         except (EngineRefused, EngineBusy):  # nothing depends on it
             return "unknown"
 
@@ -193,12 +201,11 @@ class VllmHttp:
         }
         try:
             before: list[int] = (await self._tokenize(place))["tokens"]
-            reply = await self._json("POST", "/detokenize", {"model": self.model, "tokens": before})
+            told = {"model": self.model, "tokens": before}
+            reply = await self._asked("POST", "/detokenize", told)
         except EngineRefused as exc:
-            raise EngineUnsupported(
-                f"{self.base_url} has no /tokenize for chats: {exc}",
-                hint="is it a vLLM server with a chat model?",
-            ) from exc
+            what = f"{self.base_url} has no /tokenize for chats: {exc}"
+            raise await self._stranger(what) from exc
         text = str(reply["prompt"])
         if text.rstrip().endswith("<think>"):
             raise EngineUnsupported(
@@ -258,11 +265,11 @@ class VllmHttp:
             for constraint in self.capabilities.constraints:
                 ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
                 body = orjson.loads(self._body(ask))
-                reply = await self._json("POST", _CHAT, body)
+                reply = await self._asked("POST", _CHAT, body)
                 logs[constraint], _, _ = self._read(reply, ask)
                 if constraint == "tokens":
                     body["allowed_token_ids"] = [outside]
-                    reply = await self._json("POST", _CHAT, body)
+                    reply = await self._asked("POST", _CHAT, body)
                     if _distribution(reply)[0] != f"token_id:{outside}":
                         raise ConstraintIgnored(
                             f"{self.base_url} does not keep to the allowed tokens", hint=SERVE_IT
@@ -288,7 +295,7 @@ class VllmHttp:
     # -- answering --------------------------------------------------------------------------
 
     async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks, `concurrency` of them in flight.
+        """Answer a stream of asks, at most `concurrency` of them in flight.
 
         Closing this generator cancels what is in flight.
         """
@@ -350,7 +357,8 @@ class VllmHttp:
             raise
 
     async def _exchange(self, body: bytes, ask: Ask) -> Reading:
-        return self._read(await self._json("POST", _CHAT, body), ask)
+        send = partial(self._json, "POST", _CHAT, body)
+        return self._read(await self.rate.send(send, ask.read), ask)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -458,12 +466,21 @@ class VllmHttp:
         return self._called[codes]
 
     async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._json("POST", "/tokenize", {"model": self.model, **body})
+        return await self._asked("POST", "/tokenize", {"model": self.model, **body})
 
     async def count_tokens(self, messages: list[Message]) -> int:
         """Ask the server how many tokens the conversation is, generation prompt included."""
         body = {"messages": messages, "chat_template_kwargs": _NO_THINKING}
         return int((await self._tokenize(body))["count"])
+
+    async def _asked(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Send what opening needs and read JSON; try again as for an item."""
+        return await insist(
+            lambda: self.rate.send(partial(self._json, method, path, body)),
+            attempts=self.attempts,
+            seconds=self.retry_seconds,
+            met=self.rate.met,
+        )
 
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """Send and read JSON; every foreign exception and status becomes one of ours."""
@@ -476,7 +493,7 @@ class VllmHttp:
                 if reply.status != 200:  # noqa: PLR2004
                     raise self._refusal(reply, raw, path)
         except TimeoutError as exc:
-            raise EngineTimeout(f"{self.base_url}: no answer within {self.timeout:g} s") from exc
+            raise EngineTimeout(f"{self.base_url}: no connection within {CONNECT:g} s") from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise EngineDown(
                 f"no server at {self.base_url}: {exc or type(exc).__name__}",
@@ -496,7 +513,28 @@ class VllmHttp:
         what = f"{self.base_url}{path}: HTTP {status}: {why}"
         if "compil" in why.lower() and "regex" in why.lower():
             return EngineRefused(what, hint="the grammar does not compile: use --constraint tokens")
-        return refusal(status, what, retry_after=reply.headers.get("Retry-After"))
+        return refusal(status, what, reply.headers)
+
+    async def _stranger(self, what: str) -> EngineUnsupported:
+        """Return the error of a server that is not vLLM, with its name where that can be told."""
+        hint = "is it a vLLM server with a chat model? other servers: --engine openai"
+        if found := await recognized(self._look_at):
+            what = f"{self.base_url} is {found.name}, not vLLM"
+            hint = (
+                f"--engine openai --base-url {self.base_url}/v1 "
+                f"--engine-option dialect={found.dialect}"
+            )
+        return EngineUnsupported(what, hint=hint)
+
+    async def _look_at(self, path: str) -> Reply:
+        """GET a path that only some servers have."""
+        try:
+            url, limit = f"{self.base_url}{path}", aiohttp.ClientTimeout(CONNECT)
+            async with self._client.get(url, timeout=limit) as reply:
+                server, raw = reply.headers.get("Server", ""), await _whole(reply)
+                return Reply(server, orjson.loads(raw) if reply.status == 200 else None)  # noqa: PLR2004
+        except (aiohttp.ClientError, EngineError, TimeoutError, OSError, ValueError):
+            return Reply()
 
     @property
     def _client(self) -> aiohttp.ClientSession:
@@ -508,7 +546,8 @@ class VllmHttp:
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),  # a model server sets none
                 connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
-                timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=10),
+                # The answer is `rate`'s to time.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
             )
         return self._session
 

@@ -1,0 +1,54 @@
+"""Servers that are not vLLM, told by what only they answer, and the dialect that reaches them.
+
+This module does not know HTTP: it is given what asks for a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Reply", "Stranger", "recognized"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply to a GET: its `Server` header and its JSON, None where there is none."""
+
+    server: str = ""
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A kind of server: a path that answers with `keys` on it, and its dialect."""
+
+    name: str
+    path: str
+    keys: tuple[str, ...]
+    dialect: str
+
+
+STRANGERS = (
+    Stranger("llama.cpp", "/props", ("default_generation_settings",), "llamacpp"),
+    Stranger("SGLang", "/get_model_info", ("model_path", "is_generation"), "sglang"),
+    Stranger("SGLang", "/get_server_info", ("model_path",), "sglang"),
+    Stranger("Text Generation Inference", "/info", ("model_id",), "tgi"),
+    # LM Studio says "unexpected endpoint" with status 200 elsewhere, so keys decide.
+    Stranger("LM Studio", "/api/v0/models", ("data",), "ollama"),
+    Stranger("Ollama", "/api/version", ("version",), "ollama"),
+)
+
+
+async def recognized(get: Callable[[str], Awaitable[Reply]]) -> Stranger | None:
+    """Return the kind of server that answers, None if it is none of these."""
+    for stranger in STRANGERS:
+        reply = await get(stranger.path)
+        if reply.server.startswith("llama.cpp"):  # also where /props is turned off
+            return STRANGERS[0]
+        if isinstance(reply.value, dict) and all(key in reply.value for key in stranger.keys):
+            return stranger
+    return None
