@@ -304,6 +304,61 @@ def _calibrate(argv: list[str]) -> int:
     )
 
 
+TUNE_EPILOG = """\
+examples:
+  llmcat tune --file labeled.jsonl --taxonomy t.yaml --base-url http://localhost:8000
+  llmcat tune --file labeled.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --max-requests 2000 --arms arms.toml
+  llmcat tune --file items.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --suppose 0.8 --accept-precision 0.95
+
+Most items choose, the rest is held back and checks the choice. --arms names a file with
+[arms.NAME] tables, as for ab; without it the usual arms are tried, retrieval alone among them.
+What is written (default: artifact.json) goes into llmcat.toml: artifact = "artifact.json".
+With --suppose nothing needs a label: 200 items are asked about, and about how many labels a line
+at --accept-precision would take is said, if so many answers are right.
+Exit codes: 0 done; 1 done, but an arm answers nothing or the same label throughout; 2 bad input;
+3 no usable engine; 130 interrupted.
+"""
+
+
+def _tune(argv: list[str]) -> int:
+    parser = make_parser("tune", TUNE_EPILOG)
+    where = "the artifact to write (default: artifact.json)"
+    left_out = frozenset({"out_format", "calibration", "artifact", "skip_sure"})
+    add_settings(parser, leave_out=left_out, told={"out": where})
+    group = parser.add_argument_group("tuning")
+    group.add_argument("--arms", metavar="FILE", help="what is tried: [arms.NAME] tables as TOML")
+    group.add_argument("--max-requests", type=int, default=0, metavar="N",
+                       help="ask so many requests at most (default: no bound)")  # fmt: skip
+    group.add_argument("--max-minutes", type=float, default=0.0, metavar="N",
+                       help="ask for so many minutes at most (default: no bound)")  # fmt: skip
+    group.add_argument("--suppose", type=float, metavar="SHARE", help="say how many labels a line "
+                       "takes if this share of the answers is right")  # fmt: skip
+    group.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(argv)
+    config = settings(args)
+    _check_items(config)
+    from llmcat import terminal
+    from llmcat.arms import definition
+    from llmcat.errors import BadConfig
+
+    if args.suppose is not None:
+        if not 0 < args.suppose < 1:
+            raise BadConfig("--suppose is a share between 0 and 1")
+        return terminal.run_suppose(config, args.suppose)
+    arms = definition(args.arms)[2] if args.arms else {}
+    command = ["llmcat", "tune", *argv]
+    return terminal.run_tune(
+        config,
+        arms=arms,
+        max_requests=args.max_requests,
+        max_minutes=args.max_minutes,
+        command=command,
+        quiet=args.quiet,
+    )
+
+
 def _ab(argv: list[str]) -> int:
     from llmcat.judge import METRICS
 
@@ -527,6 +582,7 @@ _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "ab": _ab,
     "calibrate": _calibrate,
+    "tune": _tune,
     "runs": _runs,
     "prompts": _prompts,
     "init": _init,

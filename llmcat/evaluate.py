@@ -11,6 +11,7 @@ import csv
 import math
 import zipfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,15 @@ if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
     from llmcat.trial import Opened
 
-__all__ = ["Options", "compare_runs", "evaluate", "export_run", "finish", "read_costs"]
+__all__ = [
+    "Options",
+    "artifact_of",
+    "compare_runs",
+    "evaluate",
+    "export_run",
+    "finish",
+    "read_costs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +462,8 @@ def fit_calibration(
         best = p.argmax(axis=1).tolist()
         decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
         bound = bound | {"pool": learnt.pool.digest}
-    made = fit(
+    fitting = partial(
+        fit,
         p,
         seen,
         labels,
@@ -466,12 +476,19 @@ def fit_calibration(
         version=record["llmcat"],
         fields=_fields(path),
         prior=prior,
-        plain=plain,
         share=share,
         seed=seed,
     )
+    try:
+        made = fitting(plain=plain)
+    except InputError:
+        if learnt is None:
+            raise
+        made = fitting(plain=True)  # the weights are the gain: what they give is kept as it is
     found = _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
-    artifact = None if learnt is None else _artifact(record, arm, learnt, made)
+    artifact = None
+    if learnt is not None:
+        artifact = artifact_of(arm["identity"], arm["settings"], learnt, made, record["llmcat"])
     return Fitted(made, found, artifact)
 
 
@@ -517,26 +534,35 @@ def _learnt(
     )
 
 
-def _artifact(
-    record: Mapping[str, Any], arm: Mapping[str, Any], learnt: Learnt, made: Calibration
+def artifact_of(
+    identity: Mapping[str, str],
+    settings: Mapping[str, Any],
+    learnt: Learnt | None,
+    made: Calibration | None,
+    version: str,
 ) -> Artifact:
-    """Put together what was learnt, each part bound to what it holds for."""
-    identity, settings = arm["identity"], arm["settings"]
+    """Put together what was learnt, each part bound to what it holds for.
+
+    `identity` is that of the session that answered; `settings` are its choices.
+    """
     reader = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
     retrieval = ("sources", "source_category", "examples", "taxonomy")
-    prior = None if learnt.prior is None else [float(x) for x in learnt.prior]
-    parts = {
-        "pool": Part(bound={key: identity[key] for key in retrieval}, learnt=learnt.pool.record()),
-        "calibration": Part(bound={}, learnt=made.model_dump(mode="json")),
-    }
-    if prior is not None:
-        bound = {key: identity[key] for key in reader}
-        parts["reader"] = Part(bound=bound, learnt={"place_prior": prior})
-        if math.isfinite(learnt.line):
-            parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
+    parts: dict[str, Part] = {}
+    report: dict[str, Any] = {}
+    if learnt is not None:
+        bound = {key: identity[key] for key in retrieval}
+        parts["pool"] = Part(bound=bound, learnt=learnt.pool.record())
+        report["fitted_on"] = learnt.pool.n
+        if learnt.prior is not None:
+            prior = [float(x) for x in learnt.prior]
+            bound = {key: identity[key] for key in reader}
+            parts["reader"] = Part(bound=bound, learnt={"place_prior": prior})
+            if math.isfinite(learnt.line):
+                parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
+    if made is not None:
+        parts["calibration"] = Part(bound={}, learnt=made.model_dump(mode="json"))
     kept = {name: settings[name] for name in CHOICES if settings.get(name)}
-    report = {"fitted_on": learnt.pool.n, "items": record["items"]["n"]}
-    return Artifact(llmcat=record["llmcat"], settings=kept, parts=parts, report=report).sealed()
+    return Artifact(llmcat=version, settings=kept, parts=parts, report=report).sealed()
 
 
 def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:

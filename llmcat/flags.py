@@ -16,6 +16,7 @@ COMMANDS = {
     "show": "print a predictions file as a table",
     "eval": "measure on labelled items how good the labels are",
     "ab": "compare prompts, models or settings on labelled items, and decide",
+    "tune": "choose prompt, candidates and sources on labelled items, and learn their weights",
     "calibrate": "fit on labelled items what the probabilities mean, and draw a line",
     "runs": "list, show, compare or export evaluation runs",
     "student": "train a classifier on labels, measure it, use it",

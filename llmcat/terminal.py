@@ -13,6 +13,7 @@ import math
 import shlex
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -492,6 +493,93 @@ def run_calibrate(
     if config.sets:
         print(f"sets hold the right label in {config.sets:.0%} on average")
     print(f"wrote {out}", file=sys.stderr)
+    return 0
+
+
+def run_tune(
+    config: RunConfig,
+    *,
+    arms: Mapping[str, Mapping[str, Any]],
+    max_requests: int,
+    max_minutes: float,
+    command: Sequence[str],
+    quiet: bool,
+) -> int:
+    """Try arms on labelled items, show the table, write the winner's artifact."""
+    from llmcat.adds import sentence
+    from llmcat.checks import tune as tuning
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr)
+
+    options = tuning.Options(max_requests, max_minutes, arms)
+    found = _interruptible(lambda stop: tuning.tune(config, options, stop=stop, say=say))
+    if found.stopped == "interrupted":
+        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
+        print(f"  {shlex.join(command)}", file=sys.stderr)
+        return 130
+    best = tuning.pareto(found.tried)
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("arm", "items", "accuracy", "tokens an item", "against alone", ""):
+        table.add_column(head, justify="left" if head in {"arm", ""} else "right")
+    alone = next((one for one in found.tried if one.name == tuning.ALONE), None)
+    for one in found.tried:
+        gain = ""
+        if alone is not None and one is not alone and one.rows:
+            step = tuning.against(one, alone)
+            gain = f"{100 * step.value:+.1f} [{100 * step.low:+.1f}, {100 * step.high:+.1f}]"
+        notes = [one.fate, "chosen" if one.best else "", "Pareto" if one.name in best else ""]
+        table.add_row(
+            one.name,
+            f"{len(one.rows):,}",
+            _figure(asdict(one.accuracy)) if one.rows else "",
+            f"{one.tokens:,.0f}",
+            gain,
+            ", ".join(filter(None, notes)),
+        )
+    Console(highlight=False).print(table)
+    if found.stopped:
+        print(f"stopped early: {found.stopped}")
+    print(f"chosen: {found.winner.name}; on {found.checked.n:,} held-back items "
+          f"{_figure(asdict(found.checked))} right")  # fmt: skip
+    if found.adds is not None:
+        print(sentence(found.adds))
+    if found.winner.name == tuning.ALONE:
+        print("retrieval alone is as good as any model here: use --engine retriever")
+    out = Path(config.out or "artifact.json")
+    found.artifact.save(out)
+    if "pool" in found.artifact.parts:
+        print(_weights_line(found.artifact))
+    print(f"wrote {out}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
+          "settings draws lines", file=sys.stderr)  # fmt: skip
+    return 1 if any(one.fate.startswith("ERROR") for one in found.tried) else 0
+
+
+def run_suppose(config: RunConfig, supposed: float) -> int:
+    """Say how many labels a promise would take, by unlabelled items' confidences."""
+    from llmcat.checks.tune import labels_for_a_promise
+
+    precision = config.accept_precision or 0.95
+    limited = config.model_copy(update={"limit": config.limit or 200, "out": "-"})
+    summary, sure = run.Summary(out="-"), list[float]()
+
+    async def ask(stop: asyncio.Event) -> None:
+        async for _, row in run.classify_stream(limited, summary, stop=stop):
+            if row["confidence"] is not None:
+                sure.append(row["confidence"])
+
+    _interruptible(ask)
+    if not sure:
+        raise InputError("no item got an answer with a probability")
+    found = labels_for_a_promise(sure, supposed=supposed, precision=precision, risk=config.risk)
+    if found is None:
+        print(f"if {supposed:.0%} of the answers are right, no number of labels would draw a line "
+              f"at precision {precision:g}")  # fmt: skip
+    else:
+        print(f"if {supposed:.0%} of the answers are right, about {2 * found:,} labels draw a line "
+              f"at precision {precision:g}: half of them fit, half draw it "
+              f"(by the confidences of {len(sure):,} items)")  # fmt: skip
     return 0
 
 

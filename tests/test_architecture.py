@@ -31,8 +31,9 @@ ORDER = [
     "journal", "checks.collapse", "classify", "session", "run", "preview", "classifier",
     "runs", "gold", "arms", "speed", "trial", "scored",
     "adds", "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
-    "primary", "fallback", "labeler", "ledger", "checks.doctor", "starter", "terminal", "flags",
-    "cli_learn", "cli",
+    "primary", "fallback", "labeler", "ledger", "checks.reading", "checks.tune",
+    "checks.doctor", "starter",
+    "terminal", "flags", "cli_learn", "cli",
 ]  # fmt: skip
 ROOMS = ("candidates", "retrieval", "evidence", "checks")
 """Folders whose `__init__` says what they are for, and nothing else."""
@@ -71,6 +72,7 @@ ADAPTERS = {
         "calibrate",
         "gate",
         "drift",
+        "checks.tune",
         "evidence.none_rule",
         "evidence.pool",
         "graduation",

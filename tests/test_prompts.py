@@ -40,8 +40,8 @@ def test_a_released_prompt_never_changes() -> None:
 
 def test_those_that_ship() -> None:
     """Zero-shot, few-shot, definition-rich, by name, with reasons: in English and Chinese."""
-    names = {f"{kind}.{lang}" for kind in ("zero-shot", "few-shot", "definitions", "text", "reason")
-             for lang in ("en", "zh")}  # fmt: skip
+    kinds = ("zero-shot", "zero-shot-item-first", "few-shot", "definitions", "text", "reason")
+    names = {f"{kind}.{lang}" for kind in kinds for lang in ("en", "zh")}
     assert {p.front.name for p in prompts.available()} == names
 
 

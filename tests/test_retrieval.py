@@ -104,7 +104,7 @@ def test_an_item_scores_alike_alone_and_among_others() -> None:
 def test_a_text_that_shares_nothing_scores_nothing() -> None:
     """The retriever is blind to it, and its similarity says so."""
     found = Retriever(Taxonomy.from_labels(["shoes", "bags"]))([item("手机壳")])
-    assert found.similarity[0, 0] == 0
+    assert found.similarity[0, 0] < -2
     assert not found.scores["lexical"].any()
 
 
@@ -133,7 +133,7 @@ def test_what_is_held_out_is_no_evidence() -> None:
     taught = Retriever(taxonomy).with_examples(items, ["alpha", "beta", "gamma"])
     without = taught.without([True, False, False])
     assert taught(items[:1]).scores["lexical"][0].argmax() == 0
-    assert without(items[:1]).similarity[0, 0] < 0.3 < taught(items[:1]).similarity[0, 0]
+    assert without(items[:1]).similarity[0, 0] < 0 < taught(items[:1]).similarity[0, 0]
     assert len(without.examples.texts) == 2
 
 

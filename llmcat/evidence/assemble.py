@@ -122,14 +122,15 @@ def learnt_pool(
 
     The defaults where there are too few.
     """
+    start = Pool(weights=pooling.default_weights(retriever.sources))
     at = {id_: i for i, id_ in enumerate(retriever.ids)} | {NONE: -1}
     columns = np.array([at[label] for label in labels])
     if (columns >= 0).sum() < pooling.LEAST:
-        return Pool()
+        return start
     given = [item.kept.get(group, "") for item in items] if group else None
     groups = group_of([item_text(item) for item in items], given)
     signals = out_of_fold(retriever, items, groups, seed=seed)
-    return pooling.fit(signals, [None] * len(items), columns, groups, seed=seed)
+    return pooling.fit(signals, [None] * len(items), columns, groups, start=start, seed=seed)
 
 
 def reference_items(config: RunConfig) -> list[Item]:

@@ -1,9 +1,9 @@
 """Whether an item belongs to none of the categories: decided once, after everything was heard.
 
-The log-odds of `none` are a logistic function of three things: how much the item is like anything
-at all (the best cosine, mean over the encoders), how much the likeliest category stands out (the
-logit of its probability among the categories), and the reader's own log-odds for its exit, with
-its place prior removed. A stock model hardly ever takes an exit on a short list, so its argmax
+The log-odds of `none` are a linear function of three things: how much the item is like anything
+at all (its best similarity, the mean over the encoders), how much the likeliest category stands out
+(the logit of its probability among the categories), and the reader's own log-odds for its exit,
+with its place prior removed. A stock model hardly ever takes an exit on a short list, so its argmax
 decides nothing. For everything after this, `none` is one label more. Pure functions of arrays.
 """
 
@@ -29,7 +29,8 @@ LEAST_EACH = 5
 class NoneRule:
     """Log-odds of `none`: `bias + similarity * s + margin * m + exit * e`.
 
-    `s` is in units of a tenth of a cosine, `m` and `e` in nats; `e` is 0 where no reader was asked.
+    `s` is in standard deviations of what is usual (see `Signals.similarity`), 0 where nothing is
+    known; `m` and `e` are in nats, `e` is 0 where no reader was asked.
     """
 
     bias: float
@@ -52,7 +53,7 @@ class NoneRule:
         return cls(**record)
 
 
-DEFAULT = NoneRule(bias=2.07, similarity=-1.64, margin=-0.47, exit=0.2)
+DEFAULT = NoneRule(bias=-5.5, similarity=-1.7, margin=-0.5, exit=0.2)
 """Without labels. Fitted on development items with known outsiders, the share of outsiders taken as
 one in ten (docs/decisions/0011-evidence.md)."""
 
@@ -65,7 +66,10 @@ def inputs(similarity: Array, log_p: Array, exit_odds: Array) -> Array:
     """
     top = np.clip(np.exp(log_p.max(axis=1)), 1e-6, 1 - 1e-6)
     margin = np.log(top) - np.log1p(-top)
-    return np.stack([10.0 * similarity.mean(axis=1), margin, exit_odds], axis=1)
+    known = np.isfinite(similarity)
+    some = np.maximum(known.sum(axis=1), 1)
+    like = np.where(known, similarity, 0.0).sum(axis=1) / some
+    return np.stack([like, margin, exit_odds], axis=1)
 
 
 def fit(x: Array, none: Array, *, start: NoneRule = DEFAULT) -> NoneRule:

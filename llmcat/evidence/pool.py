@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from llmcat.retrieval.scorers import Signals
 
-__all__ = ["READER", "Heard", "Pool", "default_weight", "fit"]
+__all__ = ["READER", "Heard", "Pool", "default_weights", "fit"]
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +37,7 @@ DEFAULTS = {
     READER: 0.5,
 }
 """Weights of least regret over the development sets (docs/decisions/0011-evidence.md)."""
+ENCODERS = ("lexical", "multilingual", "minilm")
 OTHER, NEAREST, PROBE = 1.0, 0.4, 0.5
 """Of an embedding model that was not measured; of the nearest example, of a probe."""
 HELD = 0.5
@@ -54,6 +55,20 @@ def default_weight(source: str) -> float:
     if source.endswith(".probe"):
         return PROBE
     return DEFAULTS.get(source, OTHER)
+
+
+def default_weights(sources: Sequence[str]) -> dict[str, float]:
+    """Return the weights of some sources before there are labels.
+
+    Where not all the encoders are there that the defaults were found with, those that are get more:
+    by the square root of what is missing, between no change and full replacement.
+    """
+    weights = {name: default_weight(name) for name in sources}
+    there = sum(weights[name] for name in ENCODERS if name in weights)
+    if there:
+        more = (sum(DEFAULTS[name] for name in ENCODERS) / there) ** 0.5
+        weights |= {name: weights[name] * more for name in ENCODERS if name in weights}
+    return weights
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ LEXICAL, SUPPLIED = "lexical", "supplied"
 LEAST_SPREAD = {LEXICAL: 0.03}
 """No smaller standard deviation of cosines counts: among thousands of categories nearly all share
 nothing with an item, and one shared run of characters would be worth a hundred of them."""
+USUAL = {LEXICAL: (0.35, 0.12), vectors.MULTILINGUAL: (0.38, 0.11), vectors.MINILM: (0.49, 0.12)}
+"""Mean and standard deviation of the best cosine of items that have a category: means over four
+development sets (docs/decisions/0011-evidence.md)."""
 PROBE_LABELS, PROBE_EXAMPLES = 1_000, 20
 """A probe is trained up to so many categories, and from so many examples on."""
 SMOOTHING = 2.0
@@ -73,8 +76,9 @@ class Examples:
 class Signals:
     """What the sources say of some items: name -> array of shape `(items, categories)`.
 
-    `similarity` is each item's best cosine with any category by each encoder, shape
-    `(items, encoders)`: how much it is like anything at all.
+    `similarity` tells how much an item is like anything at all: its best cosine with any category
+    by each encoder, in standard deviations from what is usual for items that have a category. Shape
+    `(items, encoders)`, NaN for an encoder whose usual is not known.
     """
 
     scores: Mapping[str, Array]
@@ -250,10 +254,11 @@ class _Space:
         return _unit(self.documents + gather @ self.examples)
 
     def score(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
-        """Return this encoder's sources, and the best cosine of each text."""
+        """Return this encoder's sources, and how much each text is like anything."""
         x = self.encode(texts)
         cosine = _dense(x @ self._prototypes.T)
-        best = cosine.max(axis=1)
+        mean, deviation = USUAL.get(self.name, (0.0, np.nan))
+        best = (cosine.max(axis=1) - mean) / deviation
         found = {self.name: self._spread(cosine)}
         known = self.columns >= 0
         if self.examples is not None and known.any():
