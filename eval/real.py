@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Measure llmcat with a real instruct model, on test parts, beside what costs nothing.
+
+    python eval/real.py MODEL [--data FOLDER] [--runs FOLDER] [--only SET,...] [--write NAME]
+
+MODEL is a folder that eval/real_models.py made. Each set is asked as a new user would ask it, with
+the defaults, through the engine transformers_local (the same answers as vLLM's, whose speed is
+measured by bench/real_speed.py); every answer is kept in --runs, so nothing is asked twice. The
+shipped examples are split by a hash of their ids: tuning looks at the other half only. The other
+sets come from --data, prepared folders as eval/sets.py describes; those that are not there are
+left out, and said so. --write keeps the table in eval/results/NAME.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve, roc_auc_score
+
+from llmcat.adds import sentence
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Set:
+    """A labelled set as llmcat reads it. `flags` are given beside the defaults."""
+
+    name: str
+    items: Rows
+    taxonomy: Rows | Path
+    examples: Rows = field(default_factory=list)
+    flags: tuple[str, ...] = ()
+
+
+def rows(path: Path) -> Rows:
+    """Read JSONL, also gzip."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        return [json.loads(line) for line in lines]
+
+
+def tested(id_: str) -> bool:
+    """Tell whether an example belongs to the test half."""
+    return hashlib.sha256(id_.encode()).digest()[0] % 2 == 1
+
+
+def some(values: Iterable[dict[str, Any]], seed: int, count: int | None = None) -> Rows:
+    """Return rows in a seeded order, the first `count` of them."""
+    found = list(values)
+    random.Random(seed).shuffle(found)
+    return found[:count]
+
+
+def intents(labels: Iterable[str]) -> Rows:
+    """Return intents as a taxonomy: their names are words joined by underscores."""
+    return [{"id": label, "name": label.replace("_", " ")} for label in labels]
+
+
+def examples(_: Path) -> Set:
+    """Return the test half of the shipped examples."""
+    kept = [row for row in rows(EXAMPLES / "items.jsonl") if tested(row["id"])]
+    return Set("examples", kept, EXAMPLES / "taxonomy.yaml")
+
+
+def shop32(data: Path) -> Set:
+    """Return shop titles and their 32 categories."""
+    labels = [
+        {"id": row["label"], "path": row["label"], "description": row["description"]}
+        for row in rows(data / "shop32" / "categories.jsonl")
+    ]
+    found = some(rows(data / "shop32" / "test.jsonl"), 7)
+    return Set("shop32", found, labels, flags=("--limit", "300"))
+
+
+def banking77(shots: int) -> Callable[[Path], Set]:
+    """Return what makes the bank intents, with so many labelled examples of each."""
+
+    def made(data: Path) -> Set:
+        train = some(rows(data / "banking77" / "train.jsonl.gz"), 7)
+        seen: dict[str, int] = {}
+        shown: Rows = []
+        for row in train[385:]:  # the first 385 are for development
+            if seen.get(row["label"], 0) < shots:
+                seen[row["label"]] = seen.get(row["label"], 0) + 1
+                shown.append(row)
+        found = some(rows(data / "banking77" / "test.jsonl"), 7, 385)
+        name = f"banking77, {shots} labelled per class" if shots else "banking77"
+        flags = ("--limit", "250") if shots else ()
+        return Set(name, found, intents(sorted({r["label"] for r in train})), shown, flags)
+
+    return made
+
+
+def clinc150(data: Path) -> Set:
+    """Return 400 queries of 150 intents and 100 that belong to none."""
+    names = sorted({row["label"] for row in rows(data / "clinc150" / "train.jsonl.gz")} - {"oos"})
+    found = some(rows(data / "clinc150" / "validation.jsonl"), 3)
+    inside = [row for row in found if row["label"] != "oos"][:400]
+    outside = [row | {"label": "none"} for row in found if row["label"] == "oos"][:100]
+    return Set("clinc150 with outsiders", some([*inside, *outside], 5), intents(names))
+
+
+def titles_zh(data: Path) -> Set:
+    """Return Chinese category names of one shop taxonomy, to be put into another's top level."""
+    found = [r for r in rows(data / "shopify_to_google" / "items.jsonl.gz") if r["depth"] > 1]
+    made = [
+        {"id": r["id"], "title": r["title_zh"].rpartition(" > ")[2],
+         "label": r["label"].partition(" > ")[0]}
+        for r in some((r for r in found if r["split"] == "test"), 7, 200)
+    ]  # fmt: skip
+    names = sorted({r["label"].partition(" > ")[0] for r in found})
+    return Set("Chinese titles", made, [{"id": n, "name": n} for n in names])
+
+
+SETS: dict[str, Callable[[Path], Set]] = {
+    "examples": examples,
+    "shop32": shop32,
+    "banking77": banking77(0),
+    "banking77-3": banking77(3),
+    "banking77-10": banking77(10),
+    "clinc150": clinc150,
+    "titles-zh": titles_zh,
+}
+
+
+def main() -> None:
+    """Measure, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", default=",".join(SETS))
+    parser.add_argument("--write", default="")
+    args = parser.parse_args()
+    lines = [
+        "| set | items | alone | with model | the model adds | p | recall at 8 | tokens |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    notes = []
+    for name in args.only.split(","):
+        try:
+            found = SETS[name](args.data)
+        except FileNotFoundError as exc:
+            print(f"{name}: left out, {exc.filename} is not there")
+            continue
+        folder = run(found, args.model, args.runs)
+        (arm,) = json.loads((folder / "run.json").read_text())["arms"].values()
+        lines.append(line(found, arm["adds"]))
+        notes += remarks(found, folder, arm["adds"])
+        print(lines[-1], *notes[-2:], sep="\n", flush=True)
+    text = "\n".join([*lines, "", *notes])
+    print(text)
+    if args.write:
+        keep(text, args)
+
+
+def run(found: Set, model: Path, runs: Path) -> Path:
+    """Ask about a set as a user would; return the run's folder."""
+    here = runs / "sets" / re.sub(r"\W+", "-", found.name)
+    here.mkdir(parents=True, exist_ok=True)
+    write(here / "items.jsonl", found.items)
+    taxonomy = found.taxonomy
+    if not isinstance(taxonomy, Path):
+        write(here / "taxonomy.jsonl", taxonomy)
+        taxonomy = here / "taxonomy.jsonl"
+    flags = [*found.flags]
+    if found.examples:
+        write(here / "examples.jsonl", found.examples)
+        flags += ["--examples", str(here / "examples.jsonl")]
+    command = [
+        sys.executable,
+        "-m",
+        "llmcat.cli",
+        "eval",
+        "--quiet",
+        "--file",
+        here / "items.jsonl",
+    ]
+    command += ["--taxonomy", taxonomy, "--engine", "transformers_local", "--model", model]
+    command += ["--engine-option", "batch=4", "--runs", runs, "--out", here / "run", *flags]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    return here / "run"
+
+
+def write(path: Path, values: Rows) -> None:
+    """Write JSONL."""
+    path.write_text("\n".join(json.dumps(v, ensure_ascii=False) for v in values) + "\n")
+
+
+def line(found: Set, adds: dict[str, Any]) -> str:
+    """Return a set's row of the table."""
+    gain, low, high = (100 * adds[key] for key in ("gain", "low", "high"))
+    cells = [
+        found.name,
+        f"{adds['n']:,}",
+        f"{100 * adds['alone']:.1f}",
+        f"{100 * adds['with_model']:.1f}",
+        f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{adds['p']:.3g}",
+        f"{100 * adds['recall']:.1f}",
+        f"{adds['tokens_per_item']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def remarks(found: Set, folder: Path, adds: dict[str, Any]) -> list[str]:
+    """Say what a set is there for besides accuracy: parts of it, and `none`."""
+    said = [f"- {found.name}: {sentence(adds)}"]
+    predicted = rows(folder / "predictions.jsonl")
+    labelled = [r for r in predicted if r["gold"] != "none"]
+    if len(labelled) < len(predicted):
+        right = [r["label"] == r["gold"] for r in labelled]
+        said.append(
+            f"  - of the {len(labelled)} with a category {100 * np.mean(right):.1f} % right"
+        )
+        none = np.array([r["gold"] == "none" for r in predicted])
+        odds = np.array([r["p_none"] for r in predicted])
+        precision, recall, _ = precision_recall_curve(none, odds)
+        best = recall[:-1][precision[:-1] >= 0.6].max(initial=0.0)
+        said.append(
+            f"  - none ({none.sum()} of them): AUC of its odds {roc_auc_score(none, odds):.3f}, "
+            f"recall {100 * best:.0f} % at precision 60 %"
+        )
+    items = {row["id"]: row for row in found.items}
+    zh = [r for r in labelled if re.search("[\u4e00-\u9fff]", items[r["id"]]["title"])]
+    if 0 < len(zh) < len(labelled):
+        right = [r["label"] == r["gold"] for r in zh]
+        said.append(f"  - of the {len(zh)} Chinese ones {100 * np.mean(right):.1f} % right")
+    return said
+
+
+def keep(text: str, args: argparse.Namespace) -> None:
+    """Write the table down with what made it."""
+    date = datetime.now(UTC).date().isoformat()
+    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    command = f"python eval/real.py {args.model.name} --only {args.only}"
+    head = f"# {args.model.name}, zero-shot defaults\n\n    {command}\n\n{date}, {machine}\n\n"
+    (ROOT / "eval" / "results" / f"{args.write}.md").write_text(f"{head}{text}\n")
+
+
+if __name__ == "__main__":
+    main()
