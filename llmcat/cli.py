@@ -405,14 +405,9 @@ def _ab(argv: list[str]) -> int:
 
 
 def _check_items(config: Any) -> None:
-    """Raise `BadConfig` where nothing is there to read, or to write to, or to compute with."""
-    from importlib import util
-
+    """Raise `BadConfig` where nothing is there to read, or to write to."""
     from llmcat.errors import BadConfig
 
-    if util.find_spec("scipy") is None or util.find_spec("sklearn") is None:
-        raise BadConfig("an evaluation needs scipy and scikit-learn",
-                        hint='pip install "llmcat[eval]"')  # fmt: skip
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise BadConfig("no items", hint="--file FILE, or pipe them in")
     if config.out == "-":

@@ -14,7 +14,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmcat.errors import BadConfig, InputError
+from llmcat.errors import InputError
 from llmcat.records import NONE, Item, Menu, digest
 
 if TYPE_CHECKING:
@@ -129,13 +129,8 @@ class Pool:
 
     def _fitted(self) -> tuple[Any, Any]:
         if not self._index:
-            try:
-                from sklearn.feature_extraction.text import TfidfVectorizer
-            except ModuleNotFoundError as exc:
-                raise BadConfig(
-                    "nearest examples need scikit-learn",
-                    hint='pip install "llmcat[nearest]", or --select fixed',
-                ) from exc
+            from sklearn.feature_extraction.text import TfidfVectorizer
+
             vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
             matrix = vectorizer.fit_transform([i.content for i in self.items])
             self._index.extend((vectorizer, matrix))

@@ -115,6 +115,20 @@ class Journal:
         self.done = _cut_torn_tail(self._file, self.path)
         self.save("running")
 
+    @staticmethod
+    def prior(out: str) -> list[float] | None:
+        """Return the place prior that earlier sessions of a run used, None if there is none.
+
+        A run goes on by the one it began with; measuring it anew would give slightly another.
+        """
+        path = Path(out)
+        path = path / "run.json" if path.is_dir() else path.with_name(f"{path.name}.run.json")
+        try:
+            found = orjson.loads(path.read_bytes())["about"]["evidence"]["place_prior"]
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            return None  # nothing is there, or the journal itself will say what is wrong
+        return [float(x) for x in found] if found else None
+
     def _made(self, record: Mapping[str, Any]) -> list[Path]:
         """Return the files that a run made, by its record."""
         if not self.out.is_dir():

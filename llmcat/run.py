@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -173,7 +174,8 @@ async def classify_file(
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
     if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
         ItemReader(columns=columns_of(config)).check(*files, fmt=config.input_format or None)
-    session = await unless(stop, (opener or Session.open)(config))
+    opener = opener or partial(Session.open, prior=None if restart else Journal.prior(config.out))
+    session = await unless(stop, opener(config))
     try:
         identity = session.identity() | {"input": sha}
         if is_folder(config.out):

@@ -21,6 +21,7 @@ from llmcat.engines.completions import DIALECTS
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.litellm import LiteLLMChat
 from llmcat.engines.openai import OpenAIChat
+from llmcat.engines.retriever import RetrieverAlone
 from llmcat.engines.student import StudentEngine
 from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
@@ -79,6 +80,7 @@ ENGINES = {
     "litellm": (LiteLLMChat, "any provider, with fallbacks", "`--model provider/name`"),
     "demo": (TransformersLocal, "the demo model, to see llmcat at work", "nothing"),
     "student": (StudentEngine, "a trained student, no prompt", "`--model`"),
+    "retriever": (RetrieverAlone, "no model: retrieval alone, the baseline", "nothing"),
     "fake": (FakeEngine, "no model: matches words, for the plumbing", "nothing"),
 }
 

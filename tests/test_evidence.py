@@ -339,7 +339,8 @@ def test_items_are_scored_ahead_in_batches() -> None:
     assert [i.row for i in found] == [0, 1, 2]
     assert found[1].known is None
     np.testing.assert_allclose(
-        found[2].known.scores["lexical"], one.retriever([item("soundbar")]).scores["lexical"]
+        found[2].known.signals.scores["lexical"],
+        one.retriever([item("soundbar")]).scores["lexical"],
     )
 
 
@@ -360,14 +361,14 @@ def test_everything_is_learnt_from_what_was_kept() -> None:
     for row in range(200):
         leaf = SHOP.leaves[row % 30]
         thing = item(f"{leaf.name} {draw.integers(1000)}", row)
-        known = one.signals(thing)
-        chosen = one.candidates(one.pool.scorers(known)[0])
+        known = one.known(thing)
+        chosen = one.candidates(known.log_s)
         places = one.order(thing, 6, 0)
         said = liking + draw.normal(scale=0.3, size=7)
         if row % 30 in chosen:
             said[places.index(chosen.index(row % 30))] += 2.0
         said -= np.logaddexp.reduce(said)
-        kept.signals[row] = known
+        kept.signals[row] = known.signals
         kept.asked[row] = Asked(tuple(chosen), ((tuple(places), said),))
         columns.append(row % 30)
     first = parted(range(200), 0.5, seed=0)

@@ -173,7 +173,7 @@ def _menu(session: Session, item: Item, turn: int) -> Menu:
     if found is None:
         leaves = list(plan.taxonomy.leaves)
         return plan.fresh_menu(leaves[::-1] if turn else leaves)
-    chosen = found.candidates(found.pool.scorers(found.signals(item))[0])
+    chosen = found.candidates(found.known(item).log_s)
     return found.menu([chosen[i] for i in found.order(item, len(chosen), turn)])
 
 

@@ -130,7 +130,9 @@ def learnt_pool(
     given = [item.kept.get(group, "") for item in items] if group else None
     groups = group_of([item_text(item) for item in items], given)
     signals = out_of_fold(retriever, items, groups, seed=seed)
-    return pooling.fit(signals, [None] * len(items), columns, groups, start=start, seed=seed)
+    made = pooling.fit(signals, [None] * len(items), columns, groups, start=start, seed=seed)
+    reader = {pooling.READER: pooling.READER_BESIDE_LEARNT}
+    return replace(made, weights={**made.weights, **reader})
 
 
 def reference_items(config: RunConfig) -> list[Item]:

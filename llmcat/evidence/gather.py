@@ -42,6 +42,14 @@ EXPLAINED = 3
 LEAST = 1e-9
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What retrieval says of one item: its signals, and log P(category), shape `(categories,)`."""
+
+    signals: Signals
+    log_s: Array
+
+
 @dataclass
 class Gathered:
     """What was said of labelled items, by row: kept where weights are to be fitted."""
@@ -113,37 +121,37 @@ class Evidence:
         stream = iter(items)
         while batch := list(islice(stream, self.batch)):
             usable = [item for item in batch if item.error is None]
-            signals = self.retriever(usable) if usable else None
-            at = {id(item): i for i, item in enumerate(usable)}
+            known = iter(self._known(usable)) if usable else iter(())
             for item in batch:
-                if signals is not None and id(item) in at:
-                    yield replace(item, known=signals.row(at[id(item)]))
-                else:
-                    yield item
+                yield item if item.error is not None else replace(item, known=next(known))
 
-    def signals(self, item: Item) -> Signals:
+    def _known(self, items: Sequence[Item]) -> list[Known]:
+        signals = self.retriever(items)
+        log_s = self.pool.scorers(signals)
+        return [Known(signals.row(i), log_s[i]) for i in range(len(items))]
+
+    def known(self, item: Item) -> Known:
         """Return what retrieval says of an item."""
-        found: Signals | None = item.known
-        return found if found is not None else self.retriever([item])
+        found: Known | None = item.known
+        return found if found is not None else self._known([item])[0]
 
     def walk(self, item: Item) -> Walk:
         """Offer the candidates, unless the scorers are sure, and add up what everyone says."""
-        signals = self.signals(item)
+        known = self.known(item)
         asked, answers = None, list[Scores]()
-        log_s = self.pool.scorers(signals)[0]
-        if self.reads and self.policy.needs_reader(float(np.exp(log_s.max()))):
-            answers, asked = yield from self._read(item, signals, log_s)
+        if self.reads and self.policy.needs_reader(float(np.exp(known.log_s.max()))):
+            answers, asked = yield from self._read(item, known)
             if not asked.turns:
                 return answers[-1]  # a label without probabilities cannot be pooled
         if self.kept is not None:
-            self.kept.signals[item.row], self.kept.asked[item.row] = signals, asked
-        return self.pooled(signals, asked.heard(self.prior) if asked else None, answers)
+            self.kept.signals[item.row], self.kept.asked[item.row] = known.signals, asked
+        return self.pooled(known, asked.heard(self.prior) if asked else None, answers)
 
     def _read(
-        self, item: Item, signals: Signals, log_s: Array
+        self, item: Item, known: Known
     ) -> Generator[Menu, Scores, tuple[list[Scores], Asked]]:
         """Ask about the candidates, in as many orders as the policy wants."""
-        asked = Asked(tuple(self.candidates(log_s)))
+        asked = Asked(tuple(self.candidates(known.log_s)))
         answers: list[Scores] = []
         while True:
             places = self.order(item, len(asked.chosen), len(answers))
@@ -153,7 +161,8 @@ class Evidence:
                 return answers, replace(asked, turns=())
             turn = (tuple(places), reading(answers[-1], menu))
             asked = replace(asked, turns=(*asked.turns, turn))
-            sure = float(np.exp(self.pool.labels(signals, [asked.heard(self.prior)]).max()))
+            heard, log_s = asked.heard(self.prior), known.log_s[None]
+            sure = float(np.exp(self.pool.labels(known.signals, [heard], log_s).max()))
             if not self.policy.needs_more(sure, len(answers)):
                 return answers, asked
 
@@ -178,36 +187,33 @@ class Evidence:
 
     def reference_walk(self, item: Item, readings: list[Array]) -> Walk:
         """Ask about an item's candidates and only note what was said by place."""
-        log_s = self.pool.scorers(self.signals(item))[0]
-        chosen = self.candidates(log_s)
+        chosen = self.candidates(self.known(item).log_s)
         menu = self.menu([chosen[i] for i in self.order(item, len(chosen), 0)])
         scores = yield menu
         if scores.kind != "label_only":
             readings.append(reading(scores, menu))
         return scores
 
-    def _alone(self, signals: Signals) -> str:
+    def _alone(self, known: Known) -> str:
         """Return what retrieval would have answered without the reader."""
-        p, none = self.pool(signals, [None])
+        p, none = self.pool(known.signals, [None], known.log_s[None])
         best = int(p[0].argmax())
         return self.columns.ids[best] if p[0][best] >= none[0] else NONE
 
-    def pooled(
-        self, signals: Signals, heard: Heard | None, answers: Sequence[Scores] = ()
-    ) -> Scores:
+    def pooled(self, known: Known, heard: Heard | None, answers: Sequence[Scores] = ()) -> Scores:
         """Return everything that was said of one item as scores over all categories."""
-        p, none = self.pool(signals, [heard])
+        p, none = self.pool(known.signals, [heard], known.log_s[None])
         posterior, p_none = Posterior(self.columns, p[0]), float(none[0])
         top = best_of(p[0], EXPLAINED)
         ids = [self.columns.ids[i] for i in top]
         label = ids[0] if p[0][top[0]] >= p_none else NONE
-        parts = self.pool.parts(signals, heard, top)
+        parts = self.pool.parts(known.signals, heard, top, known.log_s)
         said: dict[str, Any] = {
             "sources": {
                 name: {id_: round(x, 3) for id_, x in zip(ids, values, strict=True)}
                 for name, values in parts.items()
             },
-            "alone": label if heard is None else self._alone(signals),
+            "alone": label if heard is None else self._alone(known),
         }
         if heard is not None:
             said["offered"] = [self.columns.ids[i] for i in heard.columns]

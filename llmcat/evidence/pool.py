@@ -34,10 +34,12 @@ DEFAULTS = {
     "multilingual": 0.7,
     "minilm": 1.3,
     "supplied": 0.7,
-    READER: 0.5,
+    READER: 1.25,
 }
 """Weights of least regret over the development sets (docs/decisions/0011-evidence.md)."""
 ENCODERS = ("lexical", "multilingual", "minilm")
+READER_BESIDE_LEARNT = 0.6
+"""The reader's, where the others were learnt without it: its own learnt weight on three sets."""
 OTHER, NEAREST, PROBE = 1.0, 0.4, 0.5
 """Of an embedding model that was not measured; of the nearest example, of a probe."""
 HELD = 0.5
@@ -120,14 +122,23 @@ class Pool:
 
     def scorers(self, signals: Signals) -> Array:
         """Return log P(label | the scorers), shape `(items, categories)`, rows normalised."""
-        total: Array | float = 0.0
+        first = next(iter(signals.scores.values()))
+        total = np.zeros(first.shape)
         for name, scores in signals.scores.items():
-            total = total + self.weight(name) * scores.astype(np.float64)
-        return _rows(np.asarray(total))
+            if weight := self.weight(name):
+                total += weight * scores
+        return _rows(total)
 
-    def labels(self, signals: Signals, heard: Sequence[Heard | None]) -> Array:
-        """Return log P(label | everything, it is not none), shape `(items, categories)`."""
-        log_s = self.scorers(signals)
+    def labels(
+        self, signals: Signals, heard: Sequence[Heard | None], log_s: Array | None = None
+    ) -> Array:
+        """Return log P(label | everything, it is not none), shape `(items, categories)`.
+
+        `log_s` is what `scorers` gave, where that is known already.
+        """
+        log_s = self.scorers(signals) if log_s is None else log_s
+        if all(one is None for one in heard):
+            return log_s
         weight = self.weight(READER)
         out = log_s.copy()
         for i, one in enumerate(heard):
@@ -140,24 +151,30 @@ class Pool:
         odds = np.array([0.0 if one is None else one.exit_odds for one in heard])
         return self.none(none_rule.inputs(signals.similarity, log_p, odds))
 
-    def __call__(self, signals: Signals, heard: Sequence[Heard | None]) -> tuple[Array, Array]:
+    def __call__(
+        self, signals: Signals, heard: Sequence[Heard | None], log_s: Array | None = None
+    ) -> tuple[Array, Array]:
         """Return P(label), shape `(items, categories)`, and P(none), shape `(items,)`.
 
         Each row of the first and its element of the second sum to 1.
         """
-        log_p = self.labels(signals, heard)
+        log_p = self.labels(signals, heard, log_s)
         none = 0.5 * (1 + np.tanh(0.5 * self.none_odds(signals, log_p, heard)))
         return np.exp(log_p) * (1 - none)[:, None], none
 
-    def parts(self, signals: Signals, heard: Heard | None, columns: Sequence[int]) -> Any:
-        """Return what each source adds for some categories of one item: name -> list of nats."""
+    def parts(
+        self, signals: Signals, heard: Heard | None, columns: Sequence[int], log_s: Array
+    ) -> dict[str, list[float]]:
+        """Return what each source adds for some categories of one item: name -> nats.
+
+        `log_s` is what `scorers` gave, shape `(categories,)`.
+        """
         some = list(columns)
         found = {
             name: [float(x) for x in self.weight(name) * scores[0, some]]
             for name, scores in signals.scores.items()
         }
         if heard is not None:
-            log_s = self.scorers(signals)[0]
             found[READER] = [float(x) for x in self.weight(READER) * spread(heard, log_s)[some]]
         return found
 
