@@ -24,10 +24,12 @@ from aiohttp import web
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+SERVERS = {"LLMCAT_VLLM_URL", "LLMCAT_LLAMACPP_URL", "LLMCAT_REAL_MODEL"}
 DEMO_MODEL = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real", action="store_true", help="run the tests of a whole real model")
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
 
 
@@ -43,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the developer's own settings, and each has a folder of its own."""
     for name in list(os.environ):
-        if name.startswith("LLMCAT_") and name not in {"LLMCAT_VLLM_URL", "LLMCAT_LLAMACPP_URL"}:
+        if name.startswith("LLMCAT_") and name not in SERVERS:
             monkeypatch.delenv(name)
     # The demo model, which most tests serve, was trained on prompts that put the menu first.
     monkeypatch.setenv("LLMCAT_PROMPT", "zero-shot")
