@@ -558,10 +558,11 @@ def run_tune(
 
 def run_suppose(config: RunConfig, supposed: float) -> int:
     """Say how many labels a promise would take, by unlabelled items' confidences."""
+    from llmcat.calibration import UNCALIBRATED
     from llmcat.checks.tune import labels_for_a_promise
 
     precision = config.accept_precision or 0.95
-    limited = config.model_copy(update={"limit": config.limit or 200, "out": "-"})
+    limited = config.model_copy(update=UNCALIBRATED | {"limit": config.limit or 200, "out": "-"})
     summary, sure = run.Summary(out="-"), list[float]()
 
     async def ask(stop: asyncio.Event) -> None:

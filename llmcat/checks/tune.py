@@ -59,7 +59,7 @@ SHARE = 0.6
 LEAST = 40
 CJK = re.compile("[\u4e00-\u9fff]")
 ARMS: dict[str, dict[str, Any]] = {
-    ALONE: {"engine": "retriever"},
+    ALONE: {"engine": "retriever", "engine_option": ""},
     "item-first": {},
     "few": {"candidates": 4},
     "many": {"candidates": 16},
