@@ -263,9 +263,9 @@ def _eval(argv: list[str]) -> int:
 CALIBRATE_EPILOG = """\
 examples:
   llmcat calibrate --file labeled.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
-    --out calibration.json --accept-precision 0.95
+    --accept-precision 0.95
   llmcat classify --file items.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
-    --calibration calibration.json --accept-precision 0.95
+    --artifact artifact.json --accept-precision 0.95
 
 One part of the items fits, the other draws the line. The file is bound to model, prompt and
 categories. With --accept-precision it also says what would be promised, and how much would be
@@ -276,7 +276,7 @@ could be fitted that beats no calibration; 3 no usable engine; 130 interrupted.
 
 def _calibrate(argv: list[str]) -> int:
     parser = make_parser("calibrate", CALIBRATE_EPILOG)
-    where = "the calibration to write (default: calibration.json)"
+    where = "what to write (default: artifact.json; calibration.json where nothing is added up)"
     add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
     parser.add_argument("--share", type=float, default=0.5, help="how much of the items fits, the "
                         "rest draws lines (default: 0.5)")  # fmt: skip

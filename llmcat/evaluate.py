@@ -556,7 +556,10 @@ def artifact_of(
         if learnt.prior is not None:
             prior = [float(x) for x in learnt.prior]
             bound = {key: identity[key] for key in reader}
-            parts["reader"] = Part(bound=bound, learnt={"place_prior": prior})
+            chosen_by = dict(learnt.first.weights)
+            parts["reader"] = Part(
+                bound=bound, learnt={"place_prior": prior, "chosen_by": chosen_by}
+            )
             if math.isfinite(learnt.line):
                 parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
     if made is not None:

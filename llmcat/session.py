@@ -255,6 +255,8 @@ class Session:
         object.__setattr__(self, "evidence", evidence)
         if reads:
             known = artifact.learnt("reader", self.identity()) if artifact is not None else None
+            if known is not None:
+                evidence = replace(evidence, first=Weights(weights=known["chosen_by"]))
             given = known["place_prior"] if known is not None else prior
             measured = await self._place_prior(evidence) if given is None else _array(given)
             object.__setattr__(self, "evidence", replace(evidence, prior=measured))
@@ -277,7 +279,8 @@ class Session:
         )
         async for _ in verdicts:
             pass
-        return place_prior.estimate(readings) if readings else None
+        # Rounded as a run's record has it, so that a run that goes on has the very same.
+        return place_prior.estimate(readings).round(6) if readings else None
 
     def judged(self) -> Judge:
         """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""

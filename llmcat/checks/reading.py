@@ -173,7 +173,7 @@ def _menu(session: Session, item: Item, turn: int) -> Menu:
     if found is None:
         leaves = list(plan.taxonomy.leaves)
         return plan.fresh_menu(leaves[::-1] if turn else leaves)
-    chosen = found.candidates(found.known(item).log_s)
+    chosen = found.candidates(found.known(item))
     return found.menu([chosen[i] for i in found.order(item, len(chosen), turn)])
 
 

@@ -84,8 +84,10 @@ class Asked:
 class Evidence:
     """Retriever, pool and policy of a run. `reads`: a model reads `candidates` of the categories.
 
-    `prior` is the reader's preference for places (see `place_prior`); `batch` is 1 where items may
-    be long in coming. `kept`, when given, is filled as items pass.
+    `prior` is the reader's preference for places (see `place_prior`). `first` weighs the sources
+    where candidates are chosen: weights learnt from answers must not change what is asked, or they
+    would be used for other answers than they were learnt from. `batch` is 1 where items may be long
+    in coming. `kept`, when given, is filled as items pass.
     """
 
     plan: Plan
@@ -93,6 +95,7 @@ class Evidence:
     pool: Pool = field(default_factory=Pool)
     reads: bool = True
     prior: Array | None = None
+    first: Pool | None = None
     policy: Escalation = Escalation()
     batch: int = BATCH
     kept: Gathered | None = None
@@ -114,6 +117,7 @@ class Evidence:
             repr(self.policy),
             str(self.reads),
             str(self.plan.candidates),
+            self.first.digest if self.first is not None else "",
         )
 
     def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -151,7 +155,7 @@ class Evidence:
         self, item: Item, known: Known
     ) -> Generator[Menu, Scores, tuple[list[Scores], Asked]]:
         """Ask about the candidates, in as many orders as the policy wants."""
-        asked = Asked(tuple(self.candidates(known.log_s)))
+        asked = Asked(tuple(self.candidates(known)))
         answers: list[Scores] = []
         while True:
             places = self.order(item, len(asked.chosen), len(answers))
@@ -166,8 +170,11 @@ class Evidence:
             if not self.policy.needs_more(sure, len(answers)):
                 return answers, asked
 
-    def candidates(self, log_s: Array) -> list[int]:
+    def candidates(self, known: Known) -> list[int]:
         """Return the columns of the likeliest categories, as many as are offered."""
+        log_s = known.log_s
+        if self.first is not None:
+            log_s = self.first.scorers(known.signals)[0]
         return best_of(log_s, min(self.plan.candidates, len(log_s)))
 
     def order(self, item: Item, size: int, turn: int) -> list[int]:
@@ -187,7 +194,7 @@ class Evidence:
 
     def reference_walk(self, item: Item, readings: list[Array]) -> Walk:
         """Ask about an item's candidates and only note what was said by place."""
-        chosen = self.candidates(self.known(item).log_s)
+        chosen = self.candidates(self.known(item))
         menu = self.menu([chosen[i] for i in self.order(item, len(chosen), 0)])
         scores = yield menu
         if scores.kind != "label_only":

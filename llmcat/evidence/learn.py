@@ -36,10 +36,12 @@ class Learnt:
     """What was learnt, and what it makes of every item.
 
     `p` has shape `(items, categories + 1)`, `none` last; `alone` the same without the reader.
-    `line`: the scorers' best probability above which the reader was not missed.
+    `line`: the scorers' best probability above which the reader was not missed. `first`: the
+    weights by which candidates were chosen.
     """
 
     pool: Pool
+    first: Pool
     prior: Array | None
     p: Array
     alone: Array
@@ -96,7 +98,7 @@ def learn(
     line = sure_line(
         sure[rest], alone.argmax(axis=1)[rest] == gold[rest], p.argmax(axis=1)[rest] == gold[rest]
     )
-    return Learnt(made, prior, p, alone, line)
+    return Learnt(made, start, prior, p, alone, line)
 
 
 def _all(made: Pool, signals: Signals, heard: Sequence[Heard | None]) -> Array:
