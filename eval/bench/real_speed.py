@@ -53,8 +53,8 @@ def main() -> None:
                 sum(right) / len(right),
             )
             rate, tokens, share = found[name]
-            print(f"{name:<11} {rate:.2f} items/s, {rate / found.get('whole', found[name])[0]:.2f} "
-                  f"of whole; {tokens:.0f} tokens computed an item; {share:.1%} right", flush=True)  # fmt: skip
+            said = f"{rate:.2f} items/s; {tokens:.0f} tokens computed an item; {share:.1%} right"
+            print(f"{name:<11} {said}", flush=True)
     print(f"candidates / whole: {found['candidates'][0] / found['whole'][0]:.1f} x the rate, "
           f"{found['candidates'][1] / found['whole'][1]:.2f} of the tokens")  # fmt: skip
 
