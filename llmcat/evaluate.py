@@ -145,7 +145,11 @@ async def evaluate(
                 folder.record["remarks"] += [
                     f"arm {one.arm.name}: {text}"
                     for one in opened
-                    for text in [*_fallen(one), *one.session.judge.seen(one.tally.mass)]
+                    for text in [
+                        *_fallen(one),
+                        *_blind(one),
+                        *one.session.judge.seen(one.tally.mass),
+                    ]
                 ]
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
             status = "done" if whole else "interrupted"
@@ -237,6 +241,13 @@ def finish(
     folder.write("report.html", report.html(found))
     folder.write("report.md", report.markdown(found))
     return report.line(found)
+
+
+def _blind(one: Opened) -> list[str]:
+    """Say where an arm's retrieval saw too little."""
+    found = one.session.evidence
+    remark = found.sight.remark() if found is not None else ""
+    return [remark] if remark else []
 
 
 def _added(folder: Folder, name: str) -> dict[str, Any] | None:

@@ -159,7 +159,7 @@ class Session:
         taxonomy = taxonomy or taxonomy_of(config)
         engine = engine or engine_of(config)
         can = engine.capabilities
-        prompt = prompt_of(config, whole_menus=can.whole_menus or route is not None)
+        prompt = prompt_of(config, whole_menus=can.whole_menus)
         gathers = route is None and assemble.wanted(
             config,
             item_first=prompt.item_first,

@@ -217,6 +217,14 @@ def test_more_than_a_menu_holds_has_whole_posteriors(tmp_path: Path) -> None:
         assert clf.predict([labels[17], labels[250]]).tolist() == [labels[17], labels[250]]
 
 
+def test_a_blind_retriever_says_so(llmcat: Ran) -> None:
+    """Categories that share nothing with the items: a warning, and what to do."""
+    ran = llmcat("classify", "--labels", "shoes,bags", "--engine", "retriever", "--sources",
+                 "lexical", stdin="手机壳\n耳机\n茶杯\n")  # fmt: skip
+    assert "retrieval is blind to 3 of 3 items" in ran.err
+    assert "llmcat[multilingual]" in ran.err
+
+
 def test_explain_shows_what_each_source_adds(llmcat: Ran, tmp_path: Path) -> None:
     """Sources by name, what was offered, what retrieval alone would have said."""
     (tmp_path / "i.jsonl").write_text(json.dumps({"id": "a", "title": "red running shoes"}))

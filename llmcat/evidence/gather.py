@@ -51,6 +51,24 @@ class Known:
 
 
 @dataclass
+class Sight:
+    """How many items were looked at, and with how many no category had anything in common."""
+
+    items: int = 0
+    blind: int = 0
+
+    def remark(self) -> str:
+        """Say where retrieval saw too little, nothing where it did not."""
+        if self.blind * 4 < max(self.items, 4):
+            return ""
+        return (
+            f"WARNING: retrieval is blind to {self.blind:,} of {self.items:,} items: no category "
+            "shares a word with them; describe the categories in the items' language, give "
+            '--examples, or pip install "llmcat[multilingual]"'
+        )
+
+
+@dataclass
 class Gathered:
     """What was said of labelled items, by row: kept where weights are to be fitted."""
 
@@ -99,6 +117,7 @@ class Evidence:
     policy: Escalation = Escalation()
     batch: int = BATCH
     kept: Gathered | None = None
+    sight: Sight = field(default_factory=Sight, compare=False)
 
     @cached_property
     def columns(self) -> Columns:
@@ -132,6 +151,8 @@ class Evidence:
     def _known(self, items: Sequence[Item]) -> list[Known]:
         signals = self.retriever(items)
         log_s = self.pool.scorers(signals)
+        self.sight.items += len(items)
+        self.sight.blind += int((np.ptp(log_s, axis=1) == 0).sum()) if log_s.shape[1] > 1 else 0
         return [Known(signals.row(i), log_s[i]) for i in range(len(items))]
 
     def known(self, item: Item) -> Known:

@@ -253,10 +253,16 @@ class _Space:
         gather = sparse.csr_matrix((one, (columns, rows)), shape=(size, len(self.columns)))
         return _unit(self.documents + gather @ self.examples)
 
+    @cached_property
+    def _turned(self) -> Any:
+        """The prototypes as columns, in the form that a product with rows wants."""
+        turned = self._prototypes.T
+        return turned.tocsr() if hasattr(turned, "tocsr") else turned
+
     def score(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
         """Return this encoder's sources, and how much each text is like anything."""
         x = self.encode(texts)
-        cosine = _dense(x @ self._prototypes.T)
+        cosine = _dense(x @ self._turned)
         mean, deviation = USUAL.get(self.name, (0.0, np.nan))
         best = (cosine.max(axis=1) - mean) / deviation
         found = {self.name: self._spread(cosine)}
