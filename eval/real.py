@@ -119,7 +119,8 @@ def clinc150(data: Path) -> Set:
 
 def titles_zh(data: Path) -> Set:
     """Return Chinese category names of one shop taxonomy, to be put into another's top level."""
-    found = [r for r in rows(data / "shopify_to_google" / "items.jsonl.gz") if r["depth"] > 1]
+    every = rows(data / "shopify_to_google" / "items.jsonl.gz")
+    found = [r for r in every if r["depth"] > 1 and r.get("title_zh")]
     made = [
         {"id": r["id"], "title": r["title_zh"].rpartition(" > ")[2],
          "label": r["label"].partition(" > ")[0]}
@@ -255,6 +256,11 @@ def keep(text: str, args: argparse.Namespace) -> None:
     command = f"python eval/real.py {args.model.name} --only {args.only}"
     head = f"# {args.model.name}, zero-shot defaults\n\n    {command}\n\n{date}, {machine}\n\n"
     (ROOT / "eval" / "results" / f"{args.write}.md").write_text(f"{head}{text}\n")
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split("<!-- real -->")
+    after = rest.split("<!-- end real -->", 1)[1]
+    table = text.split("\n\n", maxsplit=1)[0]
+    readme.write_text(f"{before}<!-- real -->\n{table}\n<!-- end real -->{after}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llmcat.records import Item, Node
 
-__all__ = ["document", "duplicates_of", "group_of", "item_text", "normal"]
+__all__ = ["document", "duplicates_of", "group_of", "in_latin", "item_text", "normal"]
 
 MOST = 2_000
 """Characters of an item that retrieval reads: encoders cut there, and the title comes first."""
@@ -48,6 +48,13 @@ def item_text(item: Item) -> str:
 def normal(text: str) -> str:
     """Return a text without case, accents of width, punctuation and repeated space."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def in_latin(text: str) -> bool:
+    """Tell whether at least half of a text's letters are those of the Latin alphabet."""
+    letters = [c for c in text if c.isalpha()]
+    latin = sum(c < "\u0250" or "\u1e00" <= c < "\u1f00" for c in letters)
+    return 2 * latin >= len(letters)
 
 
 def _shingles(text: str) -> frozenset[str]:

@@ -25,7 +25,7 @@ import numpy as np
 from llmcat.errors import BadConfig
 from llmcat.records import NONE, digest
 from llmcat.retrieval import vectors
-from llmcat.retrieval.documents import document, item_text
+from llmcat.retrieval.documents import document, in_latin, item_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +78,8 @@ class Signals:
 
     `similarity` tells how much an item is like anything at all: its best cosine with any category
     by each encoder, in standard deviations from what is usual for items that have a category. Shape
-    `(items, encoders)`, NaN for an encoder whose usual is not known.
+    `(items, encoders)`, NaN for an encoder that knows nothing of the item, or whose usual is not
+    known.
     """
 
     scores: Mapping[str, Array]
@@ -265,13 +266,29 @@ class _Space:
         cosine = _dense(x @ self._turned)
         mean, deviation = USUAL.get(self.name, (0.0, np.nan))
         best = (cosine.max(axis=1) - mean) / deviation
+        deaf = self._deaf(texts, cosine)
+        best[deaf] = np.nan
         found = {self.name: self._spread(cosine)}
         known = self.columns >= 0
         if self.examples is not None and known.any():
             found[f"{self.name}.nearest"] = self._nearest(x, known)
             if self.probe is not None:
                 found[f"{self.name}.probe"] = self.probe(x)
+        for scores in found.values():
+            scores[deaf] = 0.0
         return found, best
+
+    def _deaf(self, texts: Sequence[str], cosine: Array) -> Array:
+        """Tell which texts this encoder knows nothing of: what it says of them is noise.
+
+        One for English alone knows nothing of Chinese; character runs nothing of a text that
+        shares none with any category.
+        """
+        if self.name == vectors.MINILM:
+            return np.array([not in_latin(text) for text in texts], dtype=bool)
+        if self.name == LEXICAL:
+            return np.asarray(cosine.max(axis=1) <= 0)
+        return np.zeros(len(texts), dtype=bool)
 
     def to_documents(self, texts: Sequence[str]) -> Array:
         """Return the similarity of texts to the categories' own texts."""
