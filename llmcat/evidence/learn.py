@@ -85,9 +85,9 @@ def learn(
     fitting = np.flatnonzero(first)
     made = pool.fit(
         _some(signals, fitting),
-        [heard[i] for i in fitting],
+        [heard[i] for i in fitting.tolist()],
         columns[fitting],
-        [groups[i] for i in fitting],
+        [groups[i] for i in fitting.tolist()],
         start=start,
         seed=seed,
     )
