@@ -85,7 +85,7 @@ def row(name: str, log_p: Array, gold: Array, asks: str, chance: Any = None) -> 
 def table(folder: Path, url: str) -> list[str]:
     """Measure one set."""
     found, taxonomy = read(folder)
-    settings = {"base_url": url, "about": taxonomy.about}
+    settings = {"base_url": url, "about": taxonomy.about, "prompt": "zero-shot"}
     n = len(found.titles)
     fit = np.zeros(n, dtype=bool)
     fit[np.random.default_rng(0).permutation(n)[: n // 2]] = True

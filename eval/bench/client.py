@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from common import alternate, header, items, stub, table, taxonomy, vllm
+from common import WHOLE_MENU, alternate, header, items, stub, table, taxonomy, vllm
 
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
@@ -42,7 +42,9 @@ LOOPS: list[float] = []
 
 def bodies(file: Path, url: str) -> list[bytes]:
     """Return the requests that llmcat sends for a file, in order."""
-    settings = configuration.load(file=str(file), taxonomy=str(taxonomy()), base_url=url)
+    settings = configuration.load(
+        file=str(file), taxonomy=str(taxonomy()), base_url=url, prompt=WHOLE_MENU[1]
+    )
 
     async def make() -> list[bytes]:
         session = await Session.open(settings)
@@ -140,7 +142,7 @@ def whole(url: str, file: Path, count: int) -> float:
     out = file.with_suffix(".predictions.jsonl")
     command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", str(file)]
     command += ["--out", str(out), "--taxonomy", str(taxonomy()), "--base-url", url]
-    command += ["--concurrency", str(IN_FLIGHT)]
+    command += ["--concurrency", str(IN_FLIGHT), *WHOLE_MENU]
     started = time.perf_counter()
     subprocess.run([*command, "--restart", "--quiet"], check=True)
     seconds = time.perf_counter() - started

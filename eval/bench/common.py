@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["DEMO", "alternate", "header", "items", "running", "stub", "table", "taxonomy",
-           "titles", "vllm"]  # fmt: skip
+__all__ = ["DEMO", "WHOLE_MENU", "alternate", "header", "items", "running", "stub", "table",
+           "taxonomy", "titles", "vllm"]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
+WHOLE_MENU = ("--prompt", "zero-shot")
+"""The prompt that the kept figures were measured with, and that the demo model was trained on: all
+categories first, so one prompt prefix is shared by all items."""
 WORDS = (
     "red blue running leather steel soft kids mens set pack wireless black shoes bag toy lamp "
     "bottle case cable bowl knife pan towel shirt coat tent lure serum floss brush litter chew"

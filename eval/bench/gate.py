@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import DEMO, ROOT, alternate, header, items, table, taxonomy, vllm
+from common import DEMO, ROOT, WHOLE_MENU, alternate, header, items, table, taxonomy, vllm
 
 LLMCAT = [sys.executable, "-m", "llmcat.cli"]
 
@@ -25,7 +25,7 @@ def rate(folder: Path, file: Path, url: str, *more: str) -> float:
     """Classify; return items per second from the first item to the last."""
     out = folder / "out.jsonl"
     command = [*LLMCAT, "classify", "--file", str(file), "--taxonomy", str(taxonomy())]
-    command += ["--base-url", url, "--out", str(out), "--restart", "--quiet", *more]
+    command += ["--base-url", url, "--out", str(out), "--restart", "--quiet", *WHOLE_MENU, *more]
     subprocess.run(command, check=True, cwd=folder)
     session = json.loads((folder / "out.jsonl.run.json").read_text())["sessions"][-1]
     return float(session["rows_written"] / session["seconds"])
@@ -43,8 +43,8 @@ def main() -> int:
         with vllm(folder, args.model, "--max-model-len", "4096") as url:
             gold = ROOT / "examples" / "items.jsonl"
             command = [*LLMCAT, "calibrate", "--file", str(gold), "--taxonomy", str(taxonomy())]
-            subprocess.run([*command, "--base-url", url, "--quiet"], check=True, cwd=folder,
-                           stdout=subprocess.DEVNULL)  # fmt: skip
+            command += ["--base-url", url, "--quiet", *WHOLE_MENU]
+            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
             file = items(folder, args.items)
             line = ("--calibration", "calibration.json", "--accept-precision", "0.7")
             rate(folder, file, url)  # the server's prefix cache holds all of it from here on

@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--prompt", help="only our examples, with this prompt")
     args = parser.parse_args()
     settings = {"base_url": args.url} if args.url else {"engine": "demo"}
+    settings["prompt"] = "zero-shot"  # what it was trained on
     if args.prompt:
         settings["prompt"] = args.prompt
         if args.prompt.startswith("few-shot"):
