@@ -147,7 +147,7 @@ async def evaluate(
                     for one in opened
                     for text in [
                         *_fallen(one),
-                        *_blind(one),
+                        *(one.session.evidence.sight.remarks() if one.session.evidence else ()),
                         *one.session.judge.seen(one.tally.mass),
                     ]
                 ]
@@ -241,13 +241,6 @@ def finish(
     folder.write("report.html", report.html(found))
     folder.write("report.md", report.markdown(found))
     return report.line(found)
-
-
-def _blind(one: Opened) -> list[str]:
-    """Say where an arm's retrieval saw too little."""
-    found = one.session.evidence
-    remark = found.sight.remark() if found is not None else ""
-    return [remark] if remark else []
 
 
 def _added(folder: Folder, name: str) -> dict[str, Any] | None:

@@ -316,8 +316,7 @@ def promises_of(session: Session, summary: Summary) -> list[str]:
     if said and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
-    if session.evidence is not None and (remark := session.evidence.sight.remark()):
-        said.append(remark)
+    said += session.evidence.sight.remarks() if session.evidence is not None else []
     seen = judge.seen(summary.tally.mass)
     return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
 from llmcat.memory import Forgetful
 from llmcat.readers import Columns, ItemReader, to_items
+from llmcat.records import NONE
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
 
@@ -211,7 +213,7 @@ class Session:
                 route=route, examples=known, artifact=artifact,
             )  # fmt: skip
             if gathers:
-                await session._gather(pool, judged, prior)
+                session = await session._gather(pool, judged, prior)
         except BaseException:
             await engine.close()
             raise
@@ -223,43 +225,49 @@ class Session:
 
     async def _gather(
         self, pool: Pool | None, judged: Sequence[Item], prior: Sequence[float] | None
-    ) -> None:
-        """Assemble the evidence, and measure what places the reader prefers if nobody has."""
-        config, artifact = self.config, self.artifact
+    ) -> Session:
+        """Return the session with its evidence: sources, weights, policy, and the place prior.
+
+        What places the reader prefers is measured if neither the artifact nor `prior` says it.
+        """
+        config, learnt = self.config, dict[str, dict[str, Any] | None]()
         examples = (pool.items, pool.labels) if pool is not None else ((), ())
         retriever, items, labels = await asyncio.to_thread(
             assemble.retriever_of, config, self.taxonomy, examples, judged
         )
         reads = self.engine.name != "retriever"
-        auto = config.orders == "auto"
-        policy = Escalation(orders=self.task.plan.orders, again=SURE if auto else float("inf"))
-        evidence = Evidence(self.task.plan, retriever, reads=reads, policy=policy)
         if not reads and config.skip_sure:
             raise BadConfig("--skip-sure leaves the model out, and --engine retriever has none")
-        object.__setattr__(self, "evidence", evidence)
-        learnt = artifact.learnt("pool", self.identity()) if artifact is not None else None
-        if learnt is not None:
-            weights = Weights.of(learnt)
-        else:
-            learn = partial(assemble.learnt_pool, group=config.group, seed=config.seed)
-            weights = await asyncio.to_thread(learn, retriever, items, labels)
+        evidence = Evidence(self.task.plan, retriever, reads=reads)
+        assignable = {*retriever.ids, NONE}
+        evidence.sight.foreign = sum(label not in assignable for label in examples[1])
+        if self.artifact is not None:
+            identity = replace(self, evidence=evidence).identity()
+            parts = ("pool", "line", *(("reader",) if reads else ()))
+            learnt = {name: self.artifact.learnt(name, identity) for name in parts}
+        again = SURE if config.orders == "auto" else math.inf
+        policy = Escalation(orders=self.task.plan.orders, again=again)
         if config.skip_sure:
-            line = artifact.learnt("line", self.identity()) if artifact is not None else None
+            line = learnt.get("line")
             if line is None:
                 raise BadConfig(
                     "--skip-sure needs a line that labels have drawn",
                     hint="llmcat calibrate --file labeled.jsonl draws one, then --artifact FILE",
                 )
             policy = replace(policy, skip=float(line["skip"]))
-        evidence = replace(evidence, pool=weights, policy=policy)
-        object.__setattr__(self, "evidence", evidence)
-        if reads:
-            known = artifact.learnt("reader", self.identity()) if artifact is not None else None
-            if known is not None:
-                evidence = replace(evidence, first=Weights(weights=known["chosen_by"]))
-            given = known["place_prior"] if known is not None else prior
-            measured = await self._place_prior(evidence) if given is None else _array(given)
-            object.__setattr__(self, "evidence", replace(evidence, prior=measured))
+        if (weights := learnt.get("pool")) is not None:
+            evidence = replace(evidence, pool=Weights.of(weights), policy=policy)
+        else:
+            learn = partial(assemble.learnt_pool, group=config.group, seed=config.seed)
+            made = await asyncio.to_thread(learn, retriever, items, labels)
+            evidence = replace(evidence, pool=made, policy=policy)
+        if not reads:
+            return replace(self, evidence=evidence)
+        if (known := learnt.get("reader")) is not None:
+            evidence = replace(evidence, first=Weights(weights=known["chosen_by"]))
+            prior = known["place_prior"]
+        measured = await self._place_prior(evidence) if prior is None else _array(prior)
+        return replace(self, evidence=replace(evidence, prior=measured))
 
     async def _place_prior(self, evidence: Evidence) -> np.ndarray[Any, Any] | None:
         """Ask about the reference items, and return what the reader says by place.

@@ -228,6 +228,22 @@ def test_more_than_a_menu_holds_has_whole_posteriors(tmp_path: Path) -> None:
         assert clf.predict([labels[17], labels[250]]).tolist() == [labels[17], labels[250]]
 
 
+def test_examples_of_inner_categories_are_left_out_aloud(llmcat: Ran, tmp_path: Path) -> None:
+    """No item can get an inner category, so nothing is learnt of one; the run says how many."""
+    rows = [
+        {"title": f"charging cable no. {i}", "label": "electronics" if i % 2 else "headphones"}
+        for i in range(80)
+    ]
+    (tmp_path / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = llmcat(
+        "classify", "--taxonomy", EXAMPLES / "taxonomy.yaml", "--engine", "retriever",
+        "--sources", "lexical", "--examples", "pool.jsonl", stdin="charging cable\n",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "40 examples are labelled with an inner or a deprecated category" in ran.err
+    assert ran.rows()[0]["label"] == "headphones"
+
+
 def test_a_blind_retriever_says_so(llmcat: Ran) -> None:
     """Categories that share nothing with the items: a warning, and what to do."""
     ran = llmcat("classify", "--labels", "shoes,bags", "--engine", "retriever", "--sources",

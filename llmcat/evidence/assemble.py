@@ -56,12 +56,15 @@ def retriever_of(
     """Return the retriever of the settings, and the examples it holds with their labels.
 
     Examples that are items to be judged, or nearly the same as one, are left out: no item is its
-    own evidence. Raises `BadConfig` where a source cannot be had.
+    own evidence; so are those of a category that no item can get. Raises `BadConfig` where a source
+    cannot be had.
     """
     retriever = Retriever(
         taxonomy, encoders_of(config.sources or "auto"), supplied=config.source_category
     )
-    items, labels = list(examples[0]), list(examples[1])
+    assignable = {*retriever.ids, NONE}
+    pairs = [(i, label) for i, label in zip(*examples, strict=True) if label in assignable]
+    items, labels = [item for item, _ in pairs], [label for _, label in pairs]
     if items and judged:
         near = duplicates_of([item_text(i) for i in items], [item_text(i) for i in judged])
         names = {i.kept.get(config.group, "") for i in judged} - {""} if config.group else set()

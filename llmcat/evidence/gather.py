@@ -52,20 +52,30 @@ class Known:
 
 @dataclass
 class Sight:
-    """How many items were looked at, and with how many no category had anything in common."""
+    """How many items were looked at, and with how many no category had anything in common.
+
+    `foreign`: examples that were left out, since no item can get their category.
+    """
 
     items: int = 0
     blind: int = 0
+    foreign: int = 0
 
-    def remark(self) -> str:
+    def remarks(self) -> list[str]:
         """Say where retrieval saw too little, nothing where it did not."""
-        if self.blind * 4 < max(self.items, 4):
-            return ""
-        return (
-            f"WARNING: retrieval is blind to {self.blind:,} of {self.items:,} items: no category "
-            "shares a word with them; describe the categories in the items' language, give "
-            '--examples, or pip install "llmcat[multilingual]"'
-        )
+        said = []
+        if self.foreign:
+            said.append(
+                f"WARNING: {self.foreign:,} examples are labelled with an inner or a deprecated "
+                "category, which no item can get: retrieval leaves them out"
+            )
+        if self.blind * 4 >= max(self.items, 4):
+            said.append(
+                f"WARNING: retrieval is blind to {self.blind:,} of {self.items:,} items: no "
+                "category shares a word with them; describe the categories in the items' language, "
+                'give --examples, or pip install "llmcat[multilingual]"'
+            )
+        return said
 
 
 @dataclass

@@ -153,11 +153,10 @@ class Retriever:
     def with_examples(self, items: Sequence[Item], labels: Sequence[str]) -> Retriever:
         """Return the same with labelled items as examples; `labels` are ids or `none`."""
         at = {id_: i for i, id_ in enumerate(self.ids)} | {NONE: -1}
-        known = [(i, at[label]) for i, label in zip(items, labels, strict=True) if label in at]
         made = Examples(
-            tuple(item_text(item) for item, _ in known),
-            tuple(column for _, column in known),
-            tuple(item.kept.get(self.supplied, "") for item, _ in known),
+            tuple(map(item_text, items)),
+            tuple(at[label] for label in labels),
+            tuple(item.kept.get(self.supplied, "") for item in items),
         )
         return replace(self, examples=made, _spaces={})
 
