@@ -21,7 +21,7 @@ from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.evidence import assemble, place_prior
 from llmcat.evidence.artifact import CHOICES, Artifact
 from llmcat.evidence.escalation import SURE, Escalation
-from llmcat.evidence.gather import Evidence
+from llmcat.evidence.gather import BATCH, Evidence
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
 from llmcat.memory import Forgetful
@@ -103,11 +103,16 @@ class Session:
             return self.evidence.walk
         return lambda _: walk(self.task.plan)
 
-    def ahead(self, items: Iterable[Item]) -> Iterable[Item]:
-        """Pass items on, each looked at before by what decides without asking."""
+    def ahead(self, items: Iterable[Item], *, slow: bool = False) -> Iterable[Item]:
+        """Pass items on, each looked at before by what decides without asking.
+
+        `slow` items may be long in coming: none waits for the next.
+        """
         if self.route is not None:
             return self.route.ahead(items)
-        return self.evidence.ahead(items) if self.evidence is not None else items
+        if self.evidence is not None:
+            return self.evidence.ahead(items, batch_size=1 if slow else BATCH)
+        return items
 
     def classify(
         self,
@@ -124,7 +129,7 @@ class Session:
         """Classify items as this session does: see `llmcat.classify.classify`."""
         looks_ahead = self.route is not None or self.evidence is not None
         return classify(
-            self.ahead(items),
+            self.ahead(items, slow=slow),
             self.task,
             engine or self.engine,
             memory=memory,

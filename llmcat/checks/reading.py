@@ -20,6 +20,7 @@ from llmcat.classify import classify
 from llmcat.evidence.pool import Pool
 from llmcat.memory import Forgetful
 from llmcat.metrics import accuracy
+from llmcat.records import NONE
 from llmcat.retrieval.scorers import Retriever, encoders_of
 from llmcat.task import Task
 
@@ -103,24 +104,23 @@ async def read(
     plan = session.task.plan
     if not plan.gives_all or session.engine.name == "retriever" or not items:
         return None
-    own, codes = _own(session, verdicts, kept)
+    own, here = _own(session, verdicts, kept)
     if not own:
         return None
     known = [item for item in items if item.row in own]
     gold = {item.row: item.gold or "" for item in known}
     correct = np.array([own[row] == gold[row] for row in gold])
     estimate = accuracy(correct)
-    favourite, top = Counter(codes.values()).most_common(1)[0]
+    favourite, top = Counter(code for code, _ in here.values()).most_common(1)[0]
     some = known[:AGAIN]
     turned = await _asked(session, session.task, some, lambda i: _menu(session, i, 1))
     other = prompts.WHOLE_MENU if session.task.prompt.item_first else prompts.DEFAULT
     elsewhere = await _asked(session, _with_prompt(session, other), some,
                              lambda i: _menu(session, i, 0))  # fmt: skip
-    here = await _asked(session, session.task, some, lambda i: _menu(session, i, 0))
     both = [row for row in turned if row in here]
     rows = (
         {"evidence": v.scores.evidence, "gold": v.item.gold, "decision": v.decision,
-         "label": None if v.scores.label == "none" else v.scores.label}
+         "label": None if v.scores.label == NONE else v.scores.label}
         for v in verdicts if v.scores and v.scores.evidence and v.item.row in gold
     )  # fmt: skip
     adds = added_by(rows, tokens=None)
@@ -133,8 +133,8 @@ async def read(
         favourite=favourite,
         top=top,
         again=len(both),
-        same_order=sum(turned[row] == here[row] for row in both),
-        this_right=sum(here[row] == gold[row] for row in both),
+        same_order=sum(turned[row] == here[row][1] for row in both),
+        this_right=sum(here[row][1] == gold[row] for row in both),
         other=other,
         other_right=sum(elsewhere.get(row) == gold[row] for row in both),
         adds="" if adds is None else sentence(adds).removeprefix("WARNING: "),
@@ -143,28 +143,30 @@ async def read(
 
 def _own(
     session: Session, verdicts: Sequence[Verdict], kept: Gathered | None
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Return the model's own answer by row, and the code (or place) it gave."""
+) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
+    """Return the model's own answer by row, and the code that it gave, with the answer it means.
+
+    The two answers differ where a preference for places was taken off the first.
+    """
+    alphabet, found = session.task.plan.alphabet, session.evidence
     answers: dict[int, str] = {}
-    codes: dict[int, str] = {}
-    alphabet = session.task.plan.alphabet
-    if session.evidence is None:
-        leaves = [node.id for node in session.task.plan.taxonomy.leaves]
+    came: dict[int, tuple[str, str]] = {}
+    if found is None:
+        codes = {leaf.id: alphabet[i] for i, leaf in enumerate(session.taxonomy.leaves)}
         for v in verdicts:
             if v.scores is not None and v.scores.kind == "full":
-                answers[v.item.row] = v.scores.label
-                at = leaves.index(v.scores.label) if v.scores.label in leaves else len(leaves)
-                codes[v.item.row] = alphabet[at]
-        return answers, codes
+                label = answers[v.item.row] = v.scores.label
+                came[v.item.row] = codes.get(label, alphabet[len(codes)]), label
+        return answers, came
     for row, asked in (kept.asked if kept is not None else {}).items():
         if asked is None:
             continue
-        heard = asked.heard(session.evidence.prior)
-        best = int(heard.log_p[:-1].argmax())
-        exit_ = heard.log_p[-1] > heard.log_p[best]
-        answers[row] = "none" if exit_ else session.evidence.columns.ids[heard.columns[best]]
-        codes[row] = alphabet[int(asked.turns[0][1].argmax())]
-    return answers, codes
+        ids = [*(found.columns.ids[i] for i in asked.chosen), NONE]
+        answers[row] = ids[int(asked.heard(found.prior).log_p.argmax())]
+        places, said = asked.turns[0]
+        at = int(said.argmax())
+        came[row] = alphabet[at], ids[[*places, len(places)][at]]
+    return answers, came
 
 
 def _menu(session: Session, item: Item, turn: int) -> Menu:

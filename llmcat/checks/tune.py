@@ -24,7 +24,7 @@ import llmcat
 from llmcat import gate, prompts
 from llmcat.adds import added
 from llmcat.answers import AnswerStore
-from llmcat.arms import Arm, arms_of
+from llmcat.arms import arms_of
 from llmcat.classify import Tally
 from llmcat.compare import difference_of_accuracy
 from llmcat.errors import BadConfig, InputError, JournalError
@@ -182,10 +182,9 @@ async def _open(
     common = {name: getattr(config, name) for name in config.model_fields_set}
     common |= {"artifact": "", "skip_sure": False, "out": ""}
     changes = dict(options.arms) or _usual(config, taxonomy, labelled.items)
-    arms = arms_of({name: change for name, change in changes.items()}, common)  # noqa: C416
+    arms = arms_of(changes, common)
     kept = [Gathered() for _ in arms]
-    read = [Read(Arm(a.name, a.config, a.said), taxonomy, labelled) for a in arms]
-    opened = await open_arms(read, store)
+    opened = await open_arms([Read(arm, taxonomy, labelled) for arm in arms], store)
     tried = []
     for arm, one, sink in zip(arms, opened, kept, strict=True):
         found = one.session.evidence

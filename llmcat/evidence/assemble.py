@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,8 +31,6 @@ __all__ = ["REFERENCE", "learnt_pool", "out_of_fold", "reference_items", "retrie
 
 REFERENCE = 32
 """Items that show what places the reader prefers."""
-FOLDS = 5
-Array = np.ndarray[Any, Any]
 
 
 def wanted(config: RunConfig, *, item_first: bool, whole_menus: bool, reader: bool) -> bool:
@@ -88,29 +86,11 @@ def out_of_fold(
     `items` are the examples in their order. Groups stay together. Sources that some fold lacks (a
     probe that could not be trained) are left out.
     """
-    unique = np.random.default_rng(seed).permutation(np.unique(groups))
-    fold = {group: i % FOLDS for i, group in enumerate(unique.tolist())}
-    part = np.array([fold[group] for group in groups])
-    pieces: list[tuple[Array, Signals]] = []
-    for k in range(FOLDS):
-        held = part == k
-        if held.any():
-            some = [item for item, out in zip(items, held, strict=True) if out]
-            pieces.append((np.flatnonzero(held), retriever.without(held)(some)))
-    return joined(pieces, len(items))
-
-
-def joined(pieces: Sequence[tuple[Array, Signals]], n: int) -> Signals:
-    """Put signals of parts together, each at its rows; only sources that all parts have."""
-    names = [k for k in pieces[0][1].scores if all(k in signals.scores for _, signals in pieces)]
-    first = pieces[0][1]
-    scores = {name: np.zeros((n, first.scores[name].shape[1]), dtype=np.float32) for name in names}
-    similarity = np.zeros((n, first.similarity.shape[1]))
-    for rows, signals in pieces:
-        similarity[rows] = signals.similarity
-        for name in names:
-            scores[name][rows] = signals.scores[name]
-    return Signals(scores, similarity)
+    part = pooling.folds_of(groups, seed)
+    held = [np.flatnonzero(part == k) for k in range(pooling.FOLDS) if (part == k).any()]
+    said = [retriever.without(np.isin(np.arange(len(items)), rows))([items[i] for i in rows])
+            for rows in held]  # fmt: skip
+    return Signals.stacked(said).some(np.argsort(np.concatenate(held)))
 
 
 def learnt_pool(

@@ -114,8 +114,8 @@ class Evidence:
 
     `prior` is the reader's preference for places (see `place_prior`). `first` weighs the sources
     where candidates are chosen: weights learnt from answers must not change what is asked, or they
-    would be used for other answers than they were learnt from. `batch` is 1 where items may be long
-    in coming. `kept`, when given, is filled as items pass.
+    would be used for other answers than they were learnt from. `kept`, when given, is filled as
+    items pass.
     """
 
     plan: Plan
@@ -125,7 +125,6 @@ class Evidence:
     prior: Array | None = None
     first: Pool | None = None
     policy: Escalation = Escalation()
-    batch: int = BATCH
     kept: Gathered | None = None
     sight: Sight = field(default_factory=Sight, compare=False)
 
@@ -149,10 +148,10 @@ class Evidence:
             self.first.digest if self.first is not None else "",
         )
 
-    def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
+    def ahead(self, items: Iterable[Item], *, batch_size: int = BATCH) -> Iterator[Item]:
         """Pass items on, each with what retrieval says of it; several are scored at once."""
         stream = iter(items)
-        while batch := list(islice(stream, self.batch)):
+        while batch := list(islice(stream, batch_size)):
             usable = [item for item in batch if item.error is None]
             known = iter(self._known(usable)) if usable else iter(())
             for item in batch:
@@ -163,7 +162,7 @@ class Evidence:
         log_s = self.pool.scorers(signals)
         self.sight.items += len(items)
         self.sight.blind += int((np.ptp(log_s, axis=1) == 0).sum()) if log_s.shape[1] > 1 else 0
-        return [Known(signals.row(i), log_s[i]) for i in range(len(items))]
+        return [Known(signals.some(slice(i, i + 1)), log_s[i]) for i in range(len(items))]
 
     def known(self, item: Item) -> Known:
         """Return what retrieval says of an item."""
@@ -196,6 +195,8 @@ class Evidence:
                 return answers, replace(asked, turns=())
             turn = (tuple(places), reading(answers[-1], menu))
             asked = replace(asked, turns=(*asked.turns, turn))
+            if len(answers) >= self.policy.orders:
+                return answers, asked
             heard, log_s = asked.heard(self.prior), known.log_s[None]
             sure = float(np.exp(self.pool.labels(known.signals, [heard], log_s).max()))
             if not self.policy.needs_more(sure, len(answers)):

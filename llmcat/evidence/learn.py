@@ -35,16 +35,14 @@ LEAST_READINGS = 40
 class Learnt:
     """What was learnt, and what it makes of every item.
 
-    `p` has shape `(items, categories + 1)`, `none` last; `alone` the same without the reader.
-    `line`: the scorers' best probability above which the reader was not missed. `first`: the
-    weights by which candidates were chosen.
+    `p` has shape `(items, categories + 1)`, `none` last. `line`: the scorers' best probability
+    above which the reader was not missed. `first`: the weights by which candidates were chosen.
     """
 
     pool: Pool
     first: Pool
     prior: Array | None
     p: Array
-    alone: Array
     line: float
 
 
@@ -76,7 +74,7 @@ def learn(
     `rows` names the items in `kept`; `columns` holds each one's category, -1 for none. `start` and
     `prior` are what was used while asking.
     """
-    signals = _stack([kept.signals[row] for row in rows])
+    signals = Signals.stacked([kept.signals[row] for row in rows])
     asked = [kept.asked[row] for row in rows]
     said = [one.turns[0][1] for one, fits in zip(asked, first, strict=True) if one and fits]
     if len(said) >= LEAST_READINGS and len({len(one) for one in said}) == 1:
@@ -84,7 +82,7 @@ def learn(
     heard: list[Heard | None] = [one.heard(prior) if one else None for one in asked]
     fitting = np.flatnonzero(first)
     made = pool.fit(
-        _some(signals, fitting),
+        signals.some(fitting),
         [heard[i] for i in fitting.tolist()],
         columns[fitting],
         [groups[i] for i in fitting.tolist()],
@@ -98,20 +96,9 @@ def learn(
     line = sure_line(
         sure[rest], alone.argmax(axis=1)[rest] == gold[rest], p.argmax(axis=1)[rest] == gold[rest]
     )
-    return Learnt(made, start, prior, p, alone, line)
+    return Learnt(made, start, prior, p, line)
 
 
 def _all(made: Pool, signals: Signals, heard: Sequence[Heard | None]) -> Array:
     p, none = made(signals, heard)
     return np.column_stack([p, none])
-
-
-def _stack(every: Sequence[Signals]) -> Signals:
-    names = [k for k in every[0].scores if all(k in one.scores for one in every)]
-    scores = {name: np.concatenate([one.scores[name] for one in every]) for name in names}
-    return Signals(scores, np.concatenate([one.similarity for one in every]))
-
-
-def _some(signals: Signals, rows: Array) -> Signals:
-    scores = {name: values[rows] for name, values in signals.scores.items()}
-    return Signals(scores, signals.similarity[rows])

@@ -193,6 +193,13 @@ def spread(heard: Heard, log_s: Array) -> Array:
     return np.maximum(out, FLOOR)
 
 
+def folds_of(groups: Sequence[int], seed: int) -> Array:
+    """Return each item's fold, 0 to `FOLDS` - 1; a group is in one fold."""
+    order = np.random.default_rng(seed).permutation(np.unique(groups)).tolist()
+    fold = {group: i % FOLDS for i, group in enumerate(order)}
+    return np.array([fold[group] for group in groups])
+
+
 # -- fitting ----------------------------------------------------------------------------------
 
 
@@ -273,9 +280,7 @@ def _selected(
     One goes if the log loss without it is not higher by more than one standard error (Breiman et
     al. 1984, section 3.4.3).
     """
-    shuffled = np.random.default_rng(seed).permutation(np.unique(groups))
-    fold = {group: i % FOLDS for i, group in enumerate(shuffled.tolist())}
-    part = np.array([fold[group] for group in groups.tolist()])
+    part = folds_of(groups.tolist(), seed)
 
     def held_out(kept: list[int]) -> Array:
         losses = np.zeros(len(y))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,31 +64,36 @@ def _shingles(text: str) -> frozenset[str]:
     return frozenset(plain[i : i + 5] for i in range(max(1, len(plain) - 4)))
 
 
-def duplicates_of(texts: Sequence[str], others: Iterable[str], *, alike: float = 0.8) -> list[bool]:
-    """Tell of each text whether one of `others` is the same or nearly so.
-
-    Nearly: the shingles of both have at least `alike` of their union in common (Jaccard).
-    """
-    sets = [_shingles(text) for text in others]
-    places: dict[str, list[int]] = {}
-    for i, some in enumerate(sets):
-        for shingle in some:
-            places.setdefault(shingle, []).append(i)
-    return [_near(_shingles(text), sets, places, alike) for text in texts]
+ALIKE = 0.8
+"""Texts are near duplicates if their shingles have so much of their union in common (Jaccard)."""
 
 
-def _near(
-    mine: frozenset[str],
-    sets: Sequence[frozenset[str]],
-    places: Mapping[str, Sequence[int]],
-    alike: float,
-) -> bool:
-    """Tell whether a set of shingles is near one of those that share any with it."""
-    common: dict[int, int] = {}
-    for shingle in mine:
-        for i in places.get(shingle, ()):
-            common[i] = common.get(i, 0) + 1
-    return any(n >= alike * (len(mine) + len(sets[i]) - n) for i, n in common.items())
+class _Shelf:
+    """Texts' shingles, and where each shingle stands."""
+
+    def __init__(self) -> None:
+        self.sets: list[frozenset[str]] = []
+        self.places: dict[str, list[int]] = {}
+
+    def add(self, mine: frozenset[str]) -> None:
+        """Put one text's shingles behind the others."""
+        for shingle in mine:
+            self.places.setdefault(shingle, []).append(len(self.sets))
+        self.sets.append(mine)
+
+    def near(self, mine: frozenset[str]) -> list[int]:
+        """Return which texts are nearly the one with these shingles."""
+        common = Counter(i for shingle in mine for i in self.places.get(shingle, ()))
+        union = {i: len(mine) + len(self.sets[i]) - n for i, n in common.items()}
+        return [i for i, n in common.items() if n >= ALIKE * union[i]]
+
+
+def duplicates_of(texts: Sequence[str], others: Iterable[str]) -> list[bool]:
+    """Tell of each text whether one of `others` is the same or nearly so."""
+    shelf = _Shelf()
+    for text in others:
+        shelf.add(_shingles(text))
+    return [bool(shelf.near(_shingles(text))) for text in texts]
 
 
 def group_of(texts: Sequence[str], given: Sequence[str] | None = None) -> list[int]:
@@ -108,15 +114,10 @@ def group_of(texts: Sequence[str], given: Sequence[str] | None = None) -> list[i
     for i, name in enumerate(given or ()):
         if name:
             parent[root(i)] = root(named.setdefault(name, i))
-    sets = [_shingles(text) for text in texts]
-    places: dict[str, list[int]] = {}
-    for i, mine in enumerate(sets):
-        common: dict[int, int] = {}
-        for shingle in mine:
-            for j in places.get(shingle, ()):
-                common[j] = common.get(j, 0) + 1
-            places.setdefault(shingle, []).append(i)
-        for j, n in common.items():
-            if n >= 0.8 * (len(mine) + len(sets[j]) - n):
-                parent[root(i)] = root(j)
+    shelf = _Shelf()
+    for i, text in enumerate(texts):
+        mine = _shingles(text)
+        for j in shelf.near(mine):
+            parent[root(i)] = root(j)
+        shelf.add(mine)
     return [root(i) for i in range(len(texts))]

@@ -85,10 +85,17 @@ class Signals:
     scores: Mapping[str, Array]
     similarity: Array
 
-    def row(self, i: int) -> Signals:
-        """Return what is said of one item, as arrays of one row."""
-        part = {name: s[i : i + 1] for name, s in self.scores.items()}
-        return Signals(part, self.similarity[i : i + 1])
+    def some(self, rows: slice | Array) -> Signals:
+        """Return what is said of some items, in the order of `rows`; a slice copies nothing."""
+        part = {name: values[rows] for name, values in self.scores.items()}
+        return Signals(part, self.similarity[rows])
+
+    @classmethod
+    def stacked(cls, every: Sequence[Signals]) -> Signals:
+        """Put signals of several parts below each other; only sources that all parts have."""
+        names = [k for k in every[0].scores if all(k in one.scores for one in every)]
+        scores = {name: np.concatenate([one.scores[name] for one in every]) for name in names}
+        return cls(scores, np.concatenate([one.similarity for one in every]))
 
 
 def encoders_of(sources: str) -> tuple[str, ...]:
