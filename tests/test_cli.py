@@ -34,9 +34,14 @@ def test_a_pipe_of_titles(llmcat: Cli) -> None:
     assert "2 rows: 2 labelled, 0 none, 0 errors" in ran.err
 
 
-def test_rows_come_while_the_pipe_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [FAKE, ("--labels", "shoes,bags", "--engine", "retriever", "--sources", "lexical")],
+    ids=["fake", "retriever"],
+)
+def test_rows_come_while_the_pipe_is_open(flags: tuple[str, ...]) -> None:
     """A row is written when it is answered, not when the input ends; Ctrl-C ends the wait."""
-    command = [sys.executable, "-m", "llmcat.cli", "classify", *FAKE]
+    command = [sys.executable, "-m", "llmcat.cli", "classify", *flags]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

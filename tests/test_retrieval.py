@@ -158,6 +158,8 @@ def test_a_probe_is_trained_from_twenty_examples_on() -> None:
     found = taught(items[120:])
     np.testing.assert_allclose(np.exp(found.scores["multilingual.probe"]).sum(axis=1), 1, atol=1e-3)
     assert accuracy(found.scores["multilingual.probe"], taught, items[120:]) > 0.3
+    once = list({i.gold: i for i in items}.values())[:25]  # warnings are errors here
+    assert taught.with_examples(once, [str(i.gold) for i in once])(items[:1]).scores
     five = items[:5]
     few = Retriever(SHOP, ("multilingual",)).with_examples(five, [str(i.gold) for i in five])
     assert "multilingual.probe" not in few(items[:1]).scores

@@ -16,6 +16,7 @@ This module does not know menus, language models, or how sources are weighed.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -332,7 +333,10 @@ class _Space:
 
         x = np.vstack([self.examples[known], self.documents])
         y = np.concatenate([self.columns[known], np.arange(size)])
-        model = LogisticRegression(C=10.0, max_iter=300).fit(x, y)
+        with warnings.catch_warnings():
+            # One example of a category is no sign that its number were a quantity.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            model = LogisticRegression(C=10.0, max_iter=300).fit(x, y)
         return lambda some: np.asarray(model.predict_log_proba(some), dtype=np.float32)
 
 
