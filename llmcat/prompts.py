@@ -317,6 +317,11 @@ def parse(text: str, source: str) -> Prompt:
             hint=f"a prompt may use {', '.join(sorted(_KNOWN))}",
         )
     prompt = Prompt(front=front, text=text, body=match[2], source=source)
+    if prompt.item_first and "examples" in front.needs:
+        raise BadPrompt(
+            f"{source}: layout item-first shows no examples: each would need a menu of its own",
+            hint="--examples still helps retrieval; to show them, put the menu first",
+        )
     system = () if prompt.item_first else ("system",)
     for block in (*system, "item", *((_LAST,) if front.read == "reason" else ())):
         if block not in prompt._template.blocks:  # noqa: SLF001

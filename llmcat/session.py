@@ -21,7 +21,7 @@ from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.evidence import assemble, place_prior
 from llmcat.evidence.artifact import CHOICES, Artifact
 from llmcat.evidence.escalation import SURE, Escalation
-from llmcat.evidence.gather import BATCH, Evidence
+from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
 from llmcat.memory import Forgetful
@@ -113,6 +113,12 @@ class Session:
         if self.evidence is not None:
             return self.evidence.ahead(items, batch_size=1 if slow else BATCH)
         return items
+
+    def keeping(self, kept: Gathered) -> Session:
+        """Return the same session, which will fill `kept` if it gathers evidence."""
+        if self.evidence is None:
+            return self
+        return replace(self, evidence=replace(self.evidence, kept=kept))
 
     def classify(
         self,

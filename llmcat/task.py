@@ -179,9 +179,13 @@ class Task:
         return self.prompt.own(fields, menu, names=self._names, about=self.about)
 
     def _prefix(self, menu: Menu) -> Prefix:
-        """Return what every item with this menu shares; kept, since most menus come again."""
-        kept = self._prefixes.get(id(menu))
-        if kept is not None and kept[0] is menu:
+        """Return what every item with this menu shares; kept, since most menus come again.
+
+        Where the item comes first that is the same for all menus.
+        """
+        place = 0 if self.prompt.item_first else id(menu)
+        kept = self._prefixes.get(place)
+        if kept is not None and (not place or kept[0] is menu):
             return kept[1]
         messages = list(self.prompt.shared(menu, names=self._names, about=self.about))
         if self.pool is not None and self.pool.select == "fixed":
@@ -190,7 +194,7 @@ class Task:
         prefix = Prefix(tuple(messages), key)
         if len(self._prefixes) >= 512:  # noqa: PLR2004
             self._prefixes.clear()
-        self._prefixes[id(menu)] = (menu, prefix)
+        self._prefixes[place] = (menu, prefix)
         return prefix
 
     def _turns(self, shown: list[tuple[Item, str]]) -> list[Message]:

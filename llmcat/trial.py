@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from contextlib import ExitStack, aclosing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -181,8 +181,7 @@ async def open_arms(
             session = await Session.open(
                 config, engine=engines[key], taxonomy=one.taxonomy, judged=one.labelled.items
             )
-            if kept is not None and session.evidence is not None:
-                session = replace(session, evidence=replace(session.evidence, kept=kept))
+            session = session if kept is None else session.keeping(kept)
             opened.append(Opened(one.arm, session, engines[key], one.labelled))
     except BaseException:
         await close_arms(opened)

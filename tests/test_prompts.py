@@ -207,3 +207,29 @@ def test_a_context_too_small_for_the_menu_is_refused() -> None:
     """The error says how much the menu takes."""
     with pytest.raises(BadConfig, match="take 990 of the model's 1000 tokens"):
         task().fitted(used=990, context=1000)
+
+
+ITEM_FIRST = (
+    "---\nname: mine\nversion: 1\ndescription: x\nlayout: item-first\n{more}---\n"
+    "{{% block item %}}{{{{ item.title }}}} {{% for e in menu %}}"
+    "{{{{ e.code }}}} {{{{ e.label }}}} {{% endfor %}}{{{{ exit }}}}{{% endblock %}}"
+)
+
+
+def test_an_item_first_prompt_needs_no_system_block_and_shows_no_examples() -> None:
+    """The menu stands behind the item in one message; an example would need a menu of its own."""
+    made = prompts.parse(ITEM_FIRST.format(more=""), "mine.jinja")
+    assert made.item_first
+    with pytest.raises(BadPrompt, match="shows no examples"):
+        prompts.parse(ITEM_FIRST.format(more="needs: [examples]\n"), "mine.jinja")
+
+
+def test_what_items_share_with_the_item_first_is_the_same_for_all_menus() -> None:
+    """Nothing is shared, whatever is on offer; the menu stands in the item's own message."""
+    made = task("zero-shot-item-first")
+    one, two = made.plan.taxonomy.leaves[:2], made.plan.taxonomy.leaves[2:4]
+    asks = [
+        made.ask(*made.fit(item(title="red zorvik")), made.plan.fresh_menu(m)) for m in (one, two)
+    ]
+    assert asks[0].prefix is asks[1].prefix
+    assert asks[0].messages != asks[1].messages

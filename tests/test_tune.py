@@ -7,7 +7,7 @@ import json
 import math
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,7 @@ from conftest import EXAMPLES, read_rows
 
 from llmcat import config
 from llmcat.checks import reading
-from llmcat.checks.tune import labels_for_a_promise
+from llmcat.checks.tune import Options, Tuned, labels_for_a_promise, tune
 from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.evidence.gather import Gathered
@@ -59,9 +59,8 @@ def read_with(engine: Engine, prompt: str, sources: str) -> reading.Reading | No
         settings = config.load(
             taxonomy=str(EXAMPLES / "taxonomy.yaml"), engine="fake", prompt=prompt, sources=sources
         )
-        session, kept = await Session.open(settings, engine=engine), Gathered()
-        if session.evidence is not None:
-            session = replace(session, evidence=replace(session.evidence, kept=kept))
+        kept = Gathered()
+        session = (await Session.open(settings, engine=engine)).keeping(kept)
         items = [i for _, i in zip(range(64), ItemReader().read(str(EXAMPLES / "items.jsonl")),
                                    strict=False)]  # fmt: skip
         items = [with_gold(item, session.taxonomy) for item in items]
@@ -144,6 +143,25 @@ def test_tune_chooses_checks_and_learns(
     assert again.code == 0
     assert json.loads((tmp_path / "b.json").read_text())["parts"] == made["parts"]
     assert time.monotonic() - before < 60
+
+
+def test_an_arms_tokens_are_those_of_an_item(labelled: Path, tmp_path: Path) -> None:
+    """Fewer candidates take fewer; checking the winner on held-back items changes no figure."""
+
+    async def run() -> Tuned:
+        settings = config.load(
+            file=str(labelled), taxonomy=str(EXAMPLES / "taxonomy.yaml"), engine="fake",
+            sources="lexical", engine_option="accuracy=0.8", prompt="zero-shot-item-first",
+            runs=str(tmp_path / "runs"),
+        )  # fmt: skip
+        arms = {"eight": {}, "four": {"candidates": 4}}
+        return await tune(settings, Options(arms=arms), stop=asyncio.Event(), say=lambda _: None)
+
+    found = asyncio.run(run())
+    tokens = {one.name: one.tokens for one in found.tried}
+    assert tokens["four"] < tokens["eight"] < 2 * tokens["four"]
+    assert found.adds is not None
+    assert found.adds["tokens_per_item"] == pytest.approx(found.winner.tokens, rel=0.2)
 
 
 def test_tune_keeps_to_its_bounds(llmcat: Callable[..., Ran], labelled: Path) -> None:

@@ -161,8 +161,7 @@ async def _try_out(
     findings: list[Finding] = []
     taxonomy = session.taxonomy
     kept = Gathered()
-    if session.evidence is not None:
-        session = replace(session, evidence=replace(session.evidence, kept=kept))
+    session = session.keeping(kept)
     tally = Tally(watch=Watch(least=FEW))
     verdicts = await _verdicts(session, items[:1], tally)  # fills the cache, so it goes alone
     before, started = tally.usage, time.monotonic()

@@ -81,7 +81,10 @@ class Options:
 
 @dataclass
 class Tried:
-    """An arm and what came of it. `fate`: why it went no further, empty for those that stayed."""
+    """An arm and what came of it. `fate`: why it went no further, empty for those that stayed.
+
+    `rows` are compared, `tally` counts what all that were asked took.
+    """
 
     name: str
     config: RunConfig
@@ -89,6 +92,7 @@ class Tried:
     kept: Gathered
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    items: int = 0
     fate: str = ""
     best: bool = False
 
@@ -104,7 +108,7 @@ class Tried:
     @property
     def tokens(self) -> float:
         """Prompt tokens per item, as the server counts them."""
-        return self.tally.usage.prompt / max(1, len(self.rows))
+        return self.tally.usage.prompt / max(1, self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +187,12 @@ async def _open(
     common |= {"artifact": "", "skip_sure": False, "out": ""}
     changes = dict(options.arms) or _usual(config, taxonomy, labelled.items)
     arms = arms_of(changes, common)
-    kept = [Gathered() for _ in arms]
     opened = await open_arms([Read(arm, taxonomy, labelled) for arm in arms], store)
     tried = []
-    for arm, one, sink in zip(arms, opened, kept, strict=True):
-        found = one.session.evidence
-        if found is not None:
-            one.session = replace(one.session, evidence=replace(found, kept=sink))
-        tried.append(Tried(arm.name, arm.config, one, sink))
+    for arm, one in zip(arms, opened, strict=True):
+        kept = Gathered()
+        one.session = one.session.keeping(kept)
+        tried.append(Tried(arm.name, arm.config, one, kept))
     return tried
 
 
@@ -278,6 +280,7 @@ async def _ask(one: Tried, items: Sequence[Item]) -> None:
     """Ask an arm about some items; keep its rows."""
     session: Session = one.opened.session
     found = session.classify(items, engine=one.opened.engine, memory=Forgetful(), tally=one.tally)
+    one.items += len(items)
     async with aclosing(found):
         async for verdict in found:
             one.rows[verdict.item.row] = row_of(verdict, session.taxonomy)
@@ -304,15 +307,12 @@ async def _check(
     winner: Tried, held: Sequence[Item], stop: asyncio.Event
 ) -> tuple[Estimate, dict[str, Any] | None]:
     """Ask the winner about items that no arm has seen; say what its model adds there."""
-    before = dict(winner.rows)
-    winner.rows = {}
+    check = replace(winner, rows={}, tally=Tally(), items=0)
     for start in range(0, len(held), BLOCK):
         if stop.is_set():
             break
-        await _ask(winner, held[start : start + BLOCK])
-    rows, winner.rows = winner.rows, before
-    right = np.array([_label(row) == row["gold"] for row in rows.values()], dtype=bool)
-    return accuracy(right), added(rows.values(), tokens=winner.tokens)
+        await _ask(check, held[start : start + BLOCK])
+    return check.accuracy, added(check.rows.values(), tokens=check.tokens)
 
 
 def _learnt(

@@ -36,10 +36,11 @@ DEFAULTS = {
     "supplied": 0.7,
     READER: 1.25,
 }
-"""Weights of least regret over the development sets (docs/decisions/0011-evidence.md)."""
+"""Weights of little regret over the development parts (eval/results/evidence.md)."""
 ENCODERS = ("lexical", "multilingual", "minilm")
 READER_BESIDE_LEARNT = 0.6
-"""The reader's, where the others were learnt without it: its own learnt weight on three sets."""
+"""The reader's, where the others were learnt without it: a little less than what it is learnt to be
+beside learnt others (eval/results/evidence.md)."""
 OTHER, NEAREST, PROBE = 1.0, 0.4, 0.5
 """Of an embedding model that was not measured; of the nearest example, of a probe."""
 HELD = 0.5
