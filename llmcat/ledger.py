@@ -93,16 +93,17 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 def _evidence(
     found: Mapping[str, Any], others: Sequence[Mapping[str, Any]], p_none: float
 ) -> list[str]:
-    """Say what each source adds: for the likeliest categories, in nats beyond the second."""
+    """Say what each source adds to log P of the likeliest categories, in nats, and the outcome."""
     said = []
     if "offered" in found:
         said.append(f"offered   {', '.join(found['offered'])}, none")
     else:
         said.append("offered   nothing: retrieval decided alone")
     said.append(f"alone     {found['alone']}: what retrieval would have answered")
+    wide = max(9, *map(len, found["sources"]))
     for name, parts in found["sources"].items():
         worth = ", ".join(f"{label} {value:+.2f}" for label, value in parts.items())
-        said.append(f"{name:<9} {worth}")
+        said.append(f"{name:<{wide}} {worth}")
     after = ", ".join(f"{o['path']} {o['p']:.3f}" for o in others)
     return [*said, f"next      {after}", f"none      {p_none:.3f}"]
 

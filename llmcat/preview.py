@@ -57,8 +57,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         first = next((i for i in items if i.error is None), None)
         if first is None:
             raise InputError("none of the first items can be asked", hint=items[0].error or "")
-        first, user = session.task.fit(first)
-        ask = session.task.ask(first, user, session.task.plan.first_menus()[0])
+        messages = _first_question(session, first)
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
             verdicts = session.classify(some, memory=memory, tally=summary.tally)
@@ -86,7 +85,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
     cost = config.price_per_hour * seconds / 3600 + summary.tally.usage.cost * scale
     return Preview(
         served=session.served,
-        messages=ask.messages,
+        messages=messages,
         shown=shown,
         rows=max(rows, len(items)),
         asks=summary.tally.asked * scale,
@@ -96,3 +95,10 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         rate=rate,
         cost=cost or None,
     )
+
+
+def _first_question(session: Session, item: Item) -> list[Message]:
+    """Return what would be asked first about an item; nothing where nobody is asked."""
+    item, user = session.task.fit(item)
+    menu = next(session.walks(item), None)
+    return [] if menu is None else session.task.ask(item, user, menu).messages

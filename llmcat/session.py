@@ -458,20 +458,32 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
     """Return the conversation for one item, as any model with plain codes would see it."""
     taxonomy = taxonomy_of(config)
     prompt = prompt_of(config, whole_menus=False)
-    spelled = prompts.spelled(prompt, taxonomy.nodes)
-    few = min(config.candidates, len(taxonomy.leaves)) if prompt.item_first else 0
-    plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1], config.menu_size, spelled, candidates=few)
+    gathers = assemble.wanted(config, item_first=prompt.item_first, whole_menus=False, reader=True)
+    pool = _pool_of(config, taxonomy)
+    plan = Plan(
+        taxonomy,
+        CANDIDATES[: MOST_LABELS + 1],
+        config.menu_size,
+        prompts.spelled(prompt, taxonomy.nodes),
+        candidates=min(config.candidates, len(taxonomy.leaves)) if gathers else 0,
+    )
     task = Task(
         plan=plan,
         prompt=prompt,
-        pool=_pool_of(config, taxonomy),
+        pool=pool if "examples" in prompt.front.needs or not gathers else None,
         about=config.about or taxonomy.about,
     )
     (item,) = to_items([title], columns=Columns())
     if item.error:
         raise BadConfig(item.error)
     item, user = task.fit(item)
-    return task.ask(item, user, plan.first_menus()[0]).messages
+    menu = plan.first_menus()[0]
+    if gathers:
+        examples = (pool.items, pool.labels) if pool is not None else ((), ())
+        retriever, items, labels = assemble.retriever_of(config, taxonomy, examples)
+        weights = assemble.learnt_pool(retriever, items, labels, seed=config.seed)
+        menu = next(Evidence(plan, retriever, weights).walk(item))
+    return task.ask(item, user, menu).messages
 
 
 def with_gold(item: Item, taxonomy: Taxonomy) -> Item:

@@ -130,8 +130,9 @@ class Task:
         if self.pool is not None and self.pool.select == "nearest":
             longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
             shown = self._turns([(i, "A") for i in longest])
-        widest = max(self._menus(), key=lambda menu: len(menu.nodes))
-        return [*system.messages, *shown, self._own(Specimen(""), widest)]
+        menus = self._menus() if self.prompt.item_first else [None]
+        own = [self._own(Specimen(""), menu) for menu in menus]
+        return [*system.messages, *shown, max(own, key=lambda m: len(m["content"].encode()))]
 
     def fitted(self, *, used: int, context: int) -> Task:
         """Return the task with the room that is left when the widest ask takes `used` tokens.

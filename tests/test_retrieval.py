@@ -246,6 +246,27 @@ def test_examples_of_inner_categories_are_left_out_aloud(llmcat: Ran, tmp_path: 
     assert ran.rows()[0]["label"] == "headphones"
 
 
+def test_what_is_shown_beforehand_is_what_is_asked(llmcat: Ran, tmp_path: Path) -> None:
+    """Preview and render show the item's own candidates; where nobody is asked, nothing."""
+    (tmp_path / "i.txt").write_text("garden gnome in a garden\n")
+    labels = ("--labels", "shoes,bags,toys,garden,hats,belts,socks,cups,pens,lamps,rugs,beds")
+    flags = (*labels, "--engine", "fake", "--sources", "lexical", "--candidates", "3",
+             "--prompt", "zero-shot-item-first")  # fmt: skip
+    shown = llmcat("classify", "--file", "i.txt", *flags, "--preview")
+    assert shown.code == 0, shown.err
+    assert ". garden" in shown.out.split("None of these")[0]
+    rendered = llmcat(
+        "prompts", "render", "zero-shot-item-first", "garden gnome in a garden", *labels,
+        LLMCAT_SOURCES="lexical", LLMCAT_CANDIDATES="3",
+    )  # fmt: skip
+    assert ". garden" in rendered.out
+    assert rendered.out.count(". ") == 4
+    alone = llmcat("classify", "--file", "i.txt", *labels, "--engine", "retriever",
+                   "--sources", "lexical", "--preview")  # fmt: skip
+    assert alone.code == 0
+    assert "Which category" not in alone.out
+
+
 def test_a_blind_retriever_says_so(llmcat: Ran) -> None:
     """Categories that share nothing with the items: a warning, and what to do."""
     ran = llmcat("classify", "--labels", "shoes,bags", "--engine", "retriever", "--sources",
