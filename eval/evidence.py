@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real import EXAMPLES, ROOT, Rows, Set, intents, rows, some, tested, write
+from real import EXAMPLES, ROOT, Rows, Set, intents, rows, shop32, some, tested, titles_zh, write
 from sklearn.metrics import roc_auc_score
 
 from llmcat import config
@@ -82,29 +82,19 @@ def write_there(found: Set) -> Path:
 
 def parts(data: Path) -> list[Set]:
     """Return the development parts."""
-    shop = [
-        {"id": r["label"], "path": r["label"], "description": r["description"]}
-        for r in rows(data / "shop32" / "categories.jsonl")
-    ]
     bank = some(rows(data / "banking77" / "train.jsonl.gz"), 7)
     clinc = some(rows(data / "clinc150" / "train.jsonl.gz"), 3)
     inside = [r for r in clinc if r["label"] != "oos"][:400]
     outside = [r | {"label": NONE} for r in clinc if r["label"] == "oos"][:100]
-    titles = [r for r in rows(data / "shopify_to_google" / "items.jsonl.gz")
-              if r["depth"] > 1 and r.get("title_zh")]  # fmt: skip
-    top = sorted({r["label"].partition(" > ")[0] for r in titles})
-    chinese = [
-        {"id": r["id"], "title": r["title_zh"].rpartition(" > ")[2],
-         "label": r["label"].partition(" > ")[0]}
-        for r in some((r for r in titles if r["split"] == "train"), 9, 200)
-    ]  # fmt: skip
     own = [r for r in rows(EXAMPLES / "items.jsonl") if not tested(r["id"])]
     return [
         Set("examples", own, EXAMPLES / "taxonomy.yaml"),
-        Set("shop32", some(rows(data / "shop32" / "train.jsonl"), 7), shop),
+        shop32(data, "train"),
         Set("banking77", bank[:385], intents(sorted({r["label"] for r in bank}))),
-        Set("clinc150", [*inside, *outside], intents(sorted({r["label"] for r in inside}))),
-        Set("Chinese titles", chinese, [{"id": n, "name": n} for n in top]),
+        Set(
+            "clinc150", [*inside, *outside], intents(sorted({r["label"] for r in clinc} - {"oos"}))
+        ),
+        titles_zh(data, "train", seed=9),
     ]
 
 

@@ -79,13 +79,13 @@ def examples(_: Path) -> Set:
     return Set("examples", kept, EXAMPLES / "taxonomy.yaml")
 
 
-def shop32(data: Path) -> Set:
-    """Return shop titles and their 32 categories."""
+def shop32(data: Path, part: str = "test") -> Set:
+    """Return shop titles of a part and their 32 categories."""
     labels = [
         {"id": row["label"], "path": row["label"], "description": row["description"]}
         for row in rows(data / "shop32" / "categories.jsonl")
     ]
-    found = some(rows(data / "shop32" / "test.jsonl"), 7)
+    found = some(rows(data / "shop32" / f"{part}.jsonl"), 7)
     return Set("shop32", found, labels, flags=("--limit", "300"))
 
 
@@ -117,14 +117,14 @@ def clinc150(data: Path) -> Set:
     return Set("clinc150 with outsiders", some([*inside, *outside], 5), intents(names))
 
 
-def titles_zh(data: Path) -> Set:
+def titles_zh(data: Path, part: str = "test", seed: int = 7) -> Set:
     """Return Chinese category names of one shop taxonomy, to be put into another's top level."""
     every = rows(data / "shopify_to_google" / "items.jsonl.gz")
     found = [r for r in every if r["depth"] > 1 and r.get("title_zh")]
     made = [
         {"id": r["id"], "title": r["title_zh"].rpartition(" > ")[2],
          "label": r["label"].partition(" > ")[0]}
-        for r in some((r for r in found if r["split"] == "test"), 7, 200)
+        for r in some((r for r in found if r["split"] == part), seed, 200)
     ]  # fmt: skip
     names = sorted({r["label"].partition(" > ")[0] for r in found})
     return Set("Chinese titles", made, [{"id": n, "name": n} for n in names])
