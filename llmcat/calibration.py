@@ -477,8 +477,13 @@ class Calibrated:
         tried = np.unique(np.quantile(levels, np.linspace(1, 0, gate.STEPS)))[::-1]
         counts = [gate.policy_counts(part.depth, tried) for part in (made.fitting, made.gating)]
         n = len(made.gating.depth)
+        said = [[(p, p) for p, _ in chain] for chain in made.fitting.depth]
         start, _ = gate.start_of(
-            *counts[0], share=n / len(made.fitting.depth), precision=precision, risk=risk
+            *counts[0],
+            gate.policy_counts(said, tried)[1],
+            share=n / len(made.fitting.depth),
+            precision=precision,
+            risk=risk,
         )
         if start is None:
             return gate.Gate(math.inf, 0, 0, n, 0.0, precision, risk)
@@ -611,19 +616,25 @@ class Calibrated:
         ]
 
     def _more(self) -> str:
-        """Say about how many more labels would let something through."""
+        """Say about how many more labels would let something through, by all labels there are."""
         made, wanted = self.calibration, self.wanted
         n = len(made.gating.confidence)
         if wanted.back_off:
             levels = np.linspace(1, 0, 50)
-            accepted, right = gate.policy_counts(made.gating.depth, levels)
+            accepted, right = gate.policy_counts([*made.fitting.depth, *made.gating.depth], levels)
         else:
-            sure = np.array(made.gating.confidence)
-            accepted, right = gate.counts(sure, np.array(made.gating.correct))
-        more = gate.more_labels(accepted, right, n, precision=wanted.precision, risk=wanted.risk)
-        if more is None:
+            sure = np.array([*made.fitting.confidence, *made.gating.confidence])
+            hit = np.array([*made.fitting.correct, *made.gating.correct])
+            accepted, right = gate.counts(sure, hit)
+        every = n + len(made.fitting.confidence)
+        needed = gate.labels_needed(
+            accepted, right, every, precision=wanted.precision, risk=wanted.risk
+        )
+        if needed is None:
             return "no confidence is that often right: no number of labels would do"
-        about = f"label about {math.ceil(more / (1 - made.share)):,} more items"
+        if needed <= n:
+            return "as many would have done 8 times in 10: label about half as many again"
+        about = f"label about {math.ceil((needed - n) / (1 - made.share)):,} more items"
         return f"{about}; without --by-branch fewer do" if wanted.by_branch else about
 
 

@@ -278,8 +278,8 @@ def _calibrate(argv: list[str]) -> int:
     parser = make_parser("calibrate", CALIBRATE_EPILOG)
     where = "what to write (default: artifact.json; calibration.json where nothing is added up)"
     add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
-    parser.add_argument("--share", type=float, default=0.5, help="how much of the items fits, the "
-                        "rest draws lines (default: 0.5)")  # fmt: skip
+    parser.add_argument("--share", type=float, help="how much of the items fits, the rest draws "
+                        "lines (default: half; where weights are learnt a third)")  # fmt: skip
     parser.add_argument("--no-prior", action="store_true", help="leave the labels' prior in")
     parser.add_argument("--plain", action="store_true", help="keep probabilities as they are, only "
                         "draw a line")  # fmt: skip
@@ -290,7 +290,7 @@ def _calibrate(argv: list[str]) -> int:
     from llmcat import terminal
     from llmcat.errors import BadConfig
 
-    if not 0.1 <= args.share <= 0.9:  # noqa: PLR2004
+    if args.share is not None and not 0.1 <= args.share <= 0.9:  # noqa: PLR2004
         raise BadConfig("--share is between 0.1 and 0.9")
     if config.calibration:
         raise BadConfig("a calibration is fitted on what the model says, not on another one")

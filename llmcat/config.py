@@ -95,8 +95,9 @@ class RunConfig(BaseSettings):
     sources: str = Field(
         "",
         description="what retrieval goes by: auto, or a list of lexical, multilingual, minilm, "
-        "embedding models by name or folder; none: the model reads all categories (default: auto "
-        "with prompts that put the item first, and with --engine retriever)",
+        "embedding models by name, folder or address (http://localhost:8001: vLLM and others); "
+        "none: the model reads all categories (default: auto with prompts that put the item "
+        "first, and with --engine retriever)",
     )
     source_category: str = Field(
         "", description="column with the category that the supplier gave the item"

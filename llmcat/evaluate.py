@@ -33,7 +33,7 @@ from llmcat.calibration import (
 from llmcat.compare import ALPHA
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evidence.artifact import CHOICES, Artifact, Part
-from llmcat.evidence.learn import Learnt, learn, parted
+from llmcat.evidence.learn import Learnt, learn, parted, usual_share
 from llmcat.evidence.pool import Pool
 from llmcat.files import whole
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
@@ -430,7 +430,7 @@ def fit_calibration(
     path: Path,
     taxonomy: Taxonomy,
     *,
-    share: float,
+    share: float | None,
     prior: bool,
     plain: bool,
     seed: int,
@@ -457,6 +457,8 @@ def fit_calibration(
     gold = scored.gold[there].tolist()
     bound = bound_of(arm["identity"])
     learnt, first = None, None
+    if share is None:
+        share = usual_share(len(gold)) if kept is not None and kept.signals else 0.5
     if kept is not None and kept.signals:
         rows = scored.row[there].tolist()
         groups = _groups(path, there, group)

@@ -24,8 +24,8 @@ __all__ = [
     "choose",
     "choose_by_branch",
     "counts",
+    "labels_needed",
     "lower_bound",
-    "more_labels",
     "passed",
     "policy_counts",
     "sequence",
@@ -37,6 +37,8 @@ Array = np.ndarray[Any, Any]
 
 LIKELY = 0.5
 """Deviations beyond the bound: a branch that is proved about seven times in ten gets a line."""
+UNBELIEVED = 2.0
+"""Deviations by which confidences may miss the share that is right, and still be believed."""
 STEPS = 200
 """Thresholds in a sequence: each is half a point of coverage from the next."""
 
@@ -137,19 +139,37 @@ def _planned(
     levels = np.linspace(1.0, 0.0, STEPS + 1)[1:]
     found = np.unique(np.quantile(confidence, levels, method="higher"))[::-1]
     accepted, right = _counts(confidence, correct, found)
-    start, clear = start_of(accepted, right, share=gating / n, precision=precision, risk=risk)
+    start, clear = start_of(
+        accepted, right, _expected(confidence, correct, accepted),
+        share=gating / n, precision=precision, risk=risk,
+    )  # fmt: skip
     return (np.asarray(found[start:]), clear) if start is not None else (np.zeros(0), -math.inf)
 
 
+def _expected(confidence: Array, correct: Array, accepted: Array) -> Array:
+    """Return how many of the surest items their confidences expect to be right.
+
+    As many as there are right, where confidences promise clearly more or less than came true.
+    """
+    spread = math.sqrt(float((confidence * (1 - confidence)).sum()))
+    believed = abs(float(confidence.sum()) - float(correct.sum())) <= UNBELIEVED * spread
+    order = np.argsort(-confidence, kind="stable")
+    said = (confidence if believed else correct)[order]
+    return np.concatenate([[0.0], np.cumsum(said)])[accepted]
+
+
 def start_of(
-    accepted: Array, right: Array, *, share: float, precision: float, risk: float
+    accepted: Array, right: Array, said: Array, *, share: float, precision: float, risk: float
 ) -> tuple[int | None, float]:
     """Return which line `share` times as many other items will most likely prove, None for none.
 
-    By what these items say of each line's precision, one right and one wrong more than they are:
-    few items say little (Agresti and Coull 1998). Also by how many deviations it would hold.
+    By what these items say of each line's precision: how many are `right` and how many their
+    confidences expect to be (`said`), at even shares, since few items alone say little and one
+    wrong among the surest would move the line far; one right and one wrong more than they are
+    (Agresti and Coull 1998). Also by how many deviations it would hold. Chosen by simulation:
+    docs/decisions/0012-lines.md.
     """
-    likely = (right + 1) / (accepted + 2)
+    likely = ((right + said) / 2 + 1) / (accepted + 2)
     expected = share * accepted
     clear = (likely - precision) * np.sqrt(expected / (likely * (1 - likely)))
     enough = expected >= least_accepted(precision, risk)
@@ -169,20 +189,20 @@ def _counts(confidence: Array, correct: Array, thresholds: Array) -> tuple[Array
 
 
 def policy_counts(
-    chains: Sequence[Sequence[tuple[float, bool]]], thresholds: Array
+    chains: Sequence[Sequence[tuple[float, float]]], thresholds: Array
 ) -> tuple[Array, Array]:
     """Return the same for `answer the deepest category above the line`.
 
     A chain holds an item's categories, the deepest first: the probability of each, and whether it
-    is the gold label or above it.
+    is the gold label or above it (or how likely that is: then `right` is what is expected).
     """
-    accepted, right = np.zeros(len(thresholds), dtype=int), np.zeros(len(thresholds), dtype=int)
+    accepted, right = np.zeros(len(thresholds), dtype=int), np.zeros(len(thresholds))
     for chain in chains:
         open_ = np.ones(len(thresholds), dtype=bool)
         for p, good in chain:
             here = open_ & (thresholds <= p)
             accepted += here
-            right += here & good
+            right += here * good
             open_ &= ~here
     return accepted, right
 
@@ -239,14 +259,14 @@ def choose_by_branch(
     return found
 
 
-def more_labels(
+def labels_needed(
     accepted: Array, right: Array, n: int, *, precision: float, risk: float
 ) -> int | None:
-    """Return about how many more gating items would let something through, None if none would.
+    """Return about how many gating items would let something through, None if none would.
 
-    8 times in 10, if these items are the truth: `accepted` and `right` count what lies above each
-    of some lines; of those above which the precision is over what is asked for, the one that takes
-    fewest.
+    8 times in 10, if these `n` items are the truth: `accepted` and `right` count what lies above
+    each of some lines; of those above which the precision is over what is asked for, the one that
+    takes fewest.
     """
     from scipy.stats import norm
 
@@ -259,7 +279,7 @@ def more_labels(
         spread = max(found * (1 - found), 0.25 * (1 - precision) * precision)
         needed = z * z * spread / (found - precision) ** 2
         best = min(best, max(least_accepted(precision, risk), needed) / (taken / n))
-    return max(1, math.ceil(best - n)) if math.isfinite(best) else None
+    return math.ceil(best) if math.isfinite(best) else None
 
 
 def counts(confidence: Array, correct: Array) -> tuple[Array, Array]:

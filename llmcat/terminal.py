@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from llmcat.arms import Arm
     from llmcat.calibration import Calibration
+    from llmcat.checks.tune import Tuned
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.evaluate import Options
@@ -425,7 +426,7 @@ def run_calibrate(
     config: RunConfig,
     *,
     command: Sequence[str],
-    share: float,
+    share: float | None,
     prior: bool,
     plain: bool,
     quiet: bool,
@@ -515,30 +516,12 @@ def run_tune(
 
     options = tuning.Options(max_requests, max_minutes, arms)
     found = _interruptible(lambda stop: tuning.tune(config, options, stop=stop, say=say))
-    if found.stopped == "interrupted":
-        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
+    Console(highlight=False).print(_tune_table(found))
+    if found.stopped == tuning.INTERRUPTED:
+        print("interrupted: nothing is chosen; this goes on, and asks nothing twice:",
+              file=sys.stderr)  # fmt: skip
         print(f"  {shlex.join(command)}", file=sys.stderr)
         return 130
-    best = tuning.pareto(found.tried)
-    table = Table(show_edge=False, pad_edge=False)
-    for head in ("arm", "items", "accuracy", "tokens an item", "against alone", ""):
-        table.add_column(head, justify="left" if head in {"arm", ""} else "right")
-    alone = next((one for one in found.tried if one.name == tuning.ALONE), None)
-    for one in found.tried:
-        gain = ""
-        if alone is not None and one is not alone and one.rows:
-            step = tuning.against(one, alone)
-            gain = f"{100 * step.value:+.1f} [{100 * step.low:+.1f}, {100 * step.high:+.1f}]"
-        notes = [one.fate, "chosen" if one.best else "", "Pareto" if one.name in best else ""]
-        table.add_row(
-            one.name,
-            f"{len(one.rows):,}",
-            _figure(asdict(one.accuracy)) if one.rows else "",
-            f"{one.tokens:,.0f}",
-            gain,
-            ", ".join(filter(None, notes)),
-        )
-    Console(highlight=False).print(table)
     if found.stopped:
         print(f"stopped early: {found.stopped}")
     print(f"chosen: {found.winner.name}; on {found.checked.n:,} held-back items "
@@ -554,6 +537,34 @@ def run_tune(
     print(f"wrote {out}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
           "settings draws lines", file=sys.stderr)  # fmt: skip
     return 1 if any(one.fate.startswith("ERROR") for one in found.tried) else 0
+
+
+def _tune_table(found: Tuned) -> Table:
+    """Return what tuning found as a table, an arm a line."""
+    from llmcat.checks import tune as tuning
+
+    best = tuning.pareto(found.tried)
+    whole = found.stopped != tuning.INTERRUPTED
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("arm", "items", "accuracy", "tokens an item", "against alone", ""):
+        table.add_column(head, justify="left" if head in {"arm", ""} else "right")
+    alone = next((one for one in found.tried if one.name == tuning.ALONE), None)
+    for one in found.tried:
+        gain = ""
+        if alone is not None and one is not alone and one.rows:
+            step = tuning.against(one, alone)
+            gain = f"{100 * step.value:+.1f} [{100 * step.low:+.1f}, {100 * step.high:+.1f}]"
+        pareto = "Pareto" if one.name in best else ""
+        notes = [one.fate, *(["chosen" if one.best else "", pareto] if whole else [])]
+        table.add_row(
+            one.name,
+            f"{len(one.rows):,}",
+            _figure(asdict(one.accuracy)) if one.rows else "",
+            f"{one.tokens:,.0f}",
+            gain,
+            ", ".join(filter(None, notes)),
+        )
+    return table
 
 
 def run_suppose(config: RunConfig, supposed: float) -> int:

@@ -265,11 +265,11 @@ def test_nothing_accepted_is_a_result() -> None:
     line = gate.choose(sure, coin, tried, precision=0.95, risk=0.05)
     assert (line.threshold, line.accepted) == (math.inf, 0)
     how = {"precision": 0.95, "risk": 0.05}
-    assert gate.more_labels(*gate.counts(sure, coin), 300, **how) is None
+    assert gate.labels_needed(*gate.counts(sure, coin), 300, **how) is None
     good = np.random.default_rng(0).random(300) < 0.97
-    more = gate.more_labels(*gate.counts(sure, good), 300, **how)
-    assert more is not None
-    assert 100 < more < 10_000
+    needed = gate.labels_needed(*gate.counts(sure, good), 300, **how)
+    assert needed is not None
+    assert 300 < needed < 10_000
     assert not len(gate.sequence(sure[:20], good[:20], gating=20, precision=0.95, risk=0.05))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import signal
+import subprocess
+import sys
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -172,6 +175,27 @@ def test_tune_keeps_to_its_bounds(llmcat: Callable[..., Ran], labelled: Path) ->
     few = llmcat("tune", "--file", labelled, *SHOP, *FAKE, "--limit", "60")
     assert few.code == 2
     assert "too few to choose by" in few.err
+
+
+def test_an_interrupted_tune_shows_what_it_has(labelled: Path, tmp_path: Path) -> None:
+    """Ctrl-C: the table so far, nothing chosen, nothing written; the command that goes on."""
+    command = [sys.executable, "-m", "llmcat.cli", "tune", "--file", str(labelled), *SHOP, *FAKE]
+    command += ["--engine-option", "latency=0.3", "--concurrency", "4"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "after 32 items" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    table, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "accuracy" in table
+    assert "item-first" in table
+    assert "chosen" not in table
+    assert "this goes on, and asks nothing twice" in said
+    assert not (tmp_path / "artifact.json").exists()
 
 
 def test_an_arm_that_says_the_same_of_everything_is_an_error(

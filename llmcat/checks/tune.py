@@ -50,13 +50,14 @@ if TYPE_CHECKING:
     from llmcat.records import Item
     from llmcat.taxonomy import Taxonomy
 
-__all__ = ["ALONE", "Options", "Tried", "Tuned", "labels_for_a_promise", "tune"]
+__all__ = ["ALONE", "INTERRUPTED", "Options", "Tried", "Tuned", "labels_for_a_promise", "tune"]
 
 ALONE = "retriever"
 FIRST, BLOCK = 32, 16
 SHARE = 0.6
 """Of the labelled items, how many are for development; the rest is held back for the winner."""
 LEAST = 40
+INTERRUPTED = "interrupted"
 CJK = re.compile("[\u4e00-\u9fff]")
 ARMS: dict[str, dict[str, Any]] = {
     ALONE: {"engine": "retriever", "engine_option": ""},
@@ -159,6 +160,7 @@ async def tune(
         winner.best = True
         chosen = list(winner.rows)
         checked, adds = await _check(winner, held, stop)
+        stopped = INTERRUPTED if stop.is_set() else stopped
         artifact = _learnt(winner, usable, chosen, groups, taxonomy, config.seed)
         return Tuned(tried, winner, len(chosen), len(held), checked, adds, artifact, stopped)
     finally:
@@ -235,7 +237,9 @@ async def _halving(
             for start in range(done, size, BLOCK):
                 if ended := _spent(tried, options, began, stop):
                     return _even(tried, ended)
-                await _ask(one, items[start : min(start + BLOCK, size)])
+                await _ask(one, items[start : min(start + BLOCK, size)], stop)
+            if stop.is_set():
+                return _even(tried, INTERRUPTED)
             _look(one)
         alive = [one for one in tried if not one.fate]
         if not [one for one in alive if one.name != ALONE]:
@@ -256,7 +260,7 @@ async def _halving(
 def _spent(tried: Sequence[Tried], options: Options, began: float, stop: asyncio.Event) -> str:
     """Return which bound is reached, empty for none."""
     if stop.is_set():
-        return "interrupted"
+        return INTERRUPTED
     asked = sum({id(one.opened.engine): one.opened.engine.asked for one in tried}.values())
     if options.max_requests and asked >= options.max_requests:
         return f"--max-requests {options.max_requests:,}"
@@ -276,13 +280,15 @@ def _even(tried: Sequence[Tried], ended: str) -> str:
     return ended
 
 
-async def _ask(one: Tried, items: Sequence[Item]) -> None:
-    """Ask an arm about some items; keep its rows."""
+async def _ask(one: Tried, items: Sequence[Item], stop: asyncio.Event) -> None:
+    """Ask an arm about some items, until it is stopped; keep its rows."""
     session: Session = one.opened.session
-    found = session.classify(items, engine=one.opened.engine, memory=Forgetful(), tally=one.tally)
-    one.items += len(items)
+    found = session.classify(
+        items, engine=one.opened.engine, memory=Forgetful(), tally=one.tally, stop=stop
+    )
     async with aclosing(found):
         async for verdict in found:
+            one.items += 1
             one.rows[verdict.item.row] = row_of(verdict, session.taxonomy)
 
 
@@ -311,7 +317,7 @@ async def _check(
     for start in range(0, len(held), BLOCK):
         if stop.is_set():
             break
-        await _ask(check, held[start : start + BLOCK])
+        await _ask(check, held[start : start + BLOCK], stop)
     return check.accuracy, added(check.rows.values(), tokens=check.tokens)
 
 
@@ -392,5 +398,6 @@ def labels_for_a_promise(
     by = brentq(lambda x: float(shifted(x).mean()) - supposed, -40.0, 40.0)
     chance = shifted(by)
     accepted = np.arange(1, len(sure) + 1)
-    more = gate.more_labels(accepted, np.cumsum(chance), len(sure), precision=precision, risk=risk)
-    return None if more is None else more + len(sure)
+    return gate.labels_needed(
+        accepted, np.cumsum(chance), len(sure), precision=precision, risk=risk
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmcat.evidence.gather import Gathered
     from llmcat.evidence.pool import Heard
 
-__all__ = ["Learnt", "learn", "parted"]
+__all__ = ["Learnt", "learn", "parted", "usual_share"]
 
 Array = np.ndarray[Any, Any]
 
@@ -56,6 +56,15 @@ def parted(groups: Sequence[int], share: float, seed: int) -> Array:
             first.add(group)
             taken += sizes[group]
     return np.array([group in first for group in groups], dtype=bool)
+
+
+def usual_share(n: int) -> float:
+    """Return how much of n labelled items weights are learnt from, where nobody says.
+
+    About a third, of few items up to a half: drawing a line takes more labels than learning weights
+    that are held to defaults (docs/decisions/0012-lines.md).
+    """
+    return min(0.5, max(0.35, 100 / n))
 
 
 def learn(
