@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         InputError,
         JournalError,
         LlmcatError,
+        LlmcatWarning,
     )
     from llmcat.taxonomy import Taxonomy
 
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "LlmcatError",
+    "LlmcatWarning",
     "RunConfig",
     "Taxonomy",
     "__version__",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import llmcat
 from llmcat import config as configuration
+from llmcat.classify import Tally
 from llmcat.decode import Plain
-from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError
+from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
 from llmcat.memory import PlainMemory
 from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
@@ -48,7 +50,8 @@ class Classifier:
     `labels` is a `Taxonomy`, a list of names, or a path to a taxonomy file. `engine` is an
     engine of your own making; otherwise `settings` choose one (`base_url`, `model`, `engine`,
     `prompt`, `examples`, ...: every field of `RunConfig`). The engine is opened at the first
-    question and stays open until `close`.
+    question and stays open until `close`. An `LlmcatWarning` is given where the answers hardly
+    depend on the items, or no category shares a word with them.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Classifier:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._tally, self._warned = Tally(), 0
 
     @property
     def classes_(self) -> np.ndarray[Any, Any]:
@@ -193,8 +197,12 @@ class Classifier:
 
     def _verdicts(self, items: Items, *, whole: bool = False, plain: bool = False) -> list[Verdict]:
         values, columns = _values(items, columns_of(self._settings))
+        if not values:
+            return []
         with self._lock:  # one engine, one conversation at a time
-            return self._run(self._ask_all(values, columns, whole, plain)) if values else []
+            found = self._run(self._ask_all(values, columns, whole, plain))
+        self._warn()
+        return found
 
     async def _ask_all(
         self, values: list[Any], columns: Columns, whole: bool, plain: bool
@@ -215,8 +223,20 @@ class Classifier:
             )
         found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
         judge = Plain() if plain else self._session.judge
-        verdicts = self._session.classify(found, memory=PlainMemory(), judge=judge)
+        verdicts = self._session.classify(
+            found, memory=PlainMemory(), judge=judge, tally=self._tally
+        )
         return [verdict async for verdict in verdicts]
+
+    def _warn(self) -> None:
+        """Warn of what makes the answers so far worth little, of each thing once."""
+        session, collapse = self._session, self._tally.watch.finding()
+        said = [collapse.sentence()] if collapse is not None else []
+        if session is not None and session.evidence is not None:
+            said += session.evidence.sight.remarks()
+        for text in said[self._warned :]:
+            warnings.warn(text.removeprefix("WARNING: "), LlmcatWarning, stacklevel=4)
+        self._warned = max(self._warned, len(said))
 
     def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
         if self._loop is None:

@@ -15,6 +15,8 @@ LlmcatError
 │   └── ConstraintIgnored   an answer outside the menu: nothing it says can be trusted
 └── JournalError            the output file (exit 2)
     └── RunMismatch         the output belongs to another run
+
+LlmcatWarning is no error: answers that came, and are likely worth little.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "LlmcatError",
+    "LlmcatWarning",
     "RunMismatch",
 ]
 
@@ -156,3 +159,7 @@ class RunMismatch(JournalError):
         super().__init__(
             "\n  ".join([f"{path} was begun by a different run:", *differences]), hint=hint
         )
+
+
+class LlmcatWarning(UserWarning):
+    """Answers came, but they are likely worth little: the text says why, and what to do."""

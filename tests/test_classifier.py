@@ -12,7 +12,7 @@ from conftest import EXAMPLES
 
 from llmcat import Classifier, ConstraintIgnored, EngineError, InputError, Taxonomy
 from llmcat.engines.fake import FakeEngine
-from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.errors import BadConfig, EngineUnsupported, LlmcatWarning
 from llmcat.records import Answer, Ask
 
 LABELS = ["shoes", "bags", "toys"]
@@ -140,3 +140,24 @@ def test_on_the_real_server(server: str) -> None:
         session = one._session
         assert one.predict(titles).tolist() == one.classes_[first.argmax(axis=1)].tolist()
         assert one._session is session
+
+
+def test_answers_that_do_not_depend_on_the_item_are_a_warning() -> None:
+    """Once, however many calls follow; a model that reads is left alone."""
+    titles = [f"{title} {i}" for i in range(40) for title in TITLES]
+    deaf = {"engine": "fake", "engine_option": "sharpness=0,noise=0.05", "sources": "none"}
+    with Classifier(LABELS, **deaf) as clf:
+        with pytest.warns(LlmcatWarning, match="the answers hardly depend on the item"):
+            clf.predict(titles)
+        clf.predict(titles)  # a second warning would be an error here
+    with Classifier(LABELS, engine="fake", sources="none") as clf:
+        clf.predict(titles)
+
+
+def test_labels_without_a_word_in_common_are_a_warning() -> None:
+    """Retrieval says that it is blind."""
+    with (
+        Classifier(["shoes", "bags"], engine="retriever", sources="lexical") as clf,
+        pytest.warns(LlmcatWarning, match="retrieval is blind to 2 of 2 items"),
+    ):
+        clf.predict(["红色跑鞋", "真皮手提包"])
