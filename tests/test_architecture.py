@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 # Imports go from later to earlier in this order: along the data path, downward only.
 ORDER = [
     "errors", "records", "resources", "hardware", "files", "candidates.codes", "config",
-    "cleaning", "redact", "parquet", "images", "readers", "labels", "taxonomy", "retrieval.vectors",
-    "retrieval.documents", "retrieval.scorers", "candidates.plan",
+    "cleaning", "redact", "parquet", "images", "readers", "labels", "taxonomy", "retrieval.served",
+    "retrieval.vectors", "retrieval.documents", "retrieval.scorers", "candidates.plan",
     "candidates.walks", "evidence.posterior", "evidence.place_prior", "evidence.none_rule",
     "evidence.pool", "evidence.escalation", "evidence.gather", "evidence.artifact",
     "evidence.learn", "evidence.assemble", "prompts", "examples", "task",
@@ -45,7 +45,7 @@ HEAVY = {
 }  # fmt: skip
 ADAPTERS = {
     "outlines": {"candidates.codes", "engines.transformers_local", "engines.completions"},
-    "openai": {"engines.openai", "engines.litellm"},
+    "openai": {"engines.openai", "engines.litellm", "retrieval.served"},
     "litellm": {"engines.litellm"},
     "vllm": {"engines.vllm_local"},
     "torch": {"engines.transformers_local", "students.encoder"},
@@ -80,7 +80,7 @@ ADAPTERS = {
         "mixture",
     },
     "aiohttp": {"engines.vllm_http"},
-    "tenacity": {"engines.failure"},
+    "tenacity": {"engines.failure", "retrieval.served"},
     "pyarrow": {"parquet"},
     "cleanlab": {"audit"},
     "pynvml": {"speed"},

