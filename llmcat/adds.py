@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["added", "sentence"]
 
+POINTS = 20
+"""Of the curve of accuracy against what is sent to the model."""
+
 
 def added(rows: Iterable[Mapping[str, Any]], *, tokens: float | None) -> dict[str, Any] | None:
     """Measure the gain over retrieval alone from prediction rows, `tokens` a mean per item.
 
     Returns JSON: accuracies and gain with its 95 % interval as shares, McNemar's exact p, the share
     of labelled items whose category was among the candidates (`recall`) and of items that were sent
-    to the model. None where no row says what retrieval alone would have answered.
+    to the model, and `curve` (see `_curve`). None where no row says what retrieval alone would have
+    answered.
     """
-    alone, both, offered, sent = [], [], [], []
+    alone, both, offered, sent, sure = [], [], [], [], []
     candidates = 0
     for row in rows:
         said, gold = row.get("evidence"), row.get("gold")
@@ -36,6 +40,7 @@ def added(rows: Iterable[Mapping[str, Any]], *, tokens: float | None) -> dict[st
         both.append(right)
         alone.append(said["alone"] == gold)
         sent.append("offered" in said)
+        sure.append(said["sure"])
         if "offered" in said:
             candidates = max(candidates, len(said["offered"]))
             if gold != "none":
@@ -56,7 +61,21 @@ def added(rows: Iterable[Mapping[str, Any]], *, tokens: float | None) -> dict[st
         "recall": float(np.mean(offered)) if offered else None,
         "sent": float(np.mean(sent)),
         "tokens_per_item": tokens,
+        "curve": _curve(a, b, np.array(sure), np.array(sent)),
     }
+
+
+def _curve(alone: Any, both: Any, sure: Any, sent: Any) -> list[tuple[float, float]]:
+    """Return pairs of a share of items sent to the model and the accuracy that would be had.
+
+    Those on which retrieval is least sure are sent first, as `--skip-sure` does it; up to the share
+    that was sent. Arrays have shape `(items,)`.
+    """
+    order = np.lexsort((sure, ~sent))
+    gained = np.concatenate([[0.0], np.cumsum(both[order].astype(float) - alone[order])])
+    n, most = len(order), int(sent.sum())
+    counts = np.unique(np.linspace(0, most, POINTS + 1).round().astype(int)).tolist()
+    return [(k / n, (float(alone.sum()) + float(gained[k])) / n) for k in counts]
 
 
 def sentence(found: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ def line(result: Result) -> str:
 
 def sections(result: Result) -> list[Section]:
     """Return all tables, the important ones first."""
-    found = [*_versus(result), _metrics(result), _adds(result), _costs(result)]
+    found = [*_versus(result), _metrics(result), _adds(result), _sent(result), _costs(result)]
     found += [*_segments(result), *_confusions(result), *_errors(result), _arms(result)]
     return [section for section in found if section.rows]
 
@@ -122,6 +122,23 @@ def _adds(result: Result) -> Section:
             ])  # fmt: skip
     heads = ("arm", "alone", "with model", "points", "p", "recall", "sent")
     return Section("what the model adds to retrieval alone", heads, rows)
+
+
+def _sent(result: Result) -> Section:
+    """What accuracy is had when only the items that retrieval is least sure of are sent."""
+    rows = []
+    for name, arm in result.record["arms"].items():
+        if (found := arm.get("adds")) and found.get("curve"):
+            tokens, curve = found["tokens_per_item"], found["curve"]
+            for share, accuracy in (curve[round(i * (len(curve) - 1) / 4)] for i in range(5)):
+                cost = "" if not tokens else f"{tokens * share / found['sent']:,.0f}"
+                rows.append([name, f"{100 * share:.0f} %", cost, f"{100 * accuracy:.1f} %"])
+    notes = [
+        "Those that retrieval is least sure of first; `calibrate` or `tune` draws the line of "
+        "`--skip-sure`."
+    ]
+    heads = ("arm", "sent", "tokens an item", "accuracy")
+    return Section("accuracy against what is sent", heads, rows, notes)
 
 
 def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
@@ -493,6 +510,7 @@ def _data(result: Result) -> dict[str, Any]:
             ]
             for arm in arms
         },
+        "sent": {arm: (result.record["arms"][arm].get("adds") or {}).get("curve") for arm in arms},
         "reliability": {arm: result.metrics[arm]["reliability"] for arm in arms},
         "risk_coverage": {arm: result.metrics[arm]["risk_coverage"] for arm in arms},
         "rows": [

@@ -13,6 +13,7 @@ from conftest import EXAMPLES, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcat.adds import added
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig
@@ -427,6 +428,7 @@ def test_a_reader_with_candidates_in_a_whole_run(llmcat: Ran, tmp_path: Path) ->
     assert ran.code == 0, ran.err
     assert "the model adds" in ran.out
     assert "what the model adds to retrieval alone" in ran.out
+    assert "accuracy against what is sent" in ran.out
     (record,) = (tmp_path / "runs").glob("*/run.json")
     (arm,) = json.loads(record.read_text())["arms"].values()
     adds = arm["adds"]
@@ -470,3 +472,24 @@ def test_the_loop_is_none_the_wiser() -> None:
         return [str(v.scores and v.scores.label) async for v in found]
 
     assert asyncio.run(run()) == ["headphones", "cookware"]
+
+
+def test_what_is_sent_buys_accuracy_where_retrieval_is_least_sure() -> None:
+    """Nothing sent is retrieval alone, all sent the model's; between them by sureness."""
+    sure = [0.2, 0.4, 0.6, 0.9]
+    alone, both = ["y", "y", "x", "x"], ["x", "y", "x", "y"]
+    rows = [
+        {
+            "gold": "x", "label": both[i], "decision": "labelled",
+            "evidence": {"alone": alone[i], "sure": sure[i], "offered": ["x", "y"]},
+        }
+        for i in (2, 0, 3, 1)
+    ]  # fmt: skip
+    found = added(rows, tokens=100)
+    assert found is not None
+    assert found["curve"] == [(0, 0.5), (0.25, 0.75), (0.5, 0.75), (0.75, 0.75), (1, 0.5)]
+    del rows[2]["evidence"]["offered"]  # it was not sent: nobody knows what the model had said
+    rows[2]["label"] = "x"
+    found = added(rows, tokens=75)
+    assert found is not None
+    assert found["curve"][-1] == (0.75, 0.75)

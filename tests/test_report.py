@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import EXAMPLES, Ran
 
 from llmcat import report
 from llmcat.compare import Rule
@@ -255,3 +256,25 @@ def test_markdown_has_the_same_content(made: Path) -> None:
     assert table
     assert report._md_row([HOSTILE.replace("\u2028", "")]).count("|") == 2
     assert "<b>" not in report._md_row([HOSTILE])
+
+
+@needs_browser
+def test_accuracy_is_plotted_against_what_is_sent(
+    browser: Any, llmcat: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """A point for each share from retrieval alone to all items, and its words when pointed at."""
+    ran = llmcat(
+        "eval", "--file", EXAMPLES / "items.jsonl", "--taxonomy", EXAMPLES / "taxonomy.yaml",
+        "--engine", "fake", "--engine-option", "accuracy=0.95", "--sources", "lexical",
+        "--prompt", "zero-shot-item-first", "--out", "run",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    page = browser.new_page()
+    page.goto(f"file://{tmp_path / 'run' / 'report.html'}")
+    assert page.locator("#sent svg path").count() == 1
+    said = page.locator("#sent svg circle title").all_text_contents()
+    assert len(said) == 21
+    alone, both = (float(said[i].split("sent, ")[1].split(" %")[0]) for i in (0, -1))
+    assert "0.0 % sent" in said[0]
+    assert alone < both
+    page.close()

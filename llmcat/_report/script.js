@@ -72,13 +72,13 @@ const W = 420, H = 300, LEFT = 42, BOTTOM = 34;
 const X = (x) => LEFT + x * (W - LEFT - 12);
 const Y = (y) => H - BOTTOM - y * (H - BOTTOM - 12);
 
-function chart(title, xName, yName, draw, yMost = 1) {
+function chart(title, xName, yName, draw, yMost = 1, yLeast = 0) {
   const box = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title });
   for (let i = 0; i <= 5; i++) {
     const t = i / 5;
     box.append(
       svg("line", { class: "axis", x1: X(0), x2: X(1), y1: Y(t), y2: Y(t) }),
-      svg("text", { x: LEFT - 5, y: Y(t) + 4, "text-anchor": "end" }, (100 * t * yMost).toFixed(yMost < 0.1 ? 1 : 0)),
+      svg("text", { x: LEFT - 5, y: Y(t) + 4, "text-anchor": "end" }, (100 * (yLeast + t * (yMost - yLeast))).toFixed(yMost - yLeast < 0.1 ? 1 : 0)),
       svg("text", { x: X(t), y: H - BOTTOM + 15, "text-anchor": "middle" }, (100 * t).toFixed(0)));
   }
   box.append(svg("text", { x: X(0.5), y: H - 4, "text-anchor": "middle" }, xName),
@@ -122,6 +122,19 @@ function riskCoverage() {
       if (at) box.append(marker(at[0], at[1] / top, 3.5, k, `${arm}: all taken, ${percent(at[1])} wrong`));
     });
   }, top);
+}
+function accuracySent() {
+  const all = data.arms.flatMap((arm) => (data.sent[arm] || []).map((p) => p[1]));
+  const low = Math.floor(Math.min(...all) * 20) / 20, top = Math.min(1, Math.max(low + 0.05, Math.ceil(Math.max(...all) * 20) / 20));
+  return chart("Accuracy against what is sent", "sent to the model, the least sure first, %", "right, %", (box) => {
+    data.arms.forEach((arm, k) => {
+      const curve = (data.sent[arm] || []).map(([share, right]) => [share, (right - low) / (top - low), right]);
+      if (!curve.length) return;
+      box.append(path(curve, k, k % 2));
+      for (const [share, y, right] of curve)
+        box.append(marker(share, y, 3, k, `${arm}: ${percent(share)} sent, ${percent(right)} right`));
+    });
+  }, top, low);
 }
 
 // -- classes
@@ -309,6 +322,12 @@ if (data.arms.some((arm) => data.reliability[arm].length)) {
     ["reliability", "Reliability", reliability, "Bins of equal mass; on the diagonal, what is said is what is right."],
     ["risk", "Risk and coverage", riskCoverage, "Errors among what is taken, when the surest are taken first."]])
     charts.append(section(id, title, legend(), draw(), el("p", { class: "note" }, note)));
+}
+if (data.arms.some((arm) => data.sent[arm])) {
+  const half = el("div", { class: "two" });
+  main.append(half);
+  half.append(section("sent", "Accuracy against what is sent", legend(), accuracySent(),
+    el("p", { class: "note" }, "Left, retrieval alone; right, the model reads every item. --skip-sure stands between them: calibrate or tune draws its line.")));
 }
 sections.filter(([s]) => s.title.startsWith("Segments")).forEach(put);
 classes();

@@ -253,6 +253,7 @@ class Evidence:
                 for name, values in parts.items()
             },
             "alone": label if heard is None else self._alone(known),
+            "sure": round(float(np.exp(known.log_s.max())), 4),
         }
         if heard is not None:
             said["offered"] = [self.columns.ids[i] for i in heard.columns]
