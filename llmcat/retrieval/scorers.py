@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from llmcat.retrieval.documents import document, in_latin, item_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from threadpoolctl import ThreadpoolController
 
     from llmcat.records import Item
     from llmcat.retrieval.vectors import Representation
@@ -273,6 +275,11 @@ class _Space:
     def score(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
         """Return this encoder's sources, and how much each text is like anything."""
         x = self.encode(texts)
+        torch_is_next = self.name not in {LEXICAL, vectors.MULTILINGUAL}
+        with _blas().limit(limits=1 if torch_is_next else None, user_api="blas"):
+            return self._scored(texts, x)
+
+    def _scored(self, texts: Sequence[str], x: Any) -> tuple[dict[str, Array], Array]:
         cosine = _dense(x @ self._turned)
         mean, deviation = USUAL.get(self.name, (0.0, np.nan))
         best = (cosine.max(axis=1) - mean) / deviation
@@ -362,6 +369,18 @@ class Grams:
     def __call__(self, texts: Sequence[str]) -> Any:
         """Return a sparse matrix; a text without a known run of characters is zero."""
         return self.vectorizer.transform(texts)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return what holds numpy's products to one thread.
+
+    Its other threads would go on spinning for a while after each, and take their cores from torch:
+    embedding takes 1.6 times as long on two cores (eval/results/retrieval.md).
+    """
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _dense(matrix: Any) -> Array:
