@@ -1,13 +1,14 @@
 """The command line: arguments in, exit codes out. What a command does is done elsewhere.
 
 Exit codes: 0 done; 1 done, but some rows are errors; 2 bad input or usage; 3 no usable engine;
-130 interrupted, resumable. Errors are one line and a hint, never a traceback (set
+70 a bug of ours; 130 interrupted, resumable. Errors are one line and a hint, never a traceback (set
 LLMCAT_TRACEBACK=1 to see one).
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-DONE, SOME_ERRORS, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 
 TOP_HELP = """\
 usage: llmcat COMMAND [options]
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     if name == "student" and rest[:1] in (["eval"], ["predict"]):
         name, rest = _by_student(rest)
+    if level := os.environ.get("LLMCAT_LOG"):
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("llmcat").setLevel(level.upper())
     command = _HANDLERS.get(name) or _learning(name) or _outside(name)
     if command is None:
         print(
@@ -94,7 +98,7 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             f"internal error: {type(exc).__name__}: {exc}",
             "this is a bug; LLMCAT_TRACEBACK=1 shows where",
         )
-        return SOME_ERRORS
+        return BUG
 
 
 def _complain(message: str, hint: str) -> None:

@@ -201,7 +201,9 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
         tries=args.tries,
         seed=config.seed,
     )
-    check_out(Path(config.out or "student"))
+    out = Path(config.out or "student")
+    check_out(out)
+    wrote = "replaced" if out.exists() else "wrote"
     store = LabelStore(Path(config.store), make=False) if with_store else None
     try:
         corpus = training.collect(config, taxonomy, store=store, least=recipe.least)
@@ -211,7 +213,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     for line in corpus.lines():
         print(line)
     student, remarks = training.train(corpus, taxonomy, recipe, features=args.features)
-    student = student.save(Path(config.out or "student"))
+    student = student.save(out)
     for line in remarks:
         print(line)
     held = student.held
@@ -219,7 +221,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     if held.gold:
         print(f"out of fold {right:,} of {len(held.gold):,} checked items right "
               f"({right / len(held.gold):.1%}); scaling: {student.manifest.scaling}")  # fmt: skip
-    print(f"wrote {config.out or 'student'}", file=sys.stderr)
+    print(f"{wrote} {out}", file=sys.stderr)
     return DONE
 
 

@@ -94,8 +94,8 @@ class Drift:
         some = 0 < self.none + self.reference.none < n + before
         if some and chi2_contingency(nones).pvalue < LEVEL:
             said.append(
-                f"none has moved since the calibration: {self.none / n:.1%} of the items, "
-                f"{self.reference.none / before:.1%} then"
+                f"the share of items called none has moved since the calibration: "
+                f"{self.none / n:.1%}, {self.reference.none / before:.1%} then"
             )
         then = self.reference.mass
         if mass is not None and then is not None and abs(mass - then) > 0.2 * max(then, 0.05):

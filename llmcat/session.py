@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,6 +51,8 @@ __all__ = [
     "rendered",
     "taxonomy_of",
 ]
+
+log = logging.getLogger(__name__)
 
 ROUTE = "primary, policy or checks"
 """What shapes a router's decisions is called so in a run's identity."""
@@ -197,6 +200,7 @@ class Session:
             )
         try:
             served = await engine.open()
+            log.info("%s serves %s (%s)", engine.name, served.model, served.version)
             orders = AUTO if config.orders == "auto" else int(config.orders)
             most = min(config.menu_size, len(served.alphabet) - 1, len(taxonomy.leaves))
             plan = Plan(

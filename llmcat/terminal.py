@@ -465,6 +465,7 @@ def run_calibrate(
     )  # fmt: skip
     made, found = fitted.calibration, fitted.metrics
     out = Path(config.out or ("artifact.json" if fitted.artifact else "calibration.json"))
+    wrote = _wrote(out)
     if fitted.artifact is not None:
         fitted.artifact.save(out)
         print(_weights_line(fitted.artifact))
@@ -493,8 +494,13 @@ def run_calibrate(
                   f"at least {line.bound:.1%}")  # fmt: skip
     if config.sets:
         print(f"sets hold the right label in {config.sets:.0%} on average")
-    print(f"wrote {out}", file=sys.stderr)
+    print(wrote, file=sys.stderr)
     return 0
+
+
+def _wrote(out: Path) -> str:
+    """Say that a file is written, before it is: a file that was there is replaced."""
+    return f"{'replaced' if out.exists() else 'wrote'} {out}"
 
 
 def run_tune(
@@ -531,10 +537,11 @@ def run_tune(
     if found.winner.name == tuning.ALONE:
         print("retrieval alone is as good as any model here: use --engine retriever")
     out = Path(config.out or "artifact.json")
+    wrote = _wrote(out)
     found.artifact.save(out)
     if "pool" in found.artifact.parts:
         print(_weights_line(found.artifact))
-    print(f"wrote {out}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
+    print(f"{wrote}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
           "settings draws lines", file=sys.stderr)  # fmt: skip
     return 1 if any(one.fate.startswith("ERROR") for one in found.tried) else 0
 

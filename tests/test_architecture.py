@@ -34,7 +34,7 @@ ORDER = [
     "adds", "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
     "primary", "fallback", "labeler", "ledger", "checks.reading", "checks.tune",
     "checks.doctor", "starter",
-    "terminal", "flags", "cli_learn", "cli",
+    "terminal", "flags", "cli_learn", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = ("candidates", "retrieval", "evidence", "checks")
 """Folders whose `__init__` says what they are for, and nothing else."""

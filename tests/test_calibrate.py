@@ -361,7 +361,7 @@ def test_a_run_that_moved_says_so() -> None:
     (said,) = run(draw.beta(3, 3, 5000), 0.05)
     assert "PSI" in said
     (said,) = run(draw.beta(6, 2, 5000), 0.15)
-    assert said.startswith("none has moved")
+    assert said.startswith("the share of items called none has moved")
     (said,) = run(draw.beta(6, 2, 5000), 0.05, 0.3)
     assert said.startswith("label mass has moved")
     assert run(draw.beta(1, 9, 20), 0.9) == []

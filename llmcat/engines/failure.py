@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["insist", "refusal", "try_again"]
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 LONGEST = 300.0
 """Seconds; no server is waited for longer because it says so."""
 
@@ -84,11 +86,13 @@ async def try_again(
     ):
         with attempt:
             if attempt.retry_state.attempt_number == 1:
+                log.info("asking again: %s", failure)
                 raise failure
             try:
                 return await once()
             except EngineError as exc:
                 failure = exc
+                log.debug("attempt %d failed: %s", attempt.retry_state.attempt_number, exc)
                 raise
     raise AssertionError("tenacity returns or raises")
 

@@ -1,0 +1,7 @@
+"""`python -m llmcat`: the command line without its script."""
+
+import sys
+
+from llmcat.cli import main
+
+sys.exit(main())
