@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmcat.classifier import Classifier
+    from llmcat.classifier import AsyncClassifier, Classifier
     from llmcat.config import RunConfig
     from llmcat.errors import (
         ConstraintIgnored,
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmcat.taxonomy import Taxonomy
 
 __all__ = [
+    "AsyncClassifier",
     "Classifier",
     "ConstraintIgnored",
     "EngineError",
@@ -30,7 +31,12 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_MODULES = {"Classifier": "classifier", "RunConfig": "config", "Taxonomy": "taxonomy"}
+_MODULES = {
+    "AsyncClassifier": "classifier",
+    "Classifier": "classifier",
+    "RunConfig": "config",
+    "Taxonomy": "taxonomy",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,89 +1,108 @@
-"""The library's front door: a synchronous classifier over the asynchronous loop.
+"""The library's front door: scikit-learn's estimators over the asynchronous loop.
 
     from llmcat import Classifier
 
     clf = Classifier(["shoes", "bags", "toys"], base_url="http://localhost:8000")
     clf.predict(["red running shoes"])          # array(['shoes'], dtype='<U5')
 
-Works in a notebook: the loop runs in a thread of its own.
+`AsyncClassifier` is the same for asynchronous programs, and yields rows as they come. `Classifier`
+works in a notebook: the loop runs in a thread of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+import queue
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-import llmcat
-from llmcat import config as configuration
-from llmcat.classify import Tally
-from llmcat.decode import Plain
-from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
-from llmcat.memory import PlainMemory
-from llmcat.readers import Columns, to_items
-from llmcat.records import NONE
-from llmcat.session import Session, columns_of, with_gold
-from llmcat.taxonomy import Taxonomy
+import numpy as np
+from sklearn.base import ClassifierMixin
+
+from llmcat.aio import LoopThread
+from llmcat.estimator import Estimator
 from llmcat.writers import COLUMNS, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Coroutine,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from pathlib import Path
 
-    import numpy as np
-    import pandas as pd
-
-    from llmcat.engines import Engine
+    from llmcat.estimator import Items
     from llmcat.records import Verdict
+    from llmcat.taxonomy import Taxonomy
 
-__all__ = ["Classifier"]
+__all__ = ["AsyncClassifier", "Classifier", "rows_for"]
 
-Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
+Array = np.ndarray[Any, Any]
+Row: TypeAlias = "dict[str, Any]"
 
 
-class Classifier:
-    """Puts items into categories, with scikit-learn's `predict`, `predict_proba` and `classes_`.
+class AsyncClassifier(Estimator):
+    """Puts items into categories, for asynchronous programs; parameters are those of `Classifier`.
 
-    `labels` is a `Taxonomy`, a list of names, or a path to a taxonomy file. `engine` is an
-    engine of your own making; otherwise `settings` choose one (`base_url`, `model`, `engine`,
-    `prompt`, `examples`, ...: every field of `RunConfig`). The engine is opened at the first
-    question and stays open until `close`. An `LlmcatWarning` is given where the answers hardly
-    depend on the items, or no category shares a word with them.
+    Close it with `await aclose()`, or use it with `async with`.
     """
 
-    def __init__(
-        self,
-        labels: Taxonomy | Iterable[str] | str | Path,
-        *,
-        engine: Engine | str | None = None,
-        **settings: Any,
-    ) -> None:
-        """Check labels and settings; nothing is connected yet. Raises `InputError`."""
-        if isinstance(labels, Taxonomy):
-            self.taxonomy = labels
-        elif isinstance(labels, str | Path):
-            self.taxonomy = Taxonomy.load(labels)
-        else:
-            self.taxonomy = Taxonomy.from_labels(labels)
-        if isinstance(engine, str):
-            settings["engine"], engine = engine, None
-        self._settings = configuration.load(**settings)
-        self._engine = engine
-        self._session: Session | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._tally, self._warned = Tally(), 0
+    async def classify(self, items: Items) -> AsyncGenerator[Row, None]:
+        """Yield a prediction row per item, in order, as they come."""
+        async for verdict in self._verdicts(items):
+            yield row_of(verdict, self.taxonomy)
+        self._open.warn()
 
-    @property
-    def classes_(self) -> np.ndarray[Any, Any]:
-        """The node ids an item can get, and `none`; sorted, as in scikit-learn. Shape `(k,)`."""
-        import numpy as np
+    async def predict(self, X: Items) -> Array:  # noqa: N803
+        """Return labels; shape `(n,)`. Raises `EngineError` as `Classifier.predict` does."""
+        return self._labels_of(await self._all(X))
 
-        return np.array(sorted([*(n.id for n in self.taxonomy.leaves), NONE]))
+    async def predict_proba(self, X: Items) -> Array:  # noqa: N803
+        """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1."""
+        return self._probabilities_of(await self._whole(X))
+
+    async def calibrate(
+        self, X: Items, y: Iterable[Any], *, path: str | Path = "", prior: bool = True,  # noqa: N803
+        plain: bool = False, share: float = 0.5, seed: int = 0,
+    ) -> Self:  # fmt: skip
+        """Fit a calibration on labelled items; see `Classifier.calibrate`."""
+        verdicts = await self._all(X, plain=True)
+        self._calibrated(verdicts, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
+        return self
+
+    async def aclose(self) -> None:
+        """Close the engine. The classifier can be used again after it."""
+        await self._shut()
+
+    async def __aenter__(self) -> Self:
+        """Use as a context manager to close the engine at the end."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close the engine."""
+        await self.aclose()
+
+
+class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
+    """Puts items into categories: a scikit-learn classifier, zero-shot where it is given labels.
+
+    `labels` is a list of names, a mapping of names to descriptions, a list of mappings with the
+    keys of a taxonomy file (`id`, `path`, `description`, ...), a path to such a file, or a
+    `Taxonomy`; without them `fit` takes the labels it is given. `engine` is a name, or an engine of
+    your own making. `closed`: every item has one of the labels, `none` is never answered (default:
+    where `fit` took its labels from `y`). `on_error`: an item that cannot be answered raises, or is
+    a row without a label (`None`, or NaN probabilities). `progress` shows a bar. `trust_env`: take
+    what is not given here from `LLMCAT_*` variables and `llmcat.toml`, as the command line does;
+    a server's key stands in `LLMCAT_API_KEY` only. All other parameters are the settings of the
+    same name (docs/cli.md), and None leaves each as it is by default.
+
+    The engine is opened at the first question and stays open until `close`; another parameter
+    (`set_params`) opens it anew. What was fitted stays. Copies, pickles included, have parameters
+    and what was fitted. An `LlmcatWarning` is given where the answers hardly depend on the items,
+    or no category shares a word with them.
+    """
 
     def classify(self, items: Items) -> Any:
         """Return one prediction row per item, in order.
@@ -91,50 +110,57 @@ class Classifier:
         Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
         the same index. A bad item gives a row whose decision is `error`.
         """
-        import pandas as pd
+        return rows_for(items, self._answers(self._all, items), self.taxonomy)
 
-        rows = [row_of(v, self.taxonomy) for v in self._verdicts(items)]
-        if isinstance(items, pd.DataFrame):
-            return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
-        return rows
+    def stream(self, items: Items) -> Iterator[Row]:
+        """Yield the rows of `classify` as they come."""
+        came: queue.SimpleQueue[Verdict | BaseException | None] = queue.SimpleQueue()
 
-    def predict(self, items: Items) -> np.ndarray[Any, Any]:
-        """Return node ids, `none` for the exit; shape `(n,)`.
+        async def ask() -> None:
+            try:
+                async for verdict in self._verdicts(items):
+                    came.put(verdict)
+                came.put(None)
+            except BaseException as exc:
+                came.put(exc)
+                raise
+
+        with self._aio.lock:
+            running = self._aio.submit(ask())
+            try:
+                while (got := came.get()) is not None:
+                    if isinstance(got, BaseException):
+                        raise got
+                    yield row_of(got, self.taxonomy)
+            finally:
+                running.cancel()
+
+    def explain(self, item: str | Mapping[str, Any]) -> Row:
+        """Return an item's row with `evidence`: what was offered, and what each source adds."""
+        (verdict,) = self._answers(self._all, [item])
+        return row_of(verdict, self.taxonomy)
+
+    def predict(self, X: Items) -> Array:  # noqa: N803
+        """Return labels, `none` for items that belong nowhere; shape `(n,)`.
 
         With more labels than one menu holds an inner node's id may be among them. Raises
-        `EngineError` if any item could not be answered: an array has no place for a reason.
+        `EngineError` if any item could not be answered (unless `on_error="row"`); what the others
+        got is kept, and not asked again by the next call.
         """
-        import numpy as np
+        return self._labels_of(self._answers(self._all, X))
 
-        return np.array([_scores(v).label for v in self._verdicts(items)], dtype=str)
-
-    def predict_proba(self, items: Items) -> np.ndarray[Any, Any]:
+    def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
 
         Raises `EngineUnsupported` if the labels do not fit one menu: then not all of them are
-        looked at. Raises `EngineError` if any item could not be answered.
+        looked at. Raises `EngineError` as `predict` does.
         """
-        import numpy as np
+        return self._probabilities_of(self._answers(self._whole, X))
 
-        classes = self.classes_
-        columns = {id_: i for i, id_ in enumerate(classes)}
-        out = np.zeros((0, len(classes)))
-        verdicts = self._verdicts(items, whole=True)
-        if verdicts:
-            out = np.zeros((len(verdicts), len(classes)))
-        for row, verdict in zip(out, verdicts, strict=True):
-            scores = _scores(verdict)
-            if scores.kind != "full":
-                raise EngineUnsupported(f"this engine gives scores of kind {scores.kind!r} only")
-            row[columns[NONE]] = scores.p_none
-            for id_, p in scores.p.items():
-                row[columns[id_]] = p
-        return out
-
-    def fit_calibration(
+    def calibrate(
         self,
-        items: Items,
-        labels: Iterable[str],
+        X: Items,  # noqa: N803
+        y: Iterable[Any],
         *,
         path: str | Path = "",
         prior: bool = True,
@@ -144,125 +170,37 @@ class Classifier:
     ) -> Self:
         """Fit a calibration on labelled items and use it from here on (see `llmcat calibrate`).
 
-        `labels` has one label per item: an id, a path, a unique name or `none`. `share` of the
-        items fits, the others are kept to draw lines. `path` writes it down. Raises `InputError`
-        for an unknown label, or where the items are too few to beat no calibration, `JournalError`
-        if `path` cannot be written.
+        `y` has one label per item: an id, a path, a unique name or `none`. `share` of the items
+        fits, the others are kept to draw lines. `path` writes it down. Raises `InputError` for an
+        unknown label, or where the items are too few to beat no calibration, `JournalError` if
+        `path` cannot be written.
         """
-        import numpy as np
 
-        from llmcat.calibration import Calibrated, Wanted, bound_of, distinct, fit
+        async def ask(items: Items) -> list[Verdict]:
+            return await self._all(items, plain=True)
 
-        gold = [
-            self.taxonomy.resolve(label) or (NONE if label == NONE else None) for label in labels
-        ]
-        if None in gold:
-            raise InputError("a label is not in the taxonomy")
-        verdicts = self._verdicts(items, plain=True)
-        session = self._session
-        if session is None or len(verdicts) != len(gold):
-            raise InputError(f"{len(verdicts)} items and {len(gold)} labels")
-        pool = session.task.pool
-        shown = frozenset(i.content for i in pool.items) if pool is not None else frozenset()
-        rows = distinct([v.item.content for v in verdicts], shown)
-        verdicts, gold = [verdicts[i] for i in rows], [gold[i] for i in rows]
-        found = [_scores(v) for v in verdicts]
-        if any(s.kind == "label_only" for s in found):
-            raise EngineUnsupported("a calibration needs probabilities, these answers have none")
-        ids = [*(n.id for n in self.taxonomy.leaves), NONE]
-        p = np.array([[*(s.p.get(i, 0.0) for i in ids[:-1]), s.p_none or 0.0] for s in found])
-        made = fit(
-            p,
-            np.array([s.kind == "full" for s in found]),
-            ids,
-            [str(label) for label in gold],
-            [(s.label, s.confidence or 0.0) for s in found],
-            self.taxonomy,
-            bound=bound_of(session.identity()),
-            mass=None,
-            version=llmcat.__version__,
-            fields=sorted({name for v in verdicts for name in v.item.fields}),
-            prior=prior,
-            plain=plain,
-            share=share,
-            seed=seed,
-        )
-        if path:
-            made.save(Path(path))
-        judge = Calibrated(made, self.taxonomy, Wanted.of(self._settings))
-        self._session = replace(session, judge=judge)
+        verdicts = self._answers(ask, X)
+        self._calibrated(verdicts, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
         return self
 
-    # -- the loop's thread ------------------------------------------------------------------
+    @property
+    def _aio(self) -> LoopThread:
+        thread: LoopThread = self.__dict__.setdefault("_thread", LoopThread())
+        return thread
 
-    def _verdicts(self, items: Items, *, whole: bool = False, plain: bool = False) -> list[Verdict]:
-        values, columns = _values(items, columns_of(self._settings))
-        if not values:
-            return []
-        with self._lock:  # one engine, one conversation at a time
-            found = self._run(self._ask_all(values, columns, whole, plain))
-        self._warn()
-        return found
-
-    async def _ask_all(
-        self, values: list[Any], columns: Columns, whole: bool, plain: bool
+    def _answers(
+        self, work: Callable[[Items], Coroutine[Any, Any, list[Verdict]]], items: Items
     ) -> list[Verdict]:
-        if self._session is None:
-            settings = self._settings
-            if plain:  # a calibration is yet to be fitted
-                from llmcat.calibration import UNCALIBRATED
-
-                settings = settings.model_copy(update=UNCALIBRATED)
-            session = await Session.open(settings, engine=self._engine, taxonomy=self.taxonomy)
-            self._session = session
-        if whole and not self._session.task.plan.gives_all:  # the engine holds fewer
-            raise EngineUnsupported(
-                "predict_proba needs all labels on one menu; this engine holds "
-                f"{self._session.task.plan.size}",
-                hint="classify() gives the confidence of the chosen label",
-            )
-        found = (with_gold(i, self.taxonomy) for i in to_items(values, columns=columns))
-        judge = Plain() if plain else self._session.judge
-        verdicts = self._session.classify(
-            found, memory=PlainMemory(), judge=judge, tally=self._tally
-        )
-        return [verdict async for verdict in verdicts]
-
-    def _warn(self) -> None:
-        """Warn of what makes the answers so far worth little, of each thing once."""
-        session, collapse = self._session, self._tally.watch.finding()
-        said = [collapse.sentence()] if collapse is not None else []
-        if session is not None and session.evidence is not None:
-            said += session.evidence.sight.remarks()
-        for text in said[self._warned :]:
-            warnings.warn(text.removeprefix("WARNING: "), LlmcatWarning, stacklevel=4)
-        self._warned = max(self._warned, len(said))
-
-    def _run(self, work: Coroutine[Any, Any, list[Verdict]]) -> list[Verdict]:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="llmcat", daemon=True
-            )
-            self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
+        found = self._aio.run(work(items))
+        if hasattr(self, "_open"):
+            self._open.warn()
+        return found
 
     def close(self) -> None:
         """Close the engine and the loop's thread. The classifier can be used again after it."""
-        loop, thread, session = self._loop, self._thread, self._session
-        self._loop = self._thread = self._session = None
-        if loop is None or thread is None:
-            return
-        if session is not None:
-            asyncio.run_coroutine_threadsafe(session.engine.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        if hasattr(self, "_open"):
+            self._aio.run(self._shut())
+        self._aio.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager to close the engine at the end."""
@@ -273,18 +211,11 @@ class Classifier:
         self.close()
 
 
-def _values(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
-    """Return plain values: the rows of a DataFrame as mappings, the rest as it is."""
+def rows_for(items: Items, verdicts: Sequence[Verdict], taxonomy: Taxonomy) -> Any:
+    """Return prediction rows: a list, or a DataFrame where the items came in one."""
     import pandas as pd
 
+    rows = [row_of(verdict, taxonomy) for verdict in verdicts]
     if isinstance(items, pd.DataFrame):
-        return items.to_dict("records"), columns
-    if isinstance(items, str | Mapping):
-        raise BadConfig("items is a single one", hint="give a list: [item]")
-    return list(items), columns
-
-
-def _scores(verdict: Verdict) -> Any:
-    if verdict.scores is None:
-        raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
-    return verdict.scores
+        return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
+    return rows

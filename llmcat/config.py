@@ -244,10 +244,31 @@ class RunConfig(BaseSettings):
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
 
 
-def load(**flags: Any) -> RunConfig:
-    """Merge flags, environment and file into settings. Raises `BadConfig` naming every problem."""
+class _Given(RunConfig):
+    """Settings that are given, and nothing else."""
+
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given alone."""
+        return (init_settings,)
+
+
+def load(*, trust_env: bool = True, **flags: Any) -> RunConfig:
+    """Merge flags, environment and file into settings. Raises `BadConfig` naming every problem.
+
+    Without `trust_env` environment and file are not read.
+    """
     path = Path(CONFIG_FILE)
-    if path.is_file():
+    if trust_env and path.is_file():
         try:
             keys = tomllib.loads(path.read_text("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
@@ -261,7 +282,7 @@ def load(**flags: Any) -> RunConfig:
     if "labels" in flags or "taxonomy" in flags:
         flags = {"labels": "", "taxonomy": "", **flags}
     try:
-        return RunConfig(**flags)
+        return RunConfig(**flags) if trust_env else _Given(**flags)
     except ValidationError as exc:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()]
         raise BadConfig("; ".join(problems), hint="see --help") from exc

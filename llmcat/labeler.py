@@ -17,16 +17,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import orjson
 
+from llmcat import config as configuration
 from llmcat import fallback, novelty, run
-from llmcat.classifier import Classifier
+from llmcat.aio import LoopThread
+from llmcat.classifier import rows_for
 from llmcat.classify import Tally, classify
 from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
+from llmcat.estimator import taxonomy_of as labels_of
+from llmcat.estimator import values_of
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
 from llmcat.files import whole
 from llmcat.gold import read_labelled
@@ -45,9 +49,9 @@ from llmcat.writers import row_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from llmcat.classifier import Items
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
+    from llmcat.estimator import Items, Labels
     from llmcat.graduation import Standing
     from llmcat.primary import Primary
     from llmcat.readers import Columns
@@ -462,21 +466,21 @@ def status(
 # -- from Python --------------------------------------------------------------------------------
 
 
-class FallbackLabeler(Classifier):
+class FallbackLabeler:
     """Labels items by a trained classifier where it knows them, by the language model elsewhere.
 
     `primary` has scikit-learn's `predict_proba` of texts and `classes_`: a pipeline, a `Student`,
     or a student's folder or a server's address as a string. `known` are labelled items (texts,
     labels) of a primary that is no student, best those it was not trained on: by these the line is
     drawn and what is new is recognised. `store` is a file of labels; without one nothing is kept.
-    Everything else as in `Classifier`. Does not raise because the model is away: what the primary
-    answers then is marked `degraded`.
+    `labels` are as in `Classifier`, `settings` those of a run (docs/cli.md). Does not raise because
+    the model is away: what the primary answers then is marked `degraded`.
     """
 
     def __init__(
         self,
         primary: Primary | str | Path,
-        labels: Taxonomy | Iterable[str] | str | Path,
+        labels: Labels,
         *,
         known: tuple[Sequence[str], Sequence[str]] | None = None,
         store: str | Path = "",
@@ -484,8 +488,13 @@ class FallbackLabeler(Classifier):
         **settings: Any,
     ) -> None:
         """Open primary and store; the model is not connected yet. Raises `InputError`."""
-        super().__init__(labels, engine=engine, **settings)
-        config = self._settings
+        if isinstance(engine, str):
+            settings["engine"], engine = engine, None
+        config = self._settings = configuration.load(**settings)
+        self.taxonomy = labels_of(labels)
+        self._engine = engine
+        self._session: Session | None = None
+        self._aio = LoopThread()
         if isinstance(primary, str | Path):
             primary = open_primary(str(primary), url=config.primary_url)
         placed = Placed.of(primary, self.taxonomy)
@@ -519,9 +528,7 @@ class FallbackLabeler(Classifier):
         verdicts = self._verdicts(items)
         p = np.zeros((len(verdicts), len(classes)))
         for row, verdict in zip(p, verdicts, strict=True):
-            if verdict.scores is None:
-                raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
-            for id_, value in verdict.scores.p.items():
+            for id_, value in _scores(verdict).p.items():
                 row[column[id_]] = value
             row[column[NONE]] += max(0.0, 1.0 - row.sum())
         return np.asarray(p / p.sum(axis=1, keepdims=True))
@@ -538,15 +545,24 @@ class FallbackLabeler(Classifier):
                 self._session, route=self._opened.route, judge=self._opened.judge
             )
 
-    async def _ask_all(
-        self,
-        values: list[Any],
-        columns: Columns,
-        whole: bool,  # noqa: ARG002  the mixture has every label
-        plain: bool,
-    ) -> list[Verdict]:
-        if plain:
-            raise BadConfig("the fallback labeler calibrates by its own checks")
+    @property
+    def classes_(self) -> np.ndarray[Any, Any]:
+        """The node ids an item can get, and `none`; sorted, as in scikit-learn. Shape `(k,)`."""
+        return np.array(sorted([*(n.id for n in self.taxonomy.leaves), NONE]))
+
+    def classify(self, items: Items) -> Any:
+        """Return one prediction row per item, in order, as `Classifier.classify` does."""
+        return rows_for(items, self._verdicts(items), self.taxonomy)
+
+    def predict(self, items: Items) -> np.ndarray[Any, Any]:
+        """Return node ids, `none` for the exit; shape `(n,)`. Raises `EngineError`."""
+        return np.array([_scores(v).label for v in self._verdicts(items)], dtype=str)
+
+    def _verdicts(self, items: Items) -> list[Verdict]:
+        values, columns = values_of(items, columns_of(self._settings))
+        return self._aio.run(self._ask_all(values, columns)) if values else []
+
+    async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:
         session = self._session
         engine = session.engine if session else None
         if isinstance(engine, Tolerant) and not engine.opened and not engine.away:
@@ -576,6 +592,23 @@ class FallbackLabeler(Classifier):
 
     def close(self) -> None:
         """Close engine and store."""
-        super().close()
+        if self._session is not None:
+            self._aio.run(self._session.engine.close())
+            self._session = None
+        self._aio.close()
         if self.store is not None:
             self.store.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager to close engine and store at the end."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close engine and store."""
+        self.close()
+
+
+def _scores(verdict: Verdict) -> Any:
+    if verdict.scores is None:
+        raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
+    return verdict.scores

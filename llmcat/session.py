@@ -161,11 +161,14 @@ class Session:
         judge: Judge | None = None,
         judged: Sequence[Item] = (),
         prior: Sequence[float] | None = None,
+        pool: Pool | None = None,
     ) -> Session:
         """Read taxonomy, prompt and examples, open the engine and fit the task to it.
 
         `judged`: labelled items that are to be judged, so that none is its own evidence. `prior`:
-        the reader's place prior, where an earlier session of the same run measured it. Everything
+        the reader's place prior, where an earlier session of the same run measured it. `pool`:
+        examples that are here already, instead of those of the settings; left out where neither
+        retrieval nor the prompt has a use for them. Everything
         that can be checked without the engine is checked first. Raises any `LlmcatError`; the
         engine is closed again then.
         """
@@ -182,7 +185,9 @@ class Session:
             whole_menus=can.whole_menus,
             reader=engine.name != "retriever",
         )
-        pool = _pool_of(config, taxonomy)
+        if not gathers and "examples" not in prompt.front.needs:
+            pool = None
+        pool = pool or _pool_of(config, taxonomy)
         shown = pool if "examples" in prompt.front.needs or not gathers else None
         if config.constraint not in can.constraints:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")

@@ -29,7 +29,8 @@ ORDER = [
     "engines.student", "engines.retriever", "engines.tolerant", "engines.registry", "answers",
     "decode", "bootstrap",
     "metrics", "compare", "gate", "conformal", "drift", "calibration", "writers", "memory",
-    "journal", "checks.collapse", "classify", "session", "run", "preview", "classifier",
+    "journal", "checks.collapse", "classify", "session", "run", "preview",
+    "aio", "estimator", "classifier",
     "runs", "gold", "arms", "speed", "trial", "scored",
     "adds", "judge", "report", "evaluate", "audit", "checking", "training", "mixture", "graduation",
     "primary", "fallback", "labeler", "ledger", "checks.reading", "checks.tune",
@@ -55,6 +56,8 @@ ADAPTERS = {
     "skops": {"students.archive"},
     "presidio_analyzer": {"redact"},
     "sklearn": {
+        "classifier",
+        "estimator",
         "examples",
         "metrics",
         "novelty",
@@ -84,7 +87,7 @@ ADAPTERS = {
     "pyarrow": {"parquet"},
     "cleanlab": {"audit"},
     "pynvml": {"speed"},
-    "rich": {"cli_learn", "terminal"},
+    "rich": {"cli_learn", "estimator", "terminal"},
     "jinja2": {"prompts"},
 }
 

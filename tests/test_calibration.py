@@ -251,19 +251,19 @@ def test_orders_are_averaged(llmcat: Cli, tmp_path: Path) -> None:
 
 
 def test_from_python(fitted: Path) -> None:
-    """`fit_calibration`, and `predict_proba` gives the calibrated vector."""
+    """`calibrate`, and `predict_proba` gives the calibrated vector."""
     rows = read_rows(fitted.parent / "gold.jsonl")
     new = [r["title"] for r in read_rows(fitted.parent / "new.jsonl")][:50]
     options: dict[str, Any] = {"engine": "fake", "engine_option": "sharpness=3"}
     with Classifier(["shoes", "bags", "toys"], **options, accept_precision=0.1) as clf:
         titles = [r["title"] for r in rows]
         with pytest.warns(LlmcatWarning, match="hardly depend"):  # its titles hold no category
-            clf.fit_calibration(titles, [r["label"] for r in rows], plain=True)
+            clf.calibrate(titles, [r["label"] for r in rows], plain=True)
         assert {r["decision"] for r in clf.classify(new)} <= {"accept", "review", "none"}
     with Classifier(["shoes", "bags", "toys"], **options) as clf:
         with pytest.warns(LlmcatWarning, match="hardly depend"):
             before = clf.predict_proba(new)
-        clf.fit_calibration([r["title"] for r in rows], [r["label"] for r in rows])
+        clf.calibrate([r["title"] for r in rows], [r["label"] for r in rows])
         after = clf.predict_proba(new)
     assert after.sum(axis=1) == pytest.approx(np.ones(50))
     assert np.abs(after - before).max() > 0.01

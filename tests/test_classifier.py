@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import EXAMPLES
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 
-from llmcat import Classifier, ConstraintIgnored, EngineError, InputError, Taxonomy
+from llmcat import AsyncClassifier, Classifier, ConstraintIgnored, EngineError, InputError, Taxonomy
+from llmcat.config import RunConfig
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import BadConfig, EngineUnsupported, LlmcatWarning
 from llmcat.records import Answer, Ask
@@ -93,16 +104,18 @@ def test_inside_a_running_loop() -> None:
 
 
 def test_labels_from_many_places(tmp_path: Path) -> None:
-    """A list, an array, a generator, a file, a Taxonomy; what is wrong raises at once."""
+    """A list, an array, a generator, a file, a Taxonomy; what is wrong raises, nothing is asked."""
     (tmp_path / "t.txt").write_text("\n".join(LABELS))
     taxonomy = Taxonomy.from_labels(LABELS)
     for labels in (LABELS, np.array(LABELS), (x for x in LABELS), tmp_path / "t.txt", taxonomy):
         assert "shoes" in Classifier(labels).classes_
     for wrong in (["a"], ["a", None], "absent.yaml"):
         with pytest.raises(InputError):
-            Classifier(wrong)  # type: ignore[arg-type]
-    with pytest.raises(BadConfig, match="bas_url"):
-        Classifier(LABELS, bas_url="x")
+            Classifier(wrong).predict(["x"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bas_url"):
+        Classifier(LABELS, bas_url="x")  # type: ignore[call-arg]
+    with pytest.raises(BadConfig, match="risk"):
+        Classifier(LABELS, engine="fake", risk=2.0).predict(["x"])
 
 
 def test_too_many_labels_for_probabilities() -> None:
@@ -137,9 +150,9 @@ def test_on_the_real_server(server: str) -> None:
     ):
         first = one.predict_proba(titles)
         assert first == pytest.approx(two.predict_proba(titles), abs=1e-3)
-        session = one._session
+        session = one._open.session
         assert one.predict(titles).tolist() == one.classes_[first.argmax(axis=1)].tolist()
-        assert one._session is session
+        assert one._open.session is session
 
 
 def test_answers_that_do_not_depend_on_the_item_are_a_warning() -> None:
@@ -161,3 +174,197 @@ def test_labels_without_a_word_in_common_are_a_warning() -> None:
         pytest.warns(LlmcatWarning, match="retrieval is blind to 2 of 2 items"),
     ):
         clf.predict(["红色跑鞋", "真皮手提包"])
+
+
+FAKE = {"engine": "fake", "sources": "none"}
+
+
+def test_mappings_are_categories_with_descriptions() -> None:
+    """Names to descriptions, or the keys of a taxonomy file; a mixture is refused."""
+    told = Classifier({"shoes": "anything worn on feet", "bags": "things to carry things in"})
+    assert told.taxonomy.nodes["shoes"].description == "anything worn on feet"
+    rows = [{"id": "s", "path": "Wear > Shoes"}, {"id": "b", "path": "Wear > Bags"}]
+    assert Classifier(rows).classes_.tolist() == ["b", "none", "s"]
+    with pytest.raises(BadConfig, match="not both"):
+        _ = Classifier([rows[0], "bags"]).classes_
+
+
+def test_every_parameter_is_a_setting_or_explained() -> None:
+    """Explicit, by name; settings that mean nothing here are no parameters."""
+    names = set(Classifier._get_param_names())
+    assert names - set(RunConfig.model_fields) == {"closed", "on_error", "progress", "trust_env"}
+    assert not names & {"file", "out", "limit", "runs", "store", "taxonomy", "api_key"}
+    for name in ("labels", "closed", "on_error", "progress", "trust_env", "engine"):
+        assert f"`{name}" in (Classifier.__doc__ or "")
+
+
+def test_a_scikit_learn_estimator() -> None:
+    """clone, repr, set_params, Pipeline, cross_val_score, GridSearchCV, CalibratedClassifierCV."""
+    titles = np.array([f"{title} {i}" for i in range(12) for title in TITLES])
+    gold = np.array(LABELS * 12)
+    clf = Classifier(LABELS, **FAKE, trust_env=False)
+    assert repr(clf).startswith("Classifier(engine='fake', labels=['shoes', 'bags', 'toys']")
+    twin = clone(clf)
+    assert twin.get_params() == clf.get_params()
+    assert clf.score(titles, gold) == 1.0
+    bolder = clf.set_params(prompt="zero-shot-item-first")
+    assert bolder is clf
+    assert clf.score(titles, gold) == 1.0
+    pipe = make_pipeline(FunctionTransformer(lambda x: [t.upper() for t in x]), clone(clf))
+    assert pipe.fit(titles, gold).predict(titles).tolist() == gold.tolist()
+    assert cross_val_score(clone(clf), titles, gold, cv=2).tolist() == [1.0, 1.0]
+    search = GridSearchCV(clone(clf), {"prompt": ["zero-shot", "zero-shot-item-first"]}, cv=2)
+    assert search.fit(titles, gold).best_score_ == 1.0
+    shut = clone(clf).set_params(closed=True)  # `none` is not among y
+    calibrated = CalibratedClassifierCV(shut, cv=2).fit(titles, gold)
+    assert calibrated.predict(titles).tolist() == gold.tolist()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_estimator_cloneable",
+        "check_estimator_repr",
+        "check_get_params_invariance",
+        "check_no_attributes_set_in_init",
+        "check_parameters_default_constructible",
+        "check_set_params",
+        "check_valid_tag_types",
+    ],
+)
+def test_scikit_learns_checks(check: str) -> None:
+    """Those that make no numbers of the items: texts are no feature matrix, which tags say."""
+    getattr(estimator_checks, check)("Classifier", Classifier())
+
+
+def test_fit_takes_labels_and_examples() -> None:
+    """The labels of y, as they are, are the classes; the items are evidence; nothing is asked."""
+    titles = ["red shoes", "trail boots", "leather bags", "tote"] * 6
+    clf = Classifier(engine="retriever", sources="lexical")
+    with pytest.raises(NotFittedError):
+        clf.predict(titles)
+    y = np.array([7, 7, 3, 3] * 6)
+    assert clf.fit(titles, y) is clf
+    assert clf.classes_.tolist() == [3, 7]
+    found = clf.predict(["boots", "a tote of canvas"])
+    assert found.tolist() == [7, 3]
+    assert np.issubdtype(found.dtype, np.integer)
+    proba = clf.predict_proba(["boots", "tote"])
+    assert proba.sum(axis=1) == pytest.approx([1, 1])
+    assert clf.classes_[proba.argmax(axis=1)].tolist() == [7, 3]
+    with pytest.raises(InputError, match="not in the taxonomy"):
+        Classifier(LABELS, engine="retriever").fit(["x"], ["hats"])
+    with pytest.raises(InputError, match="2 items and 1 labels"):
+        Classifier(LABELS, engine="retriever").fit(["x", "y"], ["bags"])
+    clf.close()
+
+
+def test_closed_means_that_none_is_no_answer() -> None:
+    """The next best label instead, and probabilities without it."""
+    items = [{"title": "x", "label": "none"}]
+    options = {**FAKE, "engine_option": "accuracy=1"}
+    with Classifier(LABELS, **options) as clf, Classifier(LABELS, **options, closed=True) as shut:
+        assert clf.predict(items).tolist() == ["none"]
+        assert shut.predict(items).tolist()[0] in LABELS
+        assert shut.classes_.tolist() == sorted(LABELS)
+        assert shut.predict_proba(items).sum() == pytest.approx(1.0)
+
+
+def test_copies_have_what_was_learnt(tmp_path: Path) -> None:
+    """Pickle and joblib: parameters, labels, calibration; closing forgets nothing either."""
+    titles = [f"{TITLES[i % 3]} {i}" for i in range(300)]
+    gold = [LABELS[i % 3] if i % 5 else LABELS[(i + 1) % 3] for i in range(300)]
+    clf = Classifier(LABELS, **FAKE, engine_option="sharpness=9")
+    clf.calibrate(titles, gold)
+    before = clf.predict_proba(titles[:5])
+    clf.close()
+    assert clf.predict_proba(titles[:5]) == pytest.approx(before)
+    again = pickle.loads(pickle.dumps(clf))  # noqa: S301  ours, made here
+    joblib.dump(clf, tmp_path / "clf.joblib")
+    for copy in (again, joblib.load(tmp_path / "clf.joblib")):
+        assert copy.predict_proba(titles[:5]) == pytest.approx(before)
+        copy.close()
+    raw = Classifier(LABELS, **FAKE, engine_option="sharpness=9")
+    assert np.abs(raw.predict_proba(titles[:5]) - before).max() > 0.05
+    clf.close()
+    raw.close()
+
+
+def test_one_bad_item_throws_no_answer_away() -> None:
+    """`row` gives it no label; after an error the others are not asked again."""
+
+    class Counting(FakeEngine):
+        asked = 0
+
+        def _one(self, ask: Ask) -> Answer:
+            type(self).asked += 1
+            return super()._one(ask)
+
+    items = ["red shoes", None, "leather bags"]
+    with Classifier(LABELS, engine=Counting(), sources="none") as clf:
+        with pytest.raises(EngineError, match="item 1"):
+            clf.predict(items)
+        assert Counting.asked == 2
+        clf.set_params(on_error="row")
+    with Classifier(LABELS, engine=Counting(), sources="none") as clf:
+        with pytest.raises(EngineError, match="item 1"):
+            clf.predict(items)
+        clf.on_error = "raise"
+        with pytest.raises(EngineError, match="item 1"):
+            clf.predict_proba(items)
+        assert Counting.asked == 4
+    with Classifier(LABELS, **FAKE, on_error="row") as clf:
+        assert clf.predict(items).tolist() == ["shoes", None, "bags"]
+        assert np.isnan(clf.predict_proba(items)[1]).all()
+
+
+def test_what_is_not_given_comes_from_the_environment_unless_it_may_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`LLMCAT_*` and llmcat.toml, as on the command line; `trust_env=False` reads neither."""
+    monkeypatch.setenv("LLMCAT_ENGINE", "fake")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llmcat.toml").write_text("risk = 3\n")
+    with pytest.raises(InputError, match="risk"):
+        Classifier(LABELS).predict(["x"])
+    with pytest.raises(EngineUnsupported, match="no engine"):
+        Classifier(LABELS, trust_env=False).predict(["x"])
+    with Classifier(LABELS, engine="fake", trust_env=False) as clf:
+        assert clf.predict(["red shoes"]).tolist() == ["shoes"]
+
+
+def test_rows_come_as_they_are_answered() -> None:
+    """`stream` yields before the last is asked; leaving it early ends the asking."""
+    with Classifier(LABELS, **FAKE, engine_option="latency=0.02", concurrency=1) as clf:
+        began = time.monotonic()
+        rows = clf.stream(f"red shoes {i}" for i in range(200))
+        first = next(rows)
+        assert first["label"] == "shoes"
+        assert time.monotonic() - began < 3
+        rows.close()
+        assert clf.predict(["leather bags"]).tolist() == ["bags"]
+        assert [row["label"] for row in clf.stream(TITLES)] == LABELS
+
+
+def test_explain_says_what_each_source_adds() -> None:
+    """The row with its evidence."""
+    with Classifier(LABELS, engine="retriever", sources="lexical") as clf:
+        row = clf.explain("red shoes")
+    assert row["label"] == "shoes"
+    assert row["evidence"]["sources"]["lexical"]["shoes"] > 0
+
+
+def test_the_asynchronous_one_is_the_same() -> None:
+    """Rows as they come, arrays, calibration; several at once on one loop."""
+
+    async def work() -> tuple[list[str], list[str], float]:
+        async with AsyncClassifier(LABELS, **FAKE) as clf:
+            rows = [row["label"] async for row in clf.classify(TITLES)]
+            both = await asyncio.gather(clf.predict(TITLES), clf.predict(TITLES[::-1]))
+            proba = await clf.predict_proba(TITLES)
+            return rows, [*both[0], *both[1]], float(proba.sum())
+
+    rows, both, total = asyncio.run(work())
+    assert rows == LABELS
+    assert both == [*LABELS, *LABELS[::-1]]
+    assert total == pytest.approx(3.0)

@@ -180,6 +180,19 @@ def test_the_python_of_the_readme_runs() -> None:
         clf.close()  # type: ignore[attr-defined]
 
 
+def test_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of it, in order, and what stands behind a call is what it gives."""
+    code = "\n".join(blocks((ROOT / "docs" / "python.md").read_text("utf-8"), "python"))
+    told = re.compile(r"^( *)(clf\..+?) +# (array\(.+|'\w+')$", re.MULTILINE)
+    seen: list[tuple[str, str]] = []
+    checked = told.sub(r'\1seen.append((repr(\2), """\3"""))', code)
+    exec(checked, {"seen": seen, "__name__": "page"})  # noqa: S102
+    assert len(seen) == 3
+    for given, expected in seen:
+        assert given == expected
+    assert "shoes" in capsys.readouterr().out
+
+
 def test_the_yaml_and_the_prompt_of_the_docs_load(tmp_path: Path) -> None:
     """What the docs show can be copied."""
     (yaml,) = blocks((ROOT / "docs" / "taxonomy.md").read_text("utf-8"), "yaml")

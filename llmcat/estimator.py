@@ -1,0 +1,412 @@
+"""What `Classifier` and `AsyncClassifier` share: parameters, what was learnt, an open engine.
+
+This module knows scikit-learn's conventions; it does not know files, the command line or threads.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from operator import is_
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+
+import llmcat
+from llmcat import config as configuration
+from llmcat.classify import Tally
+from llmcat.decode import Plain
+from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
+from llmcat.examples import Pool
+from llmcat.memory import PlainMemory
+from llmcat.readers import Columns, to_items
+from llmcat.records import NONE
+from llmcat.session import Session, columns_of, with_gold
+from llmcat.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+
+    import pandas as pd
+
+    from llmcat.calibration import Calibration
+    from llmcat.config import RunConfig
+    from llmcat.engines import Engine
+    from llmcat.records import Item, Verdict
+
+__all__ = ["Estimator", "Items", "Labels", "taxonomy_of", "values_of"]
+
+Array = np.ndarray[Any, Any]
+Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
+Labels: TypeAlias = "Taxonomy | Mapping[str, str] | Iterable[str | Mapping[str, Any]] | str | Path"
+
+OURS = ("labels", "closed", "on_error", "progress", "trust_env")
+"""Parameters that are no settings of a run."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was learnt of `labels`: the categories, and `given`, their ids to labels of `fit`."""
+
+    labels: Any
+    taxonomy: Taxonomy
+    given: Mapping[str, Any] = field(default_factory=dict)
+    pool: Pool | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass
+class _Open:
+    """An open engine, and what is known of its answers so far."""
+
+    params: list[Any]
+    session: Session
+    tally: Tally = field(default_factory=Tally)
+    memory: PlainMemory = field(default_factory=PlainMemory)
+    warned: int = 0
+
+    def warn(self) -> None:
+        """Warn of what makes the answers so far worth little, of each thing once."""
+        collapse, evidence = self.tally.watch.finding(), self.session.evidence
+        said = [collapse.sentence()] if collapse is not None else []
+        said += evidence.sight.remarks() if evidence is not None else []
+        for text in said[self.warned :]:
+            warnings.warn(text.removeprefix("WARNING: "), LlmcatWarning, stacklevel=5)
+        self.warned = max(self.warned, len(said))
+
+
+class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Parameters and what was learnt, shared by `Classifier` and `AsyncClassifier`."""
+
+    def __init__(
+        self,
+        labels: Labels | None = None,
+        *,
+        engine: Engine | str | None = None,
+        engine_option: str | None = None,
+        base_url: str | None = None,
+        model: str | None = None,
+        prompt: str | None = None,
+        about: str | None = None,
+        examples: str | None = None,
+        select: Literal["fixed", "nearest"] | None = None,
+        shots: int | None = None,
+        candidates: int | None = None,
+        sources: str | None = None,
+        source_category: str | None = None,
+        group: str | None = None,
+        reference: str | None = None,
+        skip_sure: bool | None = None,
+        artifact: str | None = None,
+        orders: str | None = None,
+        menu_size: int | None = None,
+        constraint: Literal["outlines", "tokens"] | None = None,
+        mass_sample: int | None = None,
+        calibration: str | None = None,
+        accept_precision: float | None = None,
+        risk: float | None = None,
+        by_branch: bool | None = None,
+        back_off: bool | None = None,
+        sets: float | None = None,
+        text: str | None = None,
+        id: str | None = None,  # noqa: A002  the setting's name
+        label: str | None = None,
+        image: str | None = None,
+        redact: str | None = None,
+        seed: int | None = None,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+        retry_seconds: float | None = None,
+        closed: bool | None = None,
+        on_error: Literal["raise", "row"] = "raise",
+        progress: bool = False,
+        trust_env: bool = True,
+    ) -> None:
+        """Keep the parameters as they are; they are checked when they are first used."""
+        given = dict(locals())
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
+
+    @property
+    def classes_(self) -> Array:
+        """The labels an item can get, sorted as in scikit-learn; `none` too, unless `closed`."""
+        known = self._learnt()
+        ids = [known.given.get(n.id, n.id) for n in known.taxonomy.leaves]
+        return np.array(sorted(ids if self._is_closed(known) else [*ids, NONE]))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The categories. Raises `BadTaxonomy`, or `NotFittedError` where there are none yet."""
+        return self._learnt().taxonomy
+
+    def fit(self, X: Items, y: Iterable[Any]) -> Self:  # noqa: N803
+        """Take labelled items as examples: evidence for retrieval, or shown by few-shot prompts.
+
+        A prompt that reads the whole menu without examples has no use for them. Nothing is asked.
+        Without `labels` those of `y` are the categories. Items that are asked about later should
+        not be among these: they would be their own evidence. Raises `InputError` with every label
+        that is not a category.
+        """
+        y = np.asarray(list(y))
+        given: dict[str, Any] = {}
+        if self.labels is None:
+            given = {str(label): label for label in np.unique(y)}
+            taxonomy = Taxonomy.from_labels([name for name in given if name != NONE])
+        else:
+            taxonomy = taxonomy_of(self.labels)
+            given = {found: label for label in np.unique(y) if (found := taxonomy.resolve(label))}
+        settings = self._settings()
+        values, columns = values_of(X, columns_of(settings))
+        if len(values) != len(y):
+            raise InputError(f"{len(values)} items and {len(y)} labels")
+        items = to_items(values, columns=columns)
+        shown = (replace(item, gold=str(label)) for item, label in zip(items, y, strict=True))
+        pool = Pool.build(
+            shown, taxonomy, select=settings.select, shots=settings.shots, seed=settings.seed
+        )
+        self._known = _Known(self.labels, taxonomy, given, pool)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether items can be asked about: with `labels` at once, zero-shot."""
+        return self.labels is not None or hasattr(self, "_known")
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that items are texts or mappings, one-dimensional."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        tags.requires_fit = self.labels is None
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep parameters and what was learnt; the engine opens again where it is needed."""
+        state: dict[str, Any] = super().__getstate__()
+        return {k: v for k, v in state.items() if k not in {"_open", "_thread"}}
+
+    # -- shared by both ------------------------------------------------------------------------
+
+    def _learnt(self) -> _Known:
+        known: _Known | None = getattr(self, "_known", None)
+        if known is None or known.labels is not self.labels:
+            if self.labels is None:
+                raise NotFittedError("no labels yet: Classifier(labels), or fit(X, y)")
+            known = self._known = _Known(self.labels, taxonomy_of(self.labels))
+        return known
+
+    def _is_closed(self, known: _Known) -> bool:
+        if self.closed is not None:
+            return bool(self.closed)
+        return self.labels is None and NONE not in known.given
+
+    def _settings(self) -> RunConfig:
+        given = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in OURS and value is not None
+        }
+        if not isinstance(self.engine, str):
+            given.pop("engine", None)
+        return configuration.load(trust_env=self.trust_env, **given)
+
+    async def _ready(self, *, plain: bool = False) -> _Open:
+        """Open the engine, or take the one that is open for the same parameters."""
+        known = self._learnt()
+        params = [*self.get_params(deep=False).values(), known.pool]
+        now: _Open | None = getattr(self, "_open", None)
+        if now is not None and all(map(is_, now.params, params)):
+            return now
+        await self._shut()
+        settings = self._settings()
+        if plain:  # a calibration is yet to be fitted
+            from llmcat.calibration import UNCALIBRATED
+
+            settings = settings.model_copy(update=UNCALIBRATED)
+        engine = None if self.engine is None or isinstance(self.engine, str) else self.engine
+        session = await Session.open(
+            settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
+        )
+        if known.calibration is not None and not plain:
+            session = replace(session, judge=self._judge(known.calibration, session))
+        self._open = _Open(params, session)
+        return self._open
+
+    def _judge(self, made: Calibration, session: Session) -> Any:
+        from llmcat.calibration import Calibrated, Wanted
+
+        made.check(session.identity())
+        return Calibrated(made, session.taxonomy, Wanted.of(self._settings()))
+
+    async def _verdicts(
+        self, items: Items, *, plain: bool = False
+    ) -> AsyncGenerator[Verdict, None]:
+        """Ask about items, in their order; where one failed the others' answers are kept."""
+        values, columns = values_of(items, columns_of(self._settings()))
+        if not values:
+            return
+        here = await self._ready(plain=plain)
+        found: Iterable[Item] = [with_gold(i, here.session.taxonomy)
+                                 for i in to_items(values, columns=columns)]  # fmt: skip
+        judge = Plain() if plain else here.session.judge
+        memory, failed = PlainMemory() if plain else here.memory, False
+        done = here.session.classify(found, memory=memory, judge=judge, tally=here.tally)
+        with _bar(len(values), shown=self.progress) as step:
+            async for verdict in done:
+                step()
+                failed |= verdict.scores is None
+                yield verdict
+        if not failed:
+            memory.clear()
+
+    async def _all(self, items: Items, *, plain: bool = False) -> list[Verdict]:
+        return [verdict async for verdict in self._verdicts(items, plain=plain)]
+
+    async def _whole(self, items: Items) -> list[Verdict]:
+        """Ask about items where every label must have a probability."""
+        if not (await self._ready()).session.task.plan.gives_all:
+            raise EngineUnsupported(
+                "predict_proba needs all labels on one menu; this engine holds "
+                f"{self._open.session.task.plan.size}",
+                hint="classify() gives the confidence of the chosen label",
+            )
+        return await self._all(items)
+
+    async def _shut(self) -> None:
+        now: _Open | None = getattr(self, "_open", None)
+        if now is not None:
+            del self._open
+            await now.session.engine.close()
+
+    def _labels_of(self, verdicts: Sequence[Verdict]) -> Array:
+        """Return labels as `classes_` has them, shape `(items,)`."""
+        known = self._learnt()
+        closed, out = self._is_closed(known), list[Any]()
+        for verdict in verdicts:
+            scores = self._scores(verdict)
+            label = None if scores is None else scores.label
+            if closed and label == NONE:
+                if not len(scores.p):
+                    raise EngineUnsupported("`none` without probabilities: which label is next?")
+                label = max(scores.p, key=lambda id_: float(scores.p[id_]))
+            out.append(known.given.get(label, label) if label is not None else None)
+        if None in out:
+            return np.array(out, dtype=object)
+        return np.array(out, dtype=None if known.given else str)
+
+    def _probabilities_of(self, verdicts: Sequence[Verdict]) -> Array:
+        """Return probabilities, one column per `classes_`; shape `(items, classes)`."""
+        known, classes = self._learnt(), self.classes_
+        at = {label: i for i, label in enumerate(classes.tolist())}
+        column = {n.id: at[_plain(known.given.get(n.id, n.id))] for n in known.taxonomy.leaves}
+        closed, out = self._is_closed(known), np.zeros((len(verdicts), len(classes)))
+        for row, verdict in zip(out, verdicts, strict=True):
+            scores = self._scores(verdict)
+            if scores is None:
+                row[:] = np.nan
+                continue
+            if scores.kind != "full":
+                raise EngineUnsupported(f"this engine gives scores of kind {scores.kind!r} only")
+            for id_, p in scores.p.items():
+                row[column[id_]] = p
+            if not closed:
+                row[at[NONE]] = scores.p_none
+        return out / out.sum(axis=1, keepdims=True) if closed else out
+
+    def _scores(self, verdict: Verdict) -> Any:
+        if verdict.scores is None and self.on_error == "raise":
+            raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
+        return verdict.scores
+
+    def _calibrated(
+        self, verdicts: Sequence[Verdict], y: Iterable[Any], *, path: str | Path, **how: Any
+    ) -> Calibration:
+        """Fit a calibration on what was answered, and use it from here on."""
+        from llmcat.calibration import bound_of, distinct, fit
+
+        known, session = self._learnt(), self._open.session
+        taxonomy = known.taxonomy
+        gold = [taxonomy.resolve(str(label)) or (NONE if label == NONE else "") for label in y]
+        if "" in gold:
+            raise InputError("a label is not in the taxonomy")
+        if len(verdicts) != len(gold):
+            raise InputError(f"{len(verdicts)} items and {len(gold)} labels")
+        pool = session.task.pool
+        shown = frozenset(i.content for i in pool.items) if pool is not None else frozenset()
+        rows = [i for i in distinct([v.item.content for v in verdicts], shown)
+                if self._scores(verdicts[i]) is not None]  # fmt: skip
+        found = [self._scores(verdicts[i]) for i in rows]
+        if any(s.kind == "label_only" for s in found):
+            raise EngineUnsupported("a calibration needs probabilities, these answers have none")
+        ids = [*(n.id for n in taxonomy.leaves), NONE]
+        made = fit(
+            np.array([[*(s.p.get(i, 0.0) for i in ids[:-1]), s.p_none or 0.0] for s in found]),
+            np.array([s.kind == "full" for s in found]),
+            ids,
+            [gold[i] for i in rows],
+            [(s.label, s.confidence or 0.0) for s in found],
+            taxonomy,
+            bound=bound_of(session.identity()),
+            mass=None,
+            version=llmcat.__version__,
+            fields=sorted({name for i in rows for name in verdicts[i].item.fields}),
+            **how,
+        )
+        if path:
+            made.save(Path(path))
+        self._known = replace(known, calibration=made)
+        self._open.session = replace(session, judge=self._judge(made, session))
+        return made
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar in a terminal or a notebook; gives what moves it on by one."""
+    if not shown:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("classifying", total=total)
+        yield lambda: bar.advance(task)
+
+
+def taxonomy_of(labels: Labels) -> Taxonomy:
+    """Return the categories that labels name. Raises `BadTaxonomy` or `BadConfig`."""
+    if isinstance(labels, Taxonomy):
+        return labels
+    if isinstance(labels, str | Path):
+        return Taxonomy.load(labels)
+    if isinstance(labels, Mapping):
+        labels = [{"id": k, "name": k, "description": v} for k, v in labels.items()]
+    every = list(labels)
+    rows = [dict(row) for row in every if isinstance(row, Mapping)]
+    if not rows:
+        return Taxonomy.from_labels([str(name) if name is not None else "" for name in every])
+    if len(rows) < len(every):
+        raise BadConfig("labels are names or mappings, not both")
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return Taxonomy.parse(text, suffix=".jsonl", source="labels")
+
+
+def values_of(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
+    """Return plain values: the rows of a DataFrame as mappings, the rest as it is."""
+    import pandas as pd
+
+    if isinstance(items, pd.DataFrame):
+        return items.to_dict("records"), columns
+    if isinstance(items, str | Mapping):
+        raise BadConfig("items is a single one", hint="give a list: [item]")
+    return list(items), columns
+
+
+def _plain(label: Any) -> Any:
+    """Return a label as `tolist` gives it."""
+    return label.item() if isinstance(label, np.generic) else label
