@@ -235,6 +235,7 @@ async def main() -> None:
 def keep(text: str, args: argparse.Namespace) -> None:
     """Write the table down with what made it."""
     flags = f"--sets {args.sets} --items {args.items}"
+    flags += f" --only '{args.only}'" if args.only != ",".join(WORDINGS) else ""
     head = f"# Wordings read by {args.model.name}: development parts\n\n"
     head += f"    python eval/wording.py {args.model.name} --data FOLDER {flags}\n\n"
     head += f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} CPU cores, "

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
 from llmcat.classify import classify
 from llmcat.config import load
-from llmcat.engines import Engine, Served, completions
+from llmcat.engines import Engine, Served, completions, transformers_local
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.registry import open_engine
 from llmcat.engines.transformers_local import TransformersLocal
@@ -890,3 +891,19 @@ def test_an_image_for_a_model_that_sees_none(server: str, tmp_path: Any) -> None
     assert found[1]["decision"] != "error"
     with pytest.raises(EngineUnsupported, match="no images"):
         asyncio.run(run.classify_file(config.model_copy(update={"engine": "fake"})))
+
+
+@pytest.mark.parametrize(("slow", "dtype"), [(True, "float32"), (False, "bfloat16")])
+def test_bfloat16_is_not_worked_out_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: bool, dtype: str
+) -> None:
+    """A processor without its instructions reads in float32; one that has them as the model is."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers_local, "lacks_bf16", lambda _: slow)
+    for chosen, found in (("", dtype), ("float16", "float16")):
+        engine = TransformersLocal(str(tmp_path), device="cpu", dtype=chosen)
+        assert asyncio.run(engine.open()).facts["dtype"] == found

@@ -24,6 +24,7 @@ from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import BadConfig, EngineRefused, EngineUnsupported
+from llmcat.hardware import cpuinfo, lacks_bf16
 from llmcat.records import Answer, Ask, Message, Read, Usage
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ _PREFIXES = 8
 class TransformersLocal:
     """`model` is a folder or a name on the model hub; `device` is empty for the best there is.
 
-    `batch`: conversations computed at once. `dtype` as in torch, empty for the model's own.
+    `batch`: conversations computed at once. `dtype` as in torch, empty for the model's own, but for
+    float32 where a processor has no instructions for bfloat16.
     """
 
     model: str
@@ -79,6 +81,9 @@ class TransformersLocal:
             dtype = getattr(torch, self.dtype) if self.dtype else "auto"
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
             net = transformers.AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype)
+            slow = self.device == "cpu" and lacks_bf16(cpuinfo())
+            if slow and not self.dtype and net.dtype == torch.bfloat16:
+                net = net.float()
             self._net = net
             self._net.to(self.device).eval()
         except (OSError, ValueError, AttributeError, RuntimeError) as exc:

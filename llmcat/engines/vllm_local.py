@@ -21,6 +21,7 @@ from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches, spare
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported
+from llmcat.hardware import cpuinfo, lacks_bf16
 from llmcat.records import Answer, Ask, Message, Usage
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class VllmLocal:
     """`model` is a folder or a name on the model hub. `batch`: asks given to vLLM at once.
 
     `max_model_len`, `memory` (the share of a GPU's memory) and `dtype` are vLLM's own; 0 and the
-    empty string leave them to it.
+    empty string leave them to it, but for float32 where a CPU has no instructions for bfloat16.
     """
 
     model: str
@@ -80,8 +81,8 @@ class VllmLocal:
         extra: dict[str, Any] = {"block_size": 32} if cpu else {}
         if self.max_model_len:
             extra["max_model_len"] = self.max_model_len
-        if self.dtype:
-            extra["dtype"] = self.dtype
+        if self.dtype or (cpu and lacks_bf16(cpuinfo())):
+            extra["dtype"] = self.dtype or "float32"
         if self.memory:
             extra["gpu_memory_utilization"] = self.memory
         try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REFERENCE", "learnt_pool", "out_of_fold", "reference_items", "retriever_of", "wanted"]
 
-REFERENCE = 32
+REFERENCE = 64
 """Items that show what places the reader prefers."""
 
 
