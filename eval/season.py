@@ -217,7 +217,7 @@ class Season:
             novelty=student.novelty, most=most, store=self.store,
             origin={"model": "model", "prompt": "", "taxonomy": ""},
         )  # fmt: skip
-        router.choose(items)
+        router = router.choosing(items)
         plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1])
         given: list[tuple[str, float | None]] = []
         verdicts = []

@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -204,11 +205,49 @@ def standings(
 
 
 @dataclass
+class Counts:
+    """Who decided how often in a run. `failed`: batches that the primary could not answer."""
+
+    decided: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    degraded: int = 0
+    failed: int = 0
+
+    def add(self, sources: Mapping[str, Any]) -> None:
+        """Count a decision by what its sources said."""
+        self.decided[sources["by"]] += 1
+        self.asked += "model" in sources
+        self.degraded += sources["degraded"]
+
+    def told(self) -> list[str]:
+        """Say who decided."""
+        total = self.decided.total()
+        if not total:
+            return []
+        by = ", ".join(f"{name} {n:,}" for name, n in self.decided.most_common())
+        said = [f"asked the model about {self.asked:,} of {total:,} ({self.asked / total:.1%}); "
+                f"decided by {by}"]  # fmt: skip
+        if self.degraded:
+            said.append(
+                f"WARNING: {self.degraded:,} rows are degraded, the model was away: "
+                "--redo degraded asks again"
+            )
+        if self.failed:
+            said.append(f"WARNING: the primary could not answer {self.failed:,} batches")
+        return said
+
+
+@dataclass(frozen=True)
 class Router:
     """Sends each item to the primary or the model, and puts together what they say.
 
     `warm`: the categories that the primary decides. `line`: see `line_of`. `most`: how many texts
-    the model is asked about at most, None for no bound.
+    the model is asked about at most, None for no bound; `chosen`: which these are, by the store's
+    keys. `bound`: the bounds as they were asked for, empty for none. `origin`: what labels in the
+    store are to say of model, prompt and taxonomy.
+
+    Nothing of an item is kept here: what is known of it travels with it, so any number of callers
+    can use one router at once. `counts` alone goes on, for whoever wants to tell.
     """
 
     taxonomy: Taxonomy
@@ -219,32 +258,39 @@ class Router:
     policy: Policy = Policy()
     novelty: Novelty | None = None
     most: int | None = None
+    chosen: frozenset[str] | None = None
     bound: str = ""
-    """The bounds as they were asked for, empty for none."""
-    failed: int = 0
-    """Batches that the primary could not answer."""
-    decided: Counter[str] = field(default_factory=Counter)
-    asked: int = 0
-    degraded: int = 0
     store: LabelStore | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
-    """What labels in the store are to say of model, prompt and taxonomy."""
     keep_text: bool = False
-    _outlooks: dict[int, Outlook] = field(default_factory=dict, repr=False)
-    _chosen: set[str] | None = field(default=None, repr=False)
+    counts: Counts = field(default_factory=Counts, compare=False)
 
-    def __post_init__(self) -> None:
-        """Look up columns, and the vectors of all names."""
-        labels = self.placed.labels
-        self._columns = [i for i, label in enumerate(labels) if label != NONE]
-        self.named = tuple(labels[i] for i in self._columns)
-        self._is_warm = np.array([label in self.warm for label in self.named])
-        self.unnamed = tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
-        if self.novelty is not None:
-            represent = self.novelty.represent
-            names = [name_of(id_, self.taxonomy) for id_ in self.unnamed]
-            self._unnamed = represent(names or [""])[: len(names)]
-            self._named = represent([name_of(id_, self.taxonomy) for id_ in self.named])
+    @cached_property
+    def named(self) -> tuple[str, ...]:
+        """The categories that the primary can name, in the order of its columns."""
+        return tuple(self.placed.labels[i] for i in self._columns)
+
+    @cached_property
+    def unnamed(self) -> tuple[str, ...]:
+        """The categories that it cannot name."""
+        return tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
+
+    @cached_property
+    def _columns(self) -> list[int]:
+        return [i for i, label in enumerate(self.placed.labels) if label != NONE]
+
+    @cached_property
+    def _is_warm(self) -> Array:
+        return np.array([label in self.warm for label in self.named])
+
+    @cached_property
+    def _names(self) -> tuple[Any, Any]:
+        """The vectors of the names that the primary cannot say, and of those it can."""
+        assert self.novelty is not None  # noqa: S101  asked for where something is compared
+        represent = self.novelty.represent
+        names = [name_of(id_, self.taxonomy) for id_ in self.unnamed]
+        named = represent([name_of(id_, self.taxonomy) for id_ in self.named])
+        return represent(names or [""])[: len(names)], named
 
     @property
     def key(self) -> str:
@@ -261,15 +307,16 @@ class Router:
     # -- before the model is asked ----------------------------------------------------------------
 
     def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass items on, each looked at before it is; the primary sees them in batches."""
+        """Pass items on, each with what is known of it; the primary sees them in batches."""
         for batch in _batches(items):
-            usable = [item for item in batch if item.error is None]
-            rows = (item.row for item in usable)
-            self._outlooks.update(zip(rows, self.outlooks(usable), strict=True))
-            yield from batch
+            known = iter(self.outlooks([item for item in batch if item.error is None]))
+            for item in batch:
+                yield item if item.error is not None else replace(item, known=next(known))
 
-    def choose(self, items: Iterable[Item]) -> None:
-        """Choose the texts whose asking brings most, `most` of them; each counts once.
+    def choosing(self, items: Iterable[Item]) -> Router:
+        """Return the router that asks about the texts whose asking brings most, `most` of them.
+
+        Each counts once.
 
         Also among those that would not be asked about without a bound.
         """
@@ -285,7 +332,7 @@ class Router:
                 heapq.heappush(best, (outlook.gain, -item.row, key))
                 if len(best) > self.most:
                     held.discard(heapq.heappop(best)[2])
-        self._chosen = held
+        return replace(self, chosen=frozenset(held))
 
     @property
     def by(self) -> str:
@@ -294,7 +341,7 @@ class Router:
 
     def would_ask(self, item: Item) -> bool:
         """Tell whether a text is among the chosen ones."""
-        return self._chosen is not None and key_of(item.content) in self._chosen
+        return self.chosen is not None and key_of(item.content) in self.chosen
 
     def outlooks(self, items: Sequence[Item]) -> list[Outlook]:
         """Look at items: what the primary says of them, and how new they look."""
@@ -304,7 +351,7 @@ class Router:
         try:
             p = self.placed.probabilities(texts)
         except EngineError as exc:
-            self.failed += 1
+            self.counts.failed += 1
             why = f"the primary is away: {exc}"
             return [Outlook({}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
         p_none = 1.0 - p[:, self._columns].sum(axis=1)
@@ -314,7 +361,7 @@ class Router:
         unlike, chance = np.zeros(n), np.zeros(n)
         nearest = np.zeros((n, 0), dtype=int)
         if self.novelty is not None:
-            looked = self.novelty.look(texts, sure, self._unnamed, self._named)
+            looked = self.novelty.look(texts, sure, *self._names)
             unlike, nearest, chance = looked.unlike, looked.nearest, looked.chance
         novelty = 1.0 - (1.0 - chance) * (1.0 - np.clip(p_none, 0.0, 1.0))
         cold = 1.0 - (1.0 - novelty) * p[:, self._is_warm].sum(axis=1)
@@ -353,11 +400,8 @@ class Router:
     def keep(self, verdicts: Sequence[Verdict]) -> None:
         """Count who decided, and put what each source said into the store."""
         for verdict in verdicts:
-            self._outlooks.pop(verdict.item.row, None)  # of a duplicate, say: it took no walk
-            if verdict.scores is not None and (said := verdict.scores.sources) is not None:
-                self.decided[said["by"]] += 1
-                self.asked += "model" in said
-                self.degraded += said["degraded"]
+            if verdict.scores is not None and verdict.scores.sources is not None:
+                self.counts.add(verdict.scores.sources)
         if self.store is None:
             return
         labels: list[Label] = []
@@ -371,23 +415,6 @@ class Router:
                 texts[words[0].key] = verdict.item.fields
         self.store.add(labels, texts=texts, opinions=opinions, primary=self.placed.key)
 
-    def told(self) -> list[str]:
-        """Say who decided."""
-        total = self.decided.total()
-        if not total:
-            return []
-        by = ", ".join(f"{name} {n:,}" for name, n in self.decided.most_common())
-        said = [f"asked the model about {self.asked:,} of {total:,} ({self.asked / total:.1%}); "
-                f"decided by {by}"]  # fmt: skip
-        if self.degraded:
-            said.append(
-                f"WARNING: {self.degraded:,} rows are degraded, the model was away: "
-                "--redo degraded asks again"
-            )
-        if self.failed:
-            said.append(f"WARNING: the primary could not answer {self.failed:,} batches")
-        return said
-
     # -- the walk ---------------------------------------------------------------------------------
 
     def walk(self, plan: Plan, item: Item) -> Walk:
@@ -395,11 +422,11 @@ class Router:
 
         Raises nothing: an error of the engine ends it with the primary's answer.
         """
-        outlook = self._outlooks.pop(item.row, None) or self.outlooks([item])[0]
-        if self._chosen is not None and outlook.p and not self.would_ask(item):
+        outlook = item.known if isinstance(item.known, Outlook) else self.outlooks([item])[0]
+        if self.chosen is not None and outlook.p and not self.would_ask(item):
             why = f"{outlook.why}; not asked: the bound is reached" if outlook.why else SURE
             return self._alone(outlook, why)
-        if self._chosen is None and not outlook.why:
+        if self.chosen is None and not outlook.why:
             return self._alone(outlook, SURE)
         if not outlook.why:
             outlook = replace(outlook, why=f"worth an ask: {outlook.gain:+.2f} right answers")
@@ -568,23 +595,24 @@ class FallbackJudge:
     @classmethod
     def of(
         cls,
-        router: Router,
+        named: Iterable[str],
         first: Line,
         opinions: Iterable[Opinion],
         *,
         precision: float,
         risk: float,
-    ) -> FallbackJudge:
+    ) -> tuple[FallbackJudge, Mixture | None]:
         """Draw the line of what the model had a say in, by checked opinions.
 
-        The router gets the mixture that the line is drawn for: fitted on half of them only.
+        Also returns the mixture that the line is drawn for, fitted on half of them only; None where
+        they are too few. `named` are the categories that the primary can name.
         """
-        pairs = list(_usable(opinions, frozenset(router.named)))
-        line = math.inf
+        pairs = list(_usable(opinions, frozenset(named)))
+        line, made = math.inf, None
         if len(pairs) >= LEAST_CHECKS:
             fit, other = pairs[::2], pairs[1::2]
             options: dict[str, Any] = {"precision": precision, "risk": risk}
-            made = router.mixture = mixture.fit(fit)
+            made = mixture.fit(fit)
             tried = gate.sequence(*_results(made, fit), gating=len(other), **options)
             line = gate.choose(*_results(made, other), tried, **options).threshold
         mixed = (
@@ -592,7 +620,7 @@ class FallbackJudge:
             if math.isfinite(line)
             else f"what the model had a say in is to review: {len(pairs):,} checks prove no line"
         )
-        return cls(True, first.proved, line, (first.promise, mixed))
+        return cls(True, first.proved, line, (first.promise, mixed)), made
 
     @property
     def key(self) -> str:

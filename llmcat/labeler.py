@@ -26,7 +26,8 @@ from llmcat import config as configuration
 from llmcat import fallback, novelty, run
 from llmcat.aio import LoopThread
 from llmcat.classifier import rows_for
-from llmcat.classify import Tally, classify
+from llmcat.classify import Tally
+from llmcat.decode import Plain
 from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
@@ -164,12 +165,18 @@ def open_route(
     warm = frozenset(id_ for id_, one in stands.items() if one.decides)
     line = fallback.line_of(known.held, policy)
     opinions = store.opinions() if store else []
+    judge, lined = FallbackJudge(), None
+    if config.accept_precision:
+        named = [label for label in placed.labels if label != NONE]
+        judge, lined = FallbackJudge.of(
+            named, line, opinions, precision=policy.precision, risk=policy.risk
+        )
     router = Router(
         taxonomy,
         placed,
         warm,
         line.threshold,
-        mixture=fallback.fitted(opinions, placed.labels),
+        mixture=lined or fallback.fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
         most=config.max_asks or None,
@@ -177,11 +184,6 @@ def open_route(
         store=store,
         keep_text=config.keep_text,
     )
-    judge = FallbackJudge()
-    if config.accept_precision:
-        judge = FallbackJudge.of(
-            router, line, opinions, precision=policy.precision, risk=policy.risk
-        )
     states = Counter(one.state for one in stands.values())
     remarks = [
         "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
@@ -213,12 +215,12 @@ async def open_session(
         route=opened.route,
         judge=opened.judge,
     )
-    opened.route.origin = {
+    origin = {
         "model": session.served.model,
         "prompt": session.task.prompt.ref,
         "taxonomy": taxonomy.digest,
     }
-    return session
+    return replace(session, route=replace(opened.route, origin=origin))
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -250,18 +252,24 @@ def _check_twice(config: RunConfig) -> None:
 
 def opener(opened: Opened) -> run.Opener:
     """Return what opens a session whose items are routed, and chooses what to ask about."""
-    route = opened.route
 
     async def open_(config: RunConfig) -> Session:
         _check_twice(config)
-        session = await open_session(config, opened, route.taxonomy)
+        session = await open_session(config, opened, opened.route.taxonomy)
+        route = routed(session)
         if config.max_cost:
-            route.most = await _affordable(config, session, opened)
+            route = replace(route, most=await _affordable(config, session))
         if route.most is not None:
-            await asyncio.to_thread(route.choose, _items(config))
-        return session
+            route = await asyncio.to_thread(route.choosing, _items(config))
+        return replace(session, route=route)
 
     return open_
+
+
+def routed(session: Session) -> Router:
+    """Return a session's router."""
+    assert isinstance(session.route, Router)  # noqa: S101  it was opened here
+    return session.route
 
 
 def _items(config: RunConfig) -> Iterable[Item]:
@@ -271,24 +279,20 @@ def _items(config: RunConfig) -> Iterable[Item]:
     return islice(usable, config.limit or None)
 
 
-async def _affordable(config: RunConfig, session: Session, opened: Opened) -> int:
+async def _affordable(config: RunConfig, session: Session) -> int:
     """Return how many texts can be asked about for the money, by what the first few cost."""
-    route = opened.route
     if not (config.price_per_hour or session.engine.capabilities.cost):
         raise BadConfig("--max-cost needs a price", hint="--price-per-hour of the server")
-    bound = route.most
-    route.most = min(PILOT, bound or PILOT)
-    await asyncio.to_thread(route.choose, _items(config))
-    few = [item for item in _items(config) if route.would_ask(item)][: route.most]
+    bound = routed(session).most
+    pilot = replace(routed(session), most=min(PILOT, bound or PILOT))
+    pilot = await asyncio.to_thread(pilot.choosing, _items(config))
+    few = list(islice((item for item in _items(config) if pilot.would_ask(item)), pilot.most))
     if not few:
-        route.most = bound
         return bound or 0
     tally = Tally()
     began = asyncio.get_running_loop().time()
-    async for _ in classify(
-        route.ahead(few), session.task, session.engine, memory=PlainMemory(), walks=session.walks,
-        tally=tally,
-    ):  # fmt: skip
+    trial = replace(session, route=pilot, judge=Plain())
+    async for _ in trial.classify(few, memory=PlainMemory(), tally=tally):
         pass
     seconds = asyncio.get_running_loop().time() - began
     spent = config.price_per_hour * seconds / 3600 + tally.usage.cost
@@ -330,17 +334,8 @@ async def _redo(
     try:
         every = run.items_of(config, taxonomy, memory, summary)
         items = (item for item in every if item.row in again)
-        async for verdict in classify(
-            opened.route.ahead(items),
-            session.task,
-            session.engine,
-            memory=memory,
-            judge=session.judge,
-            walks=session.walks,
-            stop=stop,
-            slow=True,
-        ):
-            opened.route.keep([verdict])
+        async for verdict in session.classify(items, memory=memory, stop=stop):
+            routed(session).keep([verdict])
             fresh[verdict.item.row] = row_of(verdict, taxonomy)
     finally:
         memory.close()
@@ -540,10 +535,8 @@ class FallbackLabeler:
             known=self._known,
         )  # fmt: skip
         if self._session is not None:
-            self._opened.route.origin = self._session.route.origin  # type: ignore[union-attr]
-            self._session = replace(
-                self._session, route=self._opened.route, judge=self._opened.judge
-            )
+            route = replace(self._opened.route, origin=routed(self._session).origin)
+            self._session = replace(self._session, route=route, judge=self._opened.judge)
 
     @property
     def classes_(self) -> np.ndarray[Any, Any]:
@@ -571,22 +564,12 @@ class FallbackLabeler:
             tolerant = Tolerant(self._engine or engine_of(self._settings))
             session = await open_session(self._settings, self._opened, self.taxonomy, tolerant)
             self._session = session
-        route = self._opened.route
         found = [with_gold(i, self.taxonomy) for i in to_items(values, columns=columns)]
+        route = routed(session)
         if route.most is not None:
-            route.choose([item for item in found if item.error is None])
-        verdicts = [
-            verdict
-            async for verdict in classify(
-                route.ahead(found),
-                session.task,
-                session.engine,
-                memory=PlainMemory(),
-                judge=session.judge,
-                walks=session.walks,
-                slow=True,
-            )
-        ]
+            route = route.choosing([item for item in found if item.error is None])
+        here = replace(session, route=route)
+        verdicts = [verdict async for verdict in here.classify(found, memory=PlainMemory())]
         route.keep(verdicts)
         return verdicts
 

@@ -164,7 +164,7 @@ def run_fallback(
                 )
             )
     if not quiet:
-        for line in opened.route.told():
+        for line in opened.route.counts.told():
             print(line, file=sys.stderr)
     return _closed(summary, "fallback", command, quiet=quiet)
 

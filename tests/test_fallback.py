@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from conftest import Ran, read_rows
 
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
+from llmcat.config import load as settings
 from llmcat.engines import Served
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
@@ -27,15 +30,18 @@ from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineDown, JournalError
 from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
-from llmcat.labeler import FallbackLabeler
+from llmcat.labeler import FallbackLabeler, background, open_route, open_session
 from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
+from llmcat.memory import PlainMemory
 from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
+from llmcat.readers import Columns, to_items
 from llmcat.records import Ask, Item, Prefix
 from llmcat.student import Student
 from llmcat.students.registry import load, make
 from llmcat.taxonomy import Taxonomy
 from llmcat.training import Corpus, Example, Recipe, train
+from llmcat.writers import row_of
 
 Cli = Callable[..., Ran]
 Array = np.ndarray[Any, Any]
@@ -393,6 +399,46 @@ def test_any_classifier_of_scikit_learns_kind_is_a_primary() -> None:
         row = labeler.classify(["sneaker sandal model 3"])[0]
     assert row["label"] == "shoes"
     assert row["by"] in {"primary", "both"}
+
+
+def test_callers_at_once_get_what_each_gets_alone(tmp_path: Path) -> None:
+    """Four threads, and two loops on one router: rows begin at 0 for each, none takes another's."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = titles(WARM, 30)
+    texts, gold = [row["title"] for row in rows], [row["label"] for row in rows]
+    primary = make_pipeline(TfidfVectorizer(), LogisticRegression(C=30)).fit(texts, gold)
+    every = [f"{row['title']} {i}" for i, row in enumerate(titles(tuple(WORDS), 200))][:1000]
+    parts = [every[k::4] for k in range(4)]
+    options: dict[str, Any] = {"known": (texts, gold), "engine": "fake"}
+    keys = ("label", "confidence", "by", "why")
+
+    def told(labeler: FallbackLabeler, part: list[str]) -> list[tuple[Any, ...]]:
+        return [tuple(row[key] for key in keys) for row in labeler.classify(part)]
+
+    with FallbackLabeler(primary, list(WORDS), **options) as labeler:
+        alone = [told(labeler, part) for part in parts]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(partial(told, labeler), parts)) == alone
+    assert len({row[2] for part in alone for row in part}) > 1
+
+    config = settings(engine="fake", labels=",".join(WORDS))
+    taxonomy = Taxonomy.from_labels(WORDS)
+    known = background(texts, gold, Placed.of(primary, taxonomy), taxonomy,
+                       features="tfidf", seed=0)  # fmt: skip
+    opened = open_route(config, taxonomy, primary=primary, known=known)
+
+    async def loop(part: list[str]) -> list[tuple[Any, ...]]:
+        session = await open_session(config, opened, taxonomy)
+        found = to_items(part, columns=Columns())
+        said = [v async for v in session.classify(found, memory=PlainMemory(), window=3)]
+        out = [row_of(v, taxonomy) for v in said]
+        return [tuple(row[key] for key in keys) for row in out]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda part: asyncio.run(loop(part)), parts)) == alone
 
 
 def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
