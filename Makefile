@@ -20,7 +20,7 @@ demo: $(VENV)/.server
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
 test: $(VENV)/.learn
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # A real instruct model from wheels (NAME=smollm2 or qwen-coder), served by vLLM and measured on the
 # shipped examples, with ARGS="--data FOLDER" on public sets too (see eval/README.md).

@@ -24,6 +24,8 @@ from aiohttp import web
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+ASK_FOR_IT = {"test_engines", "test_demo_model"}
+"""Files whose fixtures take the server where a test's parameters want it."""
 SERVERS = {"LLMCAT_VLLM_URL", "LLMCAT_LLAMACPP_URL", "LLMCAT_REAL_MODEL"}
 DEMO_MODEL = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
 
@@ -35,8 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        # In two processes: what needs the server in the one that starts it, a file's rest together.
+        group = item.path.stem
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
+            group = "server"
+        elif group in ASK_FOR_IT:
+            group = "server"
+        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="minutes, not seconds: run with --slow"))
 

@@ -309,15 +309,38 @@ def test_several_students_are_one(tmp_path: Path, llmcat: Cli, kind: str) -> Non
     assert np.allclose(again.predict_proba(texts), made.predict_proba(texts))
 
 
-def test_redacted_items_reach_neither_output_nor_store(tmp_path: Path, llmcat: Cli) -> None:
-    """The mask is applied where items are read."""
-    items = write(tmp_path / "i.jsonl", [{"title": "boot for jane@example.org"}])
-    done = llmcat(
-        "classify", "--file", items, "--labels", LABELS, "--engine", "fake", "--redact", "all",
-        "--limit", "1", "--preview",
-    )  # fmt: skip
-    assert "[EMAIL]" in done.out + done.err
-    assert "jane@" not in done.out + done.err
+def test_redacted_items_reach_neither_output_nor_store(
+    student: Path, tmp_path: Path, llmcat: Cli
+) -> None:
+    """The mask is applied where items are read: no file that a run leaves holds the address."""
+    private = tmp_path / "private"
+    private.mkdir()
+    items = write(
+        private / "items.jsonl",
+        [{"title": f"boot for jane@example.org no. {i}", "label": "shoes"} for i in range(8)],
+    )
+    common = ("--file", items, "--labels", LABELS, "--engine", "fake", "--redact", "all")
+    for name, *flags in (
+        ("classify", "--limit", "1", "--preview"),
+        ("classify", "--out", "out.jsonl"),
+        ("classify", "--out", "out.csv", "--sources", "lexical"),
+        ("eval", "--out", "run"),
+        ("fallback", "--primary", student, "--out", "fb.jsonl", "--keep-text"),
+    ):
+        done = llmcat(name, *common, *flags)
+        assert done.code == 0, done.err
+        assert "jane@" not in done.out + done.err
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and private not in path.parents]
+    assert {
+        "out.jsonl",
+        "out.csv",
+        "fb.jsonl",
+        "report.html",
+        "labels.sqlite",
+        "answers.sqlite",
+    } <= {path.name for path in left}
+    assert not [path for path in left if b"jane@" in path.read_bytes()]
+    assert b"[EMAIL]" in (tmp_path / "labels.sqlite").read_bytes()
 
 
 def test_cold_items_go_to_the_model_and_known_ones_do_not(
