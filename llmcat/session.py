@@ -286,17 +286,19 @@ class Session:
         if (known := learnt.get("reader")) is not None:
             evidence = replace(evidence, first=Weights(weights=known["chosen_by"]))
             prior = known["place_prior"]
-        measured = await self._place_prior(evidence) if prior is None else _array(prior)
+        measured = await self._place_prior(evidence, judged) if prior is None else _array(prior)
         return replace(self, evidence=replace(evidence, prior=measured))
 
-    async def _place_prior(self, evidence: Evidence) -> np.ndarray[Any, Any] | None:
+    async def _place_prior(
+        self, evidence: Evidence, judged: Sequence[Item]
+    ) -> np.ndarray[Any, Any] | None:
         """Ask about the reference items, and return what the reader says by place.
 
         None where it gives no probabilities, or too few answers. Raises the engine's error.
         """
         readings: list[np.ndarray[Any, Any]] = []
         items = await asyncio.to_thread(
-            lambda: list(evidence.ahead(assemble.reference_items(self.config)))
+            lambda: list(evidence.ahead(assemble.reference_items(self.config, judged)))
         )
         verdicts = classify(
             items,

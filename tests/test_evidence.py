@@ -13,17 +13,19 @@ from conftest import EXAMPLES, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcat import config
 from llmcat.adds import added
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig
-from llmcat.evidence import none_rule, place_prior
+from llmcat.evidence import assemble, none_rule, place_prior
 from llmcat.evidence.artifact import Artifact, Part
 from llmcat.evidence.escalation import Escalation, sure_line
 from llmcat.evidence.gather import Asked, Evidence, Gathered, reading
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import READER, Heard, Pool, fit, spread
 from llmcat.evidence.posterior import Columns, Posterior, best_of
+from llmcat.readers import ItemReader
 from llmcat.records import NONE, Item, Menu, Scores
 from llmcat.retrieval.scorers import Retriever, Signals
 from llmcat.taxonomy import Taxonomy
@@ -493,3 +495,18 @@ def test_what_is_sent_buys_accuracy_where_retrieval_is_least_sure() -> None:
     found = added(rows, tokens=75)
     assert found is not None
     assert found["curve"][-1] == (0.75, 0.75)
+
+
+def test_no_item_that_is_judged_shows_which_places_are_preferred(tmp_path: Path) -> None:
+    """Neither of the shipped examples nor of a file of one's own; what is left is enough."""
+    every = list(ItemReader().read(str(EXAMPLES / "items.jsonl")))
+    plain = assemble.reference_items(config.load(labels="a,b"))
+    assert [i.content for i in plain] == [i.content for i in every[: assemble.REFERENCE]]
+    left = assemble.reference_items(config.load(labels="a,b"), every)
+    assert len(left) == assemble.REFERENCE
+    assert not {i.content for i in left} & {i.content for i in every}
+    (tmp_path / "mine.txt").write_text("red shoes\nhand bags\n")
+    mine = config.load(labels="a,b", reference=str(tmp_path / "mine.txt"))
+    assert len(assemble.reference_items(mine)) == 2
+    (one,) = assemble.reference_items(mine, assemble.reference_items(mine)[:1])
+    assert one.fields["title"] == "hand bags"

@@ -31,6 +31,7 @@ __all__ = ["REFERENCE", "learnt_pool", "out_of_fold", "reference_items", "retrie
 
 REFERENCE = 64
 """Items that show what places the reader prefers."""
+SHIPPED = ("items.jsonl", "pool.jsonl")
 
 
 def wanted(config: RunConfig, *, item_first: bool, whole_menus: bool, reader: bool) -> bool:
@@ -118,15 +119,16 @@ def learnt_pool(
     return replace(made, weights={**made.weights, **reader})
 
 
-def reference_items(config: RunConfig) -> list[Item]:
+def reference_items(config: RunConfig, judged: Sequence[Item] = ()) -> list[Item]:
     """Return the items that show which places the reader prefers.
 
-    Those of `--reference`, else of the shipped examples, whatever the categories are. Raises
-    `InputError`.
+    Those of `--reference`, else of the shipped examples and few-shot pool, whatever the categories
+    are; none that is to be judged. Raises `InputError`.
     """
-    shipped = str(resources.folder("examples") / "items.jsonl")
+    shipped = resources.folder("examples")
+    files = expand(config.reference or "\n".join(str(shipped / name) for name in SHIPPED))
     columns = Columns() if not config.reference else Columns(redact=config.redact)
-    reader = ItemReader(columns=columns)
-    rows = reader.read(*expand(config.reference or shipped))
-    found = [item for item in islice(rows, 4 * REFERENCE) if item.error is None][:REFERENCE]
-    return [replace(item, row=n) for n, item in enumerate(found)]
+    known = {item.content for item in judged}
+    rows = ItemReader(columns=columns).read(*files)
+    usable = (item for item in rows if item.error is None and item.content not in known)
+    return [replace(item, row=n) for n, item in enumerate(islice(usable, REFERENCE))]
