@@ -29,10 +29,10 @@ from sklearn.metrics import roc_auc_score
 
 from llmcat import config
 from llmcat.arms import Arm
-from llmcat.evaluate import Options, evaluate
 from llmcat.evidence import assemble, none_rule, place_prior
 from llmcat.evidence.gather import Gathered
 from llmcat.evidence.pool import DEFAULTS, READER, Pool, fit
+from llmcat.experiment import Options, evaluate
 from llmcat.readers import Columns, to_items
 from llmcat.records import NONE, Item
 from llmcat.retrieval.documents import group_of, in_latin, item_text

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         LlmcatError,
         LlmcatWarning,
     )
+    from llmcat.measuring import ab, evaluate
     from llmcat.taxonomy import Taxonomy
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "RunConfig",
     "Taxonomy",
     "__version__",
+    "ab",
+    "evaluate",
 ]
 
 __version__ = "0.1.0"
@@ -36,6 +39,8 @@ _MODULES = {
     "Classifier": "classifier",
     "RunConfig": "config",
     "Taxonomy": "taxonomy",
+    "ab": "measuring",
+    "evaluate": "measuring",
 }
 
 

@@ -110,7 +110,11 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
         the same index. A bad item gives a row whose decision is `error`.
         """
-        return rows_for(items, self._answers(self._all, items), self.taxonomy)
+        return rows_for(items, self.verdicts(items), self.taxonomy)
+
+    def verdicts(self, items: Items) -> list[Verdict]:
+        """Return what was decided of each item, in order: what rows and arrays are made of."""
+        return self._answers(self._all, items)
 
     def stream(self, items: Items) -> Iterator[Row]:
         """Yield the rows of `classify` as they come."""

@@ -453,7 +453,7 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
 
 def _options(args: argparse.Namespace, command: list[str], question: Any = None) -> Any:
     from llmcat.errors import BadConfig
-    from llmcat.evaluate import Options, read_costs
+    from llmcat.experiment import Options, read_costs
     from llmcat.trial import BLOCK, LEAST_BLOCK
 
     block = getattr(args, "block", None) or BLOCK

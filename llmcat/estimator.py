@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llmcat.calibration import Calibration
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
-    from llmcat.records import Item, Verdict
+    from llmcat.records import Item, Scores, Verdict
 
 __all__ = ["Estimator", "Items", "Labels", "taxonomy_of", "values_of"]
 
@@ -284,21 +284,32 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             del self._open
             await now.session.engine.close()
 
+    def id_of(self, label: Any) -> str | None:
+        """Return the category's id, or `none`, of a label as `y` has it; None if there is none."""
+        known = self._learnt()
+        for id_, given in known.given.items():
+            if given == label:
+                return id_
+        return known.taxonomy.resolve(str(label)) or (NONE if label == NONE else None)
+
+    def label_of(self, scores: Scores) -> str:
+        """Return the id of the category that is answered, or `none`: the next one if `closed`."""
+        if scores.label != NONE or not self._is_closed(self._learnt()):
+            return scores.label
+        if not len(scores.p):
+            raise EngineUnsupported("`none` without probabilities: which label is next?")
+        return max(scores.p, key=lambda id_: float(scores.p[id_]))
+
     def _labels_of(self, verdicts: Sequence[Verdict]) -> Array:
         """Return labels as `classes_` has them, shape `(items,)`."""
-        known = self._learnt()
-        closed, out = self._is_closed(known), list[Any]()
+        given, out = self._learnt().given, list[Any]()
         for verdict in verdicts:
             scores = self._scores(verdict)
-            label = None if scores is None else scores.label
-            if closed and label == NONE:
-                if not len(scores.p):
-                    raise EngineUnsupported("`none` without probabilities: which label is next?")
-                label = max(scores.p, key=lambda id_: float(scores.p[id_]))
-            out.append(known.given.get(label, label) if label is not None else None)
+            label = None if scores is None else self.label_of(scores)
+            out.append(None if label is None else given.get(label, label))
         if None in out:
             return np.array(out, dtype=object)
-        return np.array(out, dtype=None if known.given else str)
+        return np.array(out, dtype=None if given else str)
 
     def _probabilities_of(self, verdicts: Sequence[Verdict]) -> Array:
         """Return probabilities, one column per `classes_`; shape `(items, classes)`."""

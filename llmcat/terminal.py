@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from llmcat.checks.tune import Tuned
     from llmcat.config import RunConfig
     from llmcat.engines import Served
-    from llmcat.evaluate import Options
     from llmcat.evidence.artifact import Artifact
+    from llmcat.experiment import Options
     from llmcat.labeler import Opened
     from llmcat.report import Result
     from llmcat.run import Summary
@@ -326,7 +326,7 @@ def show(path: str, items: str, *, text: str, limit: int, decision: str | None) 
 
 def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, Any]) -> int:
     """Evaluate, print what was found, return the exit code."""
-    from llmcat import evaluate
+    from llmcat import experiment
 
     def say(text: str) -> None:
         if not shown["quiet"]:
@@ -334,7 +334,7 @@ def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, An
 
     with Bar(quiet=shown["quiet"]) as bar:
         folder = _interruptible(
-            lambda stop: evaluate.evaluate(arms, options, watch=bar, stop=stop, say=say)
+            lambda stop: experiment.evaluate(arms, options, watch=bar, stop=stop, say=say)
         )
     if folder is None:
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
@@ -432,7 +432,7 @@ def run_calibrate(
     quiet: bool,
 ) -> int:
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
-    from llmcat import evaluate
+    from llmcat import experiment
     from llmcat.arms import Arm
     from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.evidence.gather import Gathered
@@ -443,7 +443,7 @@ def run_calibrate(
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
     check(wanted, taxonomy)
     arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
-    options = evaluate.Options(command=tuple(command), posteriors=True, kept=kept)
+    options = experiment.Options(command=tuple(command), posteriors=True, kept=kept)
 
     def say(text: str) -> None:
         if not quiet:
@@ -451,7 +451,7 @@ def run_calibrate(
 
     with Bar(quiet=quiet) as bar:
         folder = _interruptible(
-            lambda stop: evaluate.evaluate([arm], options, watch=bar, stop=stop, say=say)
+            lambda stop: experiment.evaluate([arm], options, watch=bar, stop=stop, say=say)
         )
     if folder is None:
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
@@ -459,7 +459,7 @@ def run_calibrate(
         return 130
     if fallen := load(folder)["arms"][SOLO]["collapse"]:
         print(fallen["said"])
-    fitted = evaluate.fit_calibration(
+    fitted = experiment.fit_calibration(
         folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed,
         kept=kept, group=config.group,
     )  # fmt: skip
@@ -672,13 +672,13 @@ def compare_runs(
     folder: str, names: Sequence[str], *, metric: str, out: str, command: Sequence[str]
 ) -> int:
     """Compare arms of two finished runs, and print the result."""
-    from llmcat import evaluate
+    from llmcat import experiment
 
     paths = {}
     for arm, name in zip("ab", names, strict=True):
         wanted, _, of = name.partition(":") if not Path(name).exists() else (name, "", "")
         paths[arm] = (_found(folder, wanted), of)
-    path = evaluate.compare_runs(paths, folder, out=out, metric=metric, command=command)
+    path = experiment.compare_runs(paths, folder, out=out, metric=metric, command=command)
     shown = {"form": "text", "explain": False, "quiet": False, "fail_if_worse": False}
     shown["quiet"] = True
     print_result(path, None, shown)
@@ -688,9 +688,9 @@ def compare_runs(
 
 def export_run(folder: str, name: str, file: str) -> int:
     """Pack a run's folder into a zip file."""
-    from llmcat import evaluate
+    from llmcat import experiment
 
-    packed = evaluate.export_run(_found(folder, name), Path(file))
+    packed = experiment.export_run(_found(folder, name), Path(file))
     print(f"wrote {file}: {', '.join(packed)}")
     return 0
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EXAMPLES
+from conftest import EXAMPLES, Ran, read_rows
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
@@ -20,7 +22,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 
-from llmcat import AsyncClassifier, Classifier, ConstraintIgnored, EngineError, InputError, Taxonomy
+from llmcat import (
+    AsyncClassifier,
+    Classifier,
+    ConstraintIgnored,
+    EngineError,
+    InputError,
+    Taxonomy,
+    ab,
+    evaluate,
+)
 from llmcat.config import RunConfig
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import BadConfig, EngineUnsupported, LlmcatWarning
@@ -368,3 +379,43 @@ def test_the_asynchronous_one_is_the_same() -> None:
     assert rows == LABELS
     assert both == [*LABELS, *LABELS[::-1]]
     assert total == pytest.approx(3.0)
+
+
+def test_evaluate_is_that_of_the_command(llmcat: Callable[..., Ran], tmp_path: Path) -> None:
+    """The same figures from Python; errors count as wrong, unknown labels are named."""
+    shop = EXAMPLES / "taxonomy.yaml"
+    ran = llmcat("eval", "--file", EXAMPLES / "items.jsonl", "--taxonomy", shop,
+                 "--engine", "retriever", "--sources", "lexical", "--out", "run")  # fmt: skip
+    assert ran.code == 0, ran.err
+    told = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    every = read_rows(EXAMPLES / "items.jsonl")
+    with Classifier(shop, engine="retriever", sources="lexical") as clf:
+        found = evaluate(clf, every, [r["label"] for r in every])
+        for name in ("accuracy", "macro_f1", "log_loss", "hierarchical_f1", "none_recall"):
+            assert found["metrics"][name]["value"] == pytest.approx(
+                told["metrics"][name]["value"], abs=1e-6
+            ), name
+        bad = evaluate(clf, ["red shoes", None], ["skincare", "skincare"])
+        assert (bad["n"], bad["errors"]) == (2, {"no answer": 1})
+        with pytest.raises(InputError, match="hats"):
+            evaluate(clf, ["x"], ["hats"])
+
+
+def test_ab_decides_from_python() -> None:
+    """Paired, with the decision of the command; other categories cannot be compared."""
+    items = [{"title": f"{TITLES[i % 3]} {i}", "label": LABELS[i % 3]} for i in range(200)]
+    gold = [item["label"] for item in items]
+
+    def one(accuracy: float) -> Classifier:
+        return Classifier(LABELS, **FAKE, engine_option=f"accuracy={accuracy}")
+
+    a, b = one(0.6), one(0.9)
+    found = ab(a, b, items, gold)
+    assert found["ship"] == "b"
+    assert found["verdict"].startswith("ship b: accuracy +")
+    assert found["versus"][0]["mcnemar"]["only_a"] == 0
+    assert ab(b, a, items, gold)["worse"] == ["b"]
+    with pytest.raises(InputError, match="different categories"):
+        ab(a, Classifier(["x", "y"], **FAKE), items, gold)
+    a.close()
+    b.close()

@@ -14,7 +14,7 @@ from conftest import EXAMPLES, Ran
 
 from llmcat import report
 from llmcat.compare import Rule
-from llmcat.evaluate import finish
+from llmcat.experiment import finish
 from llmcat.judge import Question
 from llmcat.runs import Folder
 

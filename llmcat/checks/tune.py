@@ -28,11 +28,11 @@ from llmcat.arms import arms_of
 from llmcat.classify import Tally
 from llmcat.compare import difference_of_accuracy
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.evaluate import artifact_of
 from llmcat.evidence.artifact import CHOICES
 from llmcat.evidence.gather import Gathered
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import Pool
+from llmcat.experiment import artifact_of
 from llmcat.gold import Labelled, read_labelled
 from llmcat.memory import Forgetful
 from llmcat.metrics import Estimate, accuracy
