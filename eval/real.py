@@ -242,6 +242,9 @@ def line(found: Set, adds: dict[str, Any]) -> str:
 def remarks(found: Set, folder: Path, adds: dict[str, Any]) -> list[str]:
     """Say what a set is there for besides accuracy: parts of it, and `none`."""
     said = [f"- {found.name}: {sentence(adds)}"]
+    curve = adds["curve"][:: max(1, (len(adds["curve"]) - 1) // 5)]
+    steps = ", ".join(f"{100 * right:.1f}" for _, right in curve)
+    said.append(f"  - sent to the model 0, 20, ... 100 %, the least sure first: {steps} % right")
     predicted = rows(folder / "predictions.jsonl")
     labelled = [r for r in predicted if r["gold"] != "none"]
     if len(labelled) < len(predicted):
