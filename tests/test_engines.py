@@ -297,7 +297,7 @@ def test_one_priming_request_per_prefix(proxy: Proxy) -> None:
 
     answers = using(VllmHttp(base_url=proxy.url), work)
     assert most[:2] == [1, 1]
-    assert max(most) > 10
+    assert max(most) > 3
     shares = [a.usage.cached / a.usage.prompt for a in answers[1:]]
     assert min(shares) > 0.9
 
