@@ -27,6 +27,7 @@ import numpy as np
 from llmcat import gate, graduation, mixture
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
+from llmcat.evidence.escalation import Escalation
 from llmcat.labels import Label, key_of
 from llmcat.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
@@ -271,6 +272,11 @@ class Router:
         return tuple(self.placed.labels[i] for i in self._columns)
 
     @cached_property
+    def escalation(self) -> Escalation:
+        """Where the primary is sure enough, no model is asked for want of sureness."""
+        return Escalation(skip=self.line)
+
+    @cached_property
     def unnamed(self) -> tuple[str, ...]:
         """The categories that it cannot name."""
         return tuple(n.id for n in self.taxonomy.leaves if n.id not in self.named)
@@ -387,7 +393,7 @@ class Router:
     ) -> str:
         """Say why the model should be asked, nothing if it need not be."""
         policy, said = self.policy, []
-        if sure < self.line:
+        if self.escalation.needs_reader(sure):
             said.append(f"unsure {sure:.2f} < {self.line:.2f}")
         if self.novelty is not None and unlike > policy.unlike:
             said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
