@@ -53,15 +53,19 @@ class AsyncClassifier(Estimator):
         """Yield a prediction row per item, in order, as they come."""
         async for verdict in self._verdicts(items):
             yield row_of(verdict, self.taxonomy)
-        self._open.warn()
+        self._warn()
 
     async def predict(self, X: Items) -> Array:  # noqa: N803
         """Return labels; shape `(n,)`. Raises `EngineError` as `Classifier.predict` does."""
-        return self._labels_of(await self._all(X))
+        verdicts = await self._all(X)
+        self._warn()
+        return self._labels_of(verdicts)
 
     async def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1."""
-        return self._probabilities_of(await self._whole(X))
+        verdicts = await self._whole(X)
+        self._warn()
+        return self._probabilities_of(verdicts)
 
     async def calibrate(
         self, X: Items, y: Iterable[Any], *, path: str | Path = "", prior: bool = True,  # noqa: N803
@@ -138,10 +142,11 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
                     yield row_of(got, self.taxonomy)
             finally:
                 running.cancel()
+        self._warn()
 
     def explain(self, item: str | Mapping[str, Any]) -> Row:
         """Return an item's row with `evidence`: what was offered, and what each source adds."""
-        (verdict,) = self._answers(self._all, [item])
+        (verdict,) = self.verdicts([item])
         return row_of(verdict, self.taxonomy)
 
     def predict(self, X: Items) -> Array:  # noqa: N803
@@ -151,7 +156,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         `EngineError` if any item could not be answered (unless `on_error="row"`); what the others
         got is kept, and not asked again by the next call.
         """
-        return self._labels_of(self._answers(self._all, X))
+        return self._labels_of(self.verdicts(X))
 
     def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
@@ -196,8 +201,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self, work: Callable[[Items], Coroutine[Any, Any, list[Verdict]]], items: Items
     ) -> list[Verdict]:
         found = self._aio.run(work(items))
-        if hasattr(self, "_open"):
-            self._open.warn()
+        self._warn()
         return found
 
     def close(self) -> None:

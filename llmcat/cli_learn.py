@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcat.files import wrote
 from llmcat.flags import GROUPS, add_settings, flags_of, parser, settings
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     )
     out = Path(config.out or "student")
     check_out(out)
-    wrote = "replaced" if out.exists() else "wrote"
+    done = wrote(out)
     store = LabelStore(Path(config.store), make=False) if with_store else None
     try:
         corpus = training.collect(config, taxonomy, store=store, least=recipe.least)
@@ -221,7 +222,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     if held.gold:
         print(f"out of fold {right:,} of {len(held.gold):,} checked items right "
               f"({right / len(held.gold):.1%}); scaling: {student.manifest.scaling}")  # fmt: skip
-    print(f"{wrote} {out}", file=sys.stderr)
+    print(done, file=sys.stderr)
     return DONE
 
 

@@ -77,7 +77,7 @@ class _Open:
         said = [collapse.sentence()] if collapse is not None else []
         said += evidence.sight.remarks() if evidence is not None else []
         for text in said[self.warned :]:
-            warnings.warn(text.removeprefix("WARNING: "), LlmcatWarning, stacklevel=5)
+            warnings.warn(text.removeprefix("WARNING: "), LlmcatWarning, stacklevel=6)
         self.warned = max(self.warned, len(said))
 
 
@@ -277,6 +277,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
                 hint="classify() gives the confidence of the chosen label",
             )
         return await self._all(items)
+
+    def _warn(self) -> None:
+        """Warn of what makes the answers so far worth little; nothing where none was asked."""
+        now: _Open | None = getattr(self, "_open", None)
+        if now is not None:
+            now.warn()
 
     async def _shut(self) -> None:
         now: _Open | None = getattr(self, "_open", None)

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["connect", "whole"]
+__all__ = ["connect", "whole", "wrote"]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
+
+
+def wrote(path: Path) -> str:
+    """Say that a file or folder is written, before it is: what was there is replaced."""
+    return f"{'replaced' if path.exists() else 'wrote'} {path}"
 
 
 @contextlib.contextmanager

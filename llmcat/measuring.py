@@ -21,7 +21,7 @@ from llmcat.compare import Rule
 from llmcat.errors import InputError
 from llmcat.judge import Question, judge
 from llmcat.scored import ERROR, Labels, Scored, measure
-from llmcat.trial import judged
+from llmcat.trial import judged, nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +41,8 @@ def evaluate(classifier: Classifier, X: Items, y: Iterable[Any]) -> dict[str, An
     answered count as wrong. Raises `InputError` for an unknown label, and any `EngineError`.
     """
     items, gold = _kept(X), list(y)
-    scored, labels = _scored(classifier, items, gold), _labels(classifier)
-    return measure(scored, labels)
+    scored = _scored(classifier, items, gold)
+    return measure(scored, Labels(nodes_of(classifier.taxonomy)))
 
 
 def ab(
@@ -70,17 +70,12 @@ def ab(
     question = Question(metric=metric, rule=Rule(min_effect, non_inferior))
     arms = {"a": _scored(a, items, gold), "b": _scored(b, items, gold)}
     costs = {"a": 1.0, "b": 0.0 if cheaper else 1.0}
-    return judge(arms, _labels(a), question, columns={}, costs=costs)
+    return judge(arms, Labels(nodes_of(a.taxonomy)), question, columns={}, costs=costs)
 
 
 def _kept(items: Items) -> Any:
     """Return items that can be gone through twice; a DataFrame stays one."""
     return items if hasattr(items, "iloc") else list(items)
-
-
-def _labels(classifier: Classifier) -> Labels:
-    nodes = classifier.taxonomy.nodes.values()
-    return Labels({n.id: {"path": n.path, "parent": n.parent, "names": n.names} for n in nodes})
 
 
 def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:

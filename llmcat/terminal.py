@@ -34,6 +34,7 @@ from rich.text import Text
 
 from llmcat import run
 from llmcat.errors import InputError
+from llmcat.files import wrote
 from llmcat.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
 from llmcat.speed import duration
 
@@ -465,7 +466,7 @@ def run_calibrate(
     )  # fmt: skip
     made, found = fitted.calibration, fitted.metrics
     out = Path(config.out or ("artifact.json" if fitted.artifact else "calibration.json"))
-    wrote = _wrote(out)
+    done = wrote(out)
     if fitted.artifact is not None:
         fitted.artifact.save(out)
         print(_weights_line(fitted.artifact))
@@ -494,13 +495,8 @@ def run_calibrate(
                   f"at least {line.bound:.1%}")  # fmt: skip
     if config.sets:
         print(f"sets hold the right label in {config.sets:.0%} on average")
-    print(wrote, file=sys.stderr)
+    print(done, file=sys.stderr)
     return 0
-
-
-def _wrote(out: Path) -> str:
-    """Say that a file is written, before it is: a file that was there is replaced."""
-    return f"{'replaced' if out.exists() else 'wrote'} {out}"
 
 
 def run_tune(
@@ -537,11 +533,11 @@ def run_tune(
     if found.winner.name == tuning.ALONE:
         print("retrieval alone is as good as any model here: use --engine retriever")
     out = Path(config.out or "artifact.json")
-    wrote = _wrote(out)
+    done = wrote(out)
     found.artifact.save(out)
     if "pool" in found.artifact.parts:
         print(_weights_line(found.artifact))
-    print(f"{wrote}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
+    print(f"{done}; in llmcat.toml: artifact = {str(out)!r}; then llmcat calibrate with these "
           "settings draws lines", file=sys.stderr)  # fmt: skip
     return 1 if any(one.fate.startswith("ERROR") for one in found.tried) else 0
 

@@ -443,12 +443,14 @@ def judged(verdict: Verdict) -> dict[str, float | int | None]:
     return {"p_gold": float(f"{p_gold:.9g}"), "p_squares": round(squares, 9), "rank": above + 1}
 
 
-def _write_items(folder: Folder, items: Sequence[Item], taxonomy: Taxonomy) -> None:
+def nodes_of(taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
+    """Return the categories as `labels.json` has them (see `llmcat.scored.Labels`)."""
     nodes = taxonomy.nodes.values()
-    folder.write(
-        "labels.json",
-        {n.id: {"path": n.path, "parent": n.parent, "names": n.names} for n in nodes},
-    )
+    return {n.id: {"path": n.path, "parent": n.parent, "names": n.names} for n in nodes}
+
+
+def _write_items(folder: Folder, items: Sequence[Item], taxonomy: Taxonomy) -> None:
+    folder.write("labels.json", nodes_of(taxonomy))
     try:
         with folder.file("items.jsonl").open("wb") as sink:
             for item in items:

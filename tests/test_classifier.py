@@ -419,3 +419,16 @@ def test_ab_decides_from_python() -> None:
         ab(a, Classifier(["x", "y"], **FAKE), items, gold)
     a.close()
     b.close()
+
+
+def test_no_items_are_no_rows() -> None:
+    """Nothing is opened for them, and nothing is warned of."""
+
+    async def work() -> int:
+        async with AsyncClassifier(LABELS, **FAKE) as clf:
+            assert len(await clf.predict([])) == 0
+            return len([row async for row in clf.classify([])])
+
+    assert asyncio.run(work()) == 0
+    with Classifier(LABELS, **FAKE) as clf:
+        assert list(clf.stream([])) == []
