@@ -89,8 +89,10 @@ def out_of_fold(
     """
     part = pooling.folds_of(groups, seed)
     held = [np.flatnonzero(part == k) for k in range(pooling.FOLDS) if (part == k).any()]
-    said = [retriever.without(np.isin(np.arange(len(items)), rows))([items[i] for i in rows.tolist()])
-            for rows in held]  # fmt: skip
+    said = []
+    for rows in held:
+        rest = retriever.without(np.isin(np.arange(len(items)), rows))
+        said.append(rest([items[i] for i in rows.tolist()]))
     return Signals.stacked(said).some(np.argsort(np.concatenate(held)))
 
 
