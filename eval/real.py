@@ -2,7 +2,7 @@
 """Measure llmcat with a real instruct model, on test parts, beside what costs nothing.
 
     python eval/real.py MODEL [--serve] [--data FOLDER] [--runs FOLDER] [--only SET,...]
-                              [--write NAME]
+                              [--whole] [--write NAME]
 
 MODEL is a folder that eval/real_models.py made. Each set is asked as a new user would ask it, with
 the defaults: of a vLLM server that is started here with --serve, else through the engine
@@ -10,7 +10,8 @@ transformers_local (the same answers, without a server; speed is measured by ben
 Every answer is kept in --runs, so nothing is asked twice. The
 shipped examples are split by a hash of their ids: tuning looks at the other half only. The other
 sets come from --data, prepared folders as eval/sets.py describes; those that are not there are
-left out, and said so. --write keeps the table in eval/results/NAME.md.
+left out, and said so. A sample of each is asked, what a CPU reads in an hour or two; with --whole
+all of it. --write keeps the table in eval/results/NAME.md.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.common import vllm
+from bench.common import gpu, vllm
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from llmcat.adds import sentence
@@ -45,13 +46,13 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class Set:
-    """A labelled set as llmcat reads it. `flags` are given beside the defaults."""
+    """A labelled set as llmcat reads it, and how many of its items are asked where not all are."""
 
     name: str
     items: Rows
     taxonomy: Rows | Path
     examples: Rows = field(default_factory=list)
-    flags: tuple[str, ...] = ()
+    sample: int | None = None
 
 
 def rows(path: Path) -> Rows:
@@ -90,7 +91,7 @@ def shop32(data: Path, part: str = "test") -> Set:
         for row in rows(data / "shop32" / "categories.jsonl")
     ]
     found = some(rows(data / "shop32" / f"{part}.jsonl"), 7)
-    return Set("shop32", found, labels, flags=("--limit", "300"))
+    return Set("shop32", found, labels, sample=300)
 
 
 def banking77(shots: int) -> Callable[[Path], Set]:
@@ -104,21 +105,22 @@ def banking77(shots: int) -> Callable[[Path], Set]:
             if seen.get(row["label"], 0) < shots:
                 seen[row["label"]] = seen.get(row["label"], 0) + 1
                 shown.append(row)
-        found = some(rows(data / "banking77" / "test.jsonl"), 7, 385)
+        found = some(rows(data / "banking77" / "test.jsonl"), 7)
         name = f"banking77, {shots} labelled per class" if shots else "banking77"
-        flags = ("--limit", "250") if shots else ()
-        return Set(name, found, intents(sorted({r["label"] for r in train})), shown, flags)
+        labels = intents(sorted({r["label"] for r in train}))
+        return Set(name, found, labels, shown, sample=250 if shots else 385)
 
     return made
 
 
 def clinc150(data: Path) -> Set:
-    """Return 400 queries of 150 intents and 100 that belong to none."""
+    """Return queries of 150 intents and the 100 that belong to none: 400 of them, or all."""
     names = sorted({row["label"] for row in rows(data / "clinc150" / "train.jsonl.gz")} - {"oos"})
     found = some(rows(data / "clinc150" / "validation.jsonl"), 3)
-    inside = [row for row in found if row["label"] != "oos"][:400]
+    inside = [row for row in found if row["label"] != "oos"]
     outside = [row | {"label": "none"} for row in found if row["label"] == "oos"][:100]
-    return Set("clinc150 with outsiders", some([*inside, *outside], 5), intents(names))
+    asked = [*some([*inside[:400], *outside], 5), *inside[400:]]
+    return Set("clinc150 with outsiders", asked, intents(names), sample=500)
 
 
 def titles_zh(data: Path, part: str = "test", seed: int = 7) -> Set:
@@ -128,10 +130,10 @@ def titles_zh(data: Path, part: str = "test", seed: int = 7) -> Set:
     made = [
         {"id": r["id"], "title": r["title_zh"].rpartition(" > ")[2],
          "label": r["label"].partition(" > ")[0]}
-        for r in some((r for r in found if r["split"] == part), seed, 200)
+        for r in some((r for r in found if r["split"] == part), seed)
     ]  # fmt: skip
     names = sorted({r["label"].partition(" > ")[0] for r in found})
-    return Set("Chinese titles", made, [{"id": n, "name": n} for n in names])
+    return Set("Chinese titles", made, [{"id": n, "name": n} for n in names], sample=200)
 
 
 SETS: dict[str, Callable[[Path], Set]] = {
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--only", default=",".join(SETS))
     parser.add_argument("--serve", action="store_true", help="ask a vLLM server, started here")
+    parser.add_argument("--whole", action="store_true", help="ask about all items, not a sample")
     parser.add_argument("--write", default="")
     args = parser.parse_args()
     engine = ["--engine", "transformers_local", "--model", args.model]
@@ -180,7 +183,7 @@ def measure(args: argparse.Namespace, engine: list[Any]) -> None:
         except FileNotFoundError as exc:
             print(f"{name}: left out, {exc.filename} is not there")
             continue
-        folder = run(found, engine, args.runs)
+        folder = run(found, engine, args.runs, whole=args.whole)
         (arm,) = json.loads((folder / "run.json").read_text())["arms"].values()
         lines.append(line(found, arm["adds"]))
         notes += remarks(found, folder, arm["adds"])
@@ -191,7 +194,7 @@ def measure(args: argparse.Namespace, engine: list[Any]) -> None:
         keep(text, args)
 
 
-def run(found: Set, engine: list[Any], runs: Path) -> Path:
+def run(found: Set, engine: list[Any], runs: Path, *, whole: bool = False) -> Path:
     """Ask about a set as a user would; return the run's folder."""
     here = runs / "sets" / re.sub(r"\W+", "-", found.name)
     here.mkdir(parents=True, exist_ok=True)
@@ -200,7 +203,7 @@ def run(found: Set, engine: list[Any], runs: Path) -> Path:
     if not isinstance(taxonomy, Path):
         write(here / "taxonomy.jsonl", taxonomy)
         taxonomy = here / "taxonomy.jsonl"
-    flags = [*found.flags]
+    flags = [] if whole or not found.sample else ["--limit", str(found.sample)]
     if found.examples:
         write(here / "examples.jsonl", found.examples)
         flags += ["--examples", str(here / "examples.jsonl")]
@@ -271,9 +274,9 @@ def remarks(found: Set, folder: Path, adds: dict[str, Any]) -> list[str]:
 def keep(text: str, args: argparse.Namespace) -> None:
     """Write the table down with what made it."""
     date = datetime.now(UTC).date().isoformat()
-    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    serve = " --serve" if args.serve else ""
-    command = f"python eval/real.py {args.model.name}{serve} --only {args.only}"
+    machine = f"{gpu()}, {os.cpu_count()} CPU cores, {platform.machine()}"
+    flags = "".join(f" --{name}" for name in ("serve", "whole") if getattr(args, name))
+    command = f"python eval/real.py {args.model.name}{flags} --only {args.only}"
     head = f"# {args.model.name}, zero-shot defaults\n\n    {command}\n\n{date}, {machine}\n\n"
     (ROOT / "eval" / "results" / f"{args.write}.md").write_text(f"{head}{text}\n")
     readme = ROOT / "README.md"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["DEMO", "WHOLE_MENU", "alternate", "header", "items", "running", "stub", "table",
+__all__ = ["DEMO", "WHOLE_MENU", "alternate", "gpu", "header", "items", "running", "stub", "table",
            "taxonomy", "titles", "vllm"]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,7 +66,8 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], url: str, *, log: Path, patience: float = 300) -> Iterator[str]:
-    """Run a server until the end of the block."""
+    """Run a server until the end of the block, also where this process is told to stop."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
     try:
@@ -132,6 +133,15 @@ def table(rates: dict[str, list[float]], *, of: str) -> str:
             line += f" {min(ratios):.2f} | {max(ratios):.2f} |"
         lines.append(line)
     return "\n".join(lines)
+
+
+def gpu() -> str:
+    """Name the GPU, if there is one."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no GPU"
 
 
 def header(what: str) -> str:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
 
 import client
-from common import alternate, header, items, table, vllm
+from common import alternate, gpu, header, items, table, vllm
 
 
 def parameters(model: str) -> int:
@@ -30,15 +29,6 @@ def parameters(model: str) -> int:
         built = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     embedded = {id(p) for p in built.get_input_embeddings().parameters()}
     return sum(p.numel() for p in built.parameters() if id(p) not in embedded)
-
-
-def gpu() -> str:
-    """Name the GPU, if there is one."""
-    try:
-        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "no GPU"
 
 
 def main() -> None:
