@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 
 from llmcat import fallback, training
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.labels import Label, LabelStore, key_of
 from llmcat.primary import Placed
-from llmcat.records import NONE, Item, Menu, Scores, Verdict
+from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation
 from llmcat.student import Student
 from llmcat.taxonomy import Taxonomy

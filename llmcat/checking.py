@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.files import whole
+from llmcat.files import text_in, whole
 from llmcat.labels import Label, key_of, now
-from llmcat.readers import ItemReader, expand
+from llmcat.readers import Columns, ItemReader, expand
 from llmcat.records import NONE
-from llmcat.session import columns_of
-from llmcat.writers import text_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,7 +79,7 @@ def import_labels(
 
 def _reader(config: RunConfig) -> ItemReader:
     """Return what reads a file of labels: by the column `key` where it has one."""
-    columns = columns_of(config)
+    columns = Columns.of(config)
     exported = replace(columns, keep=("key",), text=(columns.id,))
     try:
         ItemReader(columns=exported).check(*expand(config.file), fmt=config.input_format or None)

@@ -17,8 +17,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from llmcat.candidates.codes import MOST_LABELS
 from llmcat.errors import BadConfig
+from llmcat.records import MOST_LABELS
 
 __all__ = ["CONFIG_FILE", "RunConfig", "load"]
 

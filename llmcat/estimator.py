@@ -27,7 +27,7 @@ from llmcat.examples import Pool
 from llmcat.memory import PlainMemory
 from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
-from llmcat.session import Session, columns_of, with_gold
+from llmcat.session import Session, with_gold
 from llmcat.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             taxonomy = taxonomy_of(self.labels)
             given = {found: label for label in np.unique(y) if (found := taxonomy.resolve(label))}
         settings = self._settings()
-        values, columns = values_of(X, columns_of(settings))
+        values, columns = values_of(X, Columns.of(settings))
         if len(values) != len(y):
             raise InputError(f"{len(values)} items and {len(y)} labels")
         items = to_items(values, columns=columns)
@@ -248,7 +248,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self, items: Items, *, plain: bool = False
     ) -> AsyncGenerator[Verdict, None]:
         """Ask about items, in their order; where one failed the others' answers are kept."""
-        values, columns = values_of(items, columns_of(self._settings()))
+        values, columns = values_of(items, Columns.of(self._settings()))
         if not values:
             return
         here = await self._ready(plain=plain)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from llmcat.errors import JournalError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["connect", "whole", "wrote"]
+__all__ = ["connect", "text_in", "whole", "wrote"]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
@@ -45,6 +46,15 @@ def whole(path: Path, *, hint: str = "") -> Iterator[BinaryIO]:
                 raise
     except OSError as exc:
         raise JournalError(f"{path}: {exc.strerror or exc}", hint=hint) from exc
+
+
+@contextlib.contextmanager
+def text_in(raw: BinaryIO) -> Iterator[io.TextIOWrapper]:
+    """Give a file of bytes as one of text, UTF-8, line ends as they are written."""
+    text = io.TextIOWrapper(cast("io.BufferedWriter", raw), "utf-8", newline="")
+    yield text
+    text.flush()
+    text.detach()
 
 
 def connect(path: Path, *, threads: bool = False) -> sqlite3.Connection:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
-from llmcat.readers import ItemReader, expand
+from llmcat.readers import Columns, ItemReader, expand
 from llmcat.records import NONE, digest
-from llmcat.session import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +59,7 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     `keep` names columns to keep beside the text. Raises `InputError` where no item has a label,
     or labels are not in the taxonomy.
     """
-    reader = ItemReader(columns=replace(columns_of(config), keep=keep))
+    reader = ItemReader(columns=replace(Columns.of(config), keep=keep))
     items, rows, broken, foreign = [], 0, 0, Counter[str]()
     for item in reader.read(*expand(config.file), fmt=config.input_format or None):
         rows += 1

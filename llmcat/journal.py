@@ -24,6 +24,7 @@ from llmcat import writers
 from llmcat.errors import JournalError, RunMismatch
 from llmcat.files import whole
 from llmcat.readers import bare
+from llmcat.records import ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -253,12 +254,18 @@ def check_writable(out: str, inputs: Iterable[str]) -> None:
         raise JournalError(f"{target.parent}: cannot be written")
 
 
+SHOWN = {ROUTE: "primary, policy or checks"}
+"""What a part of the identity is called in messages, where its key does not say it."""
+
+
 def _load(path: Path) -> dict[str, Any] | None:
     """Return the record of the run that was begun here, None if there is none."""
     try:
         value = orjson.loads(path.read_bytes())
         if not {"status", "sessions", "identity"} <= dict(value).keys():
             raise ValueError("not the record of a run")
+        if (route := value["identity"].pop(SHOWN[ROUTE], None)) is not None:  # before 0.2
+            value["identity"][ROUTE] = route
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as exc:
@@ -271,7 +278,7 @@ def refuse_other(out: str, before: Mapping[str, str], now: Mapping[str, str], *,
     differences = [
         "input: the items have changed"
         if key == "input"
-        else f"{key}: {before.get(key, '(not set)')} then, {now.get(key, '(not set)')} now"
+        else f"{SHOWN.get(key, key)}: {before.get(key, '(not set)')} then, {now.get(key, '(not set)')} now"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]

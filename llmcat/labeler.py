@@ -39,10 +39,10 @@ from llmcat.journal import check_writable, hold, locked, refuse_other, write_rec
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
-from llmcat.readers import ItemReader, expand, to_items
+from llmcat.readers import Columns, ItemReader, expand, to_items
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
-from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
+from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.student import Held, Student, text_of
 from llmcat.training import name_of
 from llmcat.writers import row_of
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from llmcat.estimator import Items, Labels
     from llmcat.graduation import Standing
     from llmcat.primary import Primary
-    from llmcat.readers import Columns
     from llmcat.records import Item, Verdict
     from llmcat.run import Summary, Watch
     from llmcat.taxonomy import Taxonomy
@@ -273,7 +272,7 @@ def routed(session: Session) -> Router:
 
 
 def _items(config: RunConfig) -> Iterable[Item]:
-    reader = ItemReader(columns=columns_of(config))
+    reader = ItemReader(columns=Columns.of(config))
     items = reader.read(*expand(config.file), fmt=config.input_format or None)
     usable = (item for item in items if item.error is None)
     return islice(usable, config.limit or None)
@@ -552,7 +551,7 @@ class FallbackLabeler:
         return np.array([_scores(v).label for v in self._verdicts(items)], dtype=str)
 
     def _verdicts(self, items: Items) -> list[Verdict]:
-        values, columns = values_of(items, columns_of(self._settings))
+        values, columns = values_of(items, Columns.of(self._settings))
         return self._aio.run(self._ask_all(values, columns)) if values else []
 
     async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:

@@ -11,7 +11,7 @@ import orjson
 
 from llmcat.errors import InputError
 from llmcat.labels import LabelStore
-from llmcat.session import ROUTE
+from llmcat.records import ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

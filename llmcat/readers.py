@@ -35,6 +35,8 @@ from llmcat.redact import Redactor
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from llmcat.config import RunConfig
+
 __all__ = ["Columns", "ItemReader", "bare", "count_rows", "expand", "to_items"]
 
 Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
@@ -70,6 +72,18 @@ class Columns:
     image: str = ""
     keep: tuple[str, ...] = ()
     redact: str = ""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Columns:
+        """Return the columns of the settings."""
+        return cls(
+            text=tuple(name.strip() for name in config.text.split(",") if name.strip()),
+            id=config.id,
+            label=config.label,
+            image=config.image,
+            redact=config.redact,
+            keep=tuple(filter(None, (config.source_category, config.group))),
+        )
 
 
 @dataclass(slots=True)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from llmcat.errors import EngineError
 
 __all__ = [
+    "MOST_LABELS",
     "NONE",
+    "ROUTE",
     "Answer",
     "Ask",
     "Decided",
@@ -33,6 +35,11 @@ __all__ = [
 
 NONE = "none"
 """The label of an item that belongs to no category. No node may be called that."""
+
+MOST_LABELS = 127
+"""The most labels of a menu: vLLM takes at most 128 `logprob_token_ids`, and one is the exit's."""
+ROUTE = "route"
+"""What shapes a router's decisions is called so in a run's identity."""
 
 Decision = Literal["labelled", "accept", "review", "none", "error"]
 Kind = Literal["full", "top", "label_only"]

@@ -24,9 +24,9 @@ from llmcat.classify import Tally
 from llmcat.errors import InputError
 from llmcat.journal import Journal, check_writable, is_folder
 from llmcat.memory import DiskMemory
-from llmcat.readers import ItemReader, bare, count_rows, expand
+from llmcat.readers import Columns, ItemReader, bare, count_rows, expand
 from llmcat.records import NONE, digest
-from llmcat.session import Session, columns_of, with_gold
+from llmcat.session import Session, with_gold
 from llmcat.writers import check_format, decided_in, row_of, rows_in
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ async def classify_file(
     stop = stop or asyncio.Event()
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
     if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
-        ItemReader(columns=columns_of(config)).check(*files, fmt=config.input_format or None)
+        ItemReader(columns=Columns.of(config)).check(*files, fmt=config.input_format or None)
     opener = opener or partial(Session.open, prior=None if restart else Journal.prior(config.out))
     session = await unless(stop, opener(config))
     try:
@@ -331,7 +331,7 @@ def items_of(
     config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory, summary: Summary
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
-    reader = ItemReader(columns=columns_of(config), counts=summary.cleaned, parts=summary.parts)
+    reader = ItemReader(columns=Columns.of(config), counts=summary.cleaned, parts=summary.parts)
     items = reader.read(*expand(config.file), fmt=config.input_format or None)
     for item in islice(items, config.limit or None):
         if item.id_given and not memory.new_id(item.id):

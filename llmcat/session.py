@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcat import prompts
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
 from llmcat.classify import classify
@@ -27,7 +27,7 @@ from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
 from llmcat.memory import Forgetful
 from llmcat.readers import Columns, ItemReader, to_items
-from llmcat.records import NONE
+from llmcat.records import MOST_LABELS, NONE, ROUTE
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy
 
@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_ENGINE",
-    "ROUTE",
     "Route",
     "Session",
-    "columns_of",
     "engine_of",
     "rendered",
     "taxonomy_of",
@@ -54,8 +52,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-ROUTE = "primary, policy or checks"
-"""What shapes a router's decisions is called so in a run's identity."""
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
 NO_ENGINE = """\
@@ -503,23 +499,10 @@ def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
     return replace(item, gold=label) if label else item
 
 
-def columns_of(config: RunConfig) -> Columns:
-    """Return the column map of the settings."""
-    text = tuple(name.strip() for name in config.text.split(",") if name.strip())
-    return Columns(
-        text=text,
-        id=config.id,
-        label=config.label,
-        image=config.image,
-        redact=config.redact,
-        keep=tuple(filter(None, (config.source_category, config.group))),
-    )
-
-
 def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
     if not config.examples:
         return None
-    columns = replace(columns_of(config), text=(), image="", id="id")
+    columns = replace(Columns.of(config), text=(), image="", id="id")
     reader = ItemReader(columns=columns)
     return Pool.build(
         reader.read(config.examples),

@@ -20,10 +20,9 @@ from llmcat.augment import augment
 from llmcat.calibrate import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
 from llmcat.labels import CHECKED, Label, key_of
-from llmcat.readers import ItemReader, expand
+from llmcat.readers import Columns, ItemReader, expand
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
-from llmcat.session import columns_of
 from llmcat.student import Held, Manifest, Student, text_of
 from llmcat.students.registry import make
 
@@ -125,7 +124,7 @@ def collect(
     A label in the store goes before one that came with the item. Labels of the primary are not
     learnt from. Raises `InputError` for labels that the taxonomy does not have, or for none at all.
     """
-    reader = ItemReader(columns=columns_of(config))
+    reader = ItemReader(columns=Columns.of(config))
     counts, foreign = Counter[str](), Counter[str]()
     examples, contradictions = dict[str, Example](), dict[str, set[str]]()
     for key, text, word in _words(config, reader, store, counts):

@@ -8,13 +8,12 @@ asked for (in CSV and Parquet always a column). Rows of the fallback labeler als
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 from backports import zstd
@@ -22,7 +21,7 @@ from backports import zstd
 from llmcat import parquet
 from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
-from llmcat.files import whole
+from llmcat.files import text_in, whole
 from llmcat.readers import CUT, bare
 from llmcat.records import NONE, Decided, Scores, Verdict
 
@@ -159,15 +158,6 @@ def _write(raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]]) -> None:
             write_csv(text, rows, delimiter="\t" if suffix == ".tsv" else ",")
     if packed is not raw:
         packed.close()
-
-
-@contextlib.contextmanager
-def text_in(raw: BinaryIO) -> Iterator[io.TextIOWrapper]:
-    """Give a file of bytes as one of text, UTF-8, line ends as they are written."""
-    text = io.TextIOWrapper(cast("io.BufferedWriter", raw), "utf-8", newline="")
-    yield text
-    text.flush()
-    text.detach()
 
 
 def _packed(raw: BinaryIO, suffix: str) -> Any:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat import Taxonomy, decode
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS, grammar, pattern
+from llmcat.candidates.codes import CANDIDATES, grammar, pattern
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
 from llmcat.errors import BadConfig, ConstraintIgnored, EngineUnsupported
-from llmcat.records import NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
+from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
 
 
 def menu_of(count: int) -> Menu:

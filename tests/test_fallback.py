@@ -151,7 +151,7 @@ def test_explain_says_under_which_route(student: Path, tmp_path: Path, llmcat: C
     assert llmcat(*run, "--primary", student).code == 0
     record = json.loads((tmp_path / "items.predictions.jsonl.run.json").read_text())
     said = llmcat("explain", "shoes-0", "--run", "items.predictions.jsonl")
-    assert f"route {record['identity']['primary, policy or checks']}" in said.out
+    assert f"route {record['identity']['route']}" in said.out
 
 
 def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmcat: Cli) -> None:
@@ -174,7 +174,7 @@ def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmca
     assert llmcat(*trained).code == 0
     done = llmcat(*run, "other", "--out", "p.jsonl")
     assert done.code == 2
-    assert "primary, policy or checks" in done.err
+    assert "primary, policy or checks: " in done.err
 
 
 def test_two_processes_write_one_store(tmp_path: Path) -> None:

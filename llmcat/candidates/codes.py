@@ -15,6 +15,8 @@ import string
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llmcat.records import MOST_LABELS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,16 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CANDIDATES",
-    "MOST_LABELS",
     "REASON_TOKENS",
     "grammar",
     "most_tokens",
     "pattern",
     "schema",
 ]
-
-MOST_LABELS = 127
-"""vLLM takes at most 128 `logprob_token_ids`: 127 labels and the exit."""
 
 REASON_TOKENS = 128
 """The most tokens of a rationale; it is cut there."""

@@ -10,9 +10,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from llmcat.candidates.codes import MOST_LABELS
 from llmcat.errors import BadConfig, EngineUnsupported
-from llmcat.records import Menu, Node
+from llmcat.records import MOST_LABELS, Menu, Node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,9 +24,9 @@ from llmcat.errors import EngineError, LlmcatError
 from llmcat.evidence.gather import Gathered
 from llmcat.hardware import cpuinfo, lacks_bf16
 from llmcat.memory import PlainMemory
-from llmcat.readers import ItemReader, count_rows, expand
+from llmcat.readers import Columns, ItemReader, count_rows, expand
 from llmcat.records import NONE
-from llmcat.session import Session, columns_of, engine_of, taxonomy_of, with_gold
+from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.speed import LOCAL, duration, here
 from llmcat.taxonomy import Taxonomy
 
@@ -139,7 +139,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
             findings.append(Finding("warn", "engine", served.facts["warning"]))
         file = config.file if config.file != "-" else str(examples / "items.jsonl")
         which = "your items" if config.file != "-" else "the shipped examples"
-        reader = ItemReader(columns=columns_of(config))
+        reader = ItemReader(columns=Columns.of(config))
         rows = reader.read(*expand(file), fmt=config.input_format or None)
         few = [i for i in islice(rows, ASKED) if i.error is None]
         items = [with_gold(replace(i, row=n), taxonomy) for n, i in enumerate(few)]

@@ -9,8 +9,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.errors import EngineUnsupported
+from llmcat.records import MOST_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

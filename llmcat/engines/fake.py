@@ -18,9 +18,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served, in_flight
-from llmcat.records import NONE, Answer, Ask, Message, Node, Usage
+from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Message, Node, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping

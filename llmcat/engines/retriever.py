@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served
 from llmcat.errors import EngineUnsupported
-from llmcat.records import Answer
+from llmcat.records import MOST_LABELS, Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -13,9 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served, in_batches
-from llmcat.records import NONE, Answer, Ask, Message
+from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Message
 from llmcat.student import Student, text_of
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS
+from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Engine, Served
 from llmcat.errors import ConstraintIgnored, EngineError, EngineUnsupported
-from llmcat.records import Answer, Ask, Message
+from llmcat.records import MOST_LABELS, Answer, Ask, Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

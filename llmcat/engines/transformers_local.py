@@ -20,12 +20,12 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import BadConfig, EngineRefused, EngineUnsupported
 from llmcat.hardware import cpuinfo, lacks_bf16
-from llmcat.records import Answer, Ask, Message, Read, Usage
+from llmcat.records import MOST_LABELS, Answer, Ask, Message, Read, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from llmcat.candidates.codes import CANDIDATES, MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
 from llmcat.engines.failure import insist, refusal, try_again
 from llmcat.engines.rate import InFlight
@@ -40,7 +40,18 @@ from llmcat.errors import (
     EngineTimeout,
     EngineUnsupported,
 )
-from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, Usage, digest
+from llmcat.records import (
+    MOST_LABELS,
+    Answer,
+    Ask,
+    Item,
+    Menu,
+    Message,
+    Node,
+    Prefix,
+    Usage,
+    digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence

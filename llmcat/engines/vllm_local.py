@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from llmcat.candidates.codes import MOST_LABELS, grammar, most_tokens
+from llmcat.candidates.codes import grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches, spare
 from llmcat.engines.chat import Chat, where
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported
 from llmcat.hardware import cpuinfo, lacks_bf16
-from llmcat.records import Answer, Ask, Message, Usage
+from llmcat.records import MOST_LABELS, Answer, Ask, Message, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
