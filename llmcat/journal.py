@@ -278,7 +278,8 @@ def refuse_other(out: str, before: Mapping[str, str], now: Mapping[str, str], *,
     differences = [
         "input: the items have changed"
         if key == "input"
-        else f"{SHOWN.get(key, key)}: {before.get(key, '(not set)')} then, {now.get(key, '(not set)')} now"
+        else f"{SHOWN.get(key, key)}: {before.get(key, '(not set)')} then, "
+        f"{now.get(key, '(not set)')} now"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
