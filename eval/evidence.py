@@ -33,7 +33,7 @@ from llmcat.evidence import assemble, none_rule, place_prior
 from llmcat.evidence.gather import Gathered
 from llmcat.evidence.pool import DEFAULTS, READER, Pool, fit
 from llmcat.experiment import Options, evaluate
-from llmcat.readers import Columns, to_items
+from llmcat.items.readers import Columns, to_items
 from llmcat.records import NONE, Item
 from llmcat.retrieval.documents import group_of, in_latin, item_text
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from llmcat.errors import JournalError
-from llmcat.files import connect
 from llmcat.records import Answer, Ask, Usage, digest
+from llmcat.storage import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable

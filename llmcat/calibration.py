@@ -32,8 +32,8 @@ from llmcat.calibrate import (
 )
 from llmcat.drift import Drift, Reference
 from llmcat.errors import BadConfig, InputError
-from llmcat.files import whole
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.files import text_in, whole
+from llmcat.items.readers import Columns, ItemReader, expand
 from llmcat.labels import Label, key_of, now
-from llmcat.readers import Columns, ItemReader, expand
 from llmcat.records import NONE
+from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.files import wrote
 from llmcat.flags import GROUPS, add_settings, flags_of, parser, settings
+from llmcat.storage import wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable

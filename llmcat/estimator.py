@@ -24,8 +24,8 @@ from llmcat.classify import Tally
 from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
 from llmcat.examples import Pool
+from llmcat.items.readers import Columns, to_items
 from llmcat.memory import PlainMemory
-from llmcat.readers import Columns, to_items
 from llmcat.records import NONE
 from llmcat.session import Session, with_gold
 from llmcat.taxonomy import Taxonomy

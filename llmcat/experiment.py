@@ -35,13 +35,13 @@ from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evidence.artifact import CHOICES, Artifact, Part
 from llmcat.evidence.learn import Learnt, learn, parted, usual_share
 from llmcat.evidence.pool import Pool
-from llmcat.files import whole
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
 from llmcat.records import NONE, digest
 from llmcat.retrieval.documents import group_of
 from llmcat.run import unless
 from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now, stem_of
 from llmcat.scored import Labels, Scored, measure, same_items
+from llmcat.storage import whole
 from llmcat.trial import (
     BLOCK,
     close_arms,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
-from llmcat.readers import Columns, ItemReader, expand
+from llmcat.items.readers import Columns, ItemReader, expand
 from llmcat.records import NONE, digest
 
 if TYPE_CHECKING:

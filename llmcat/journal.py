@@ -22,9 +22,9 @@ import orjson
 
 from llmcat import writers
 from llmcat.errors import JournalError, RunMismatch
-from llmcat.files import whole
-from llmcat.readers import bare
+from llmcat.items.readers import bare
 from llmcat.records import ROUTE
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

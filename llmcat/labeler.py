@@ -33,16 +33,16 @@ from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
-from llmcat.files import whole
 from llmcat.gold import read_labelled
+from llmcat.items.readers import Columns, ItemReader, expand, to_items
 from llmcat.journal import check_writable, hold, locked, refuse_other, write_record
 from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
-from llmcat.readers import Columns, ItemReader, expand, to_items
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
 from llmcat.session import Session, engine_of, taxonomy_of, with_gold
+from llmcat.storage import whole
 from llmcat.student import Held, Student, text_of
 from llmcat.training import name_of
 from llmcat.writers import row_of

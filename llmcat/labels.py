@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import orjson
 
 from llmcat.errors import JournalError
-from llmcat.files import connect
 from llmcat.records import digest
+from llmcat.storage import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmcat import run
 from llmcat.errors import EngineError, InputError
+from llmcat.items.readers import count_rows, expand
 from llmcat.memory import DiskMemory
-from llmcat.readers import count_rows, expand
 from llmcat.session import Session
 from llmcat.writers import row_of
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import llmcat
 from llmcat.classify import Tally
 from llmcat.errors import InputError
+from llmcat.items.readers import Columns, ItemReader, bare, count_rows, expand
 from llmcat.journal import Journal, check_writable, is_folder
 from llmcat.memory import DiskMemory
-from llmcat.readers import Columns, ItemReader, bare, count_rows, expand
 from llmcat.records import NONE, digest
 from llmcat.session import Session, with_gold
 from llmcat.writers import check_format, decided_in, row_of, rows_in

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmcat.errors import InputError, JournalError, RunMismatch
-from llmcat.files import whole
 from llmcat.journal import locked, refuse_other
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

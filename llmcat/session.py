@@ -25,8 +25,8 @@ from llmcat.evidence.escalation import SURE, Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.examples import Pool
+from llmcat.items.readers import Columns, ItemReader, to_items
 from llmcat.memory import Forgetful
-from llmcat.readers import Columns, ItemReader, to_items
 from llmcat.records import MOST_LABELS, NONE, ROUTE
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmcat.candidates.codes import REASON_TOKENS, most_tokens
-from llmcat.cleaning import cut_to
 from llmcat.errors import BadConfig, BadItem, BadPrompt
-from llmcat.images import with_images
+from llmcat.items.cleaning import cut_to
+from llmcat.items.images import with_images
+from llmcat.items.readers import CUT
 from llmcat.prompts import Names, Specimen
-from llmcat.readers import CUT
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ from rich.text import Text
 
 from llmcat import run
 from llmcat.errors import InputError
-from llmcat.files import wrote
-from llmcat.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
+from llmcat.items.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
 from llmcat.speed import duration
+from llmcat.storage import wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence

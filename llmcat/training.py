@@ -19,8 +19,8 @@ from llmcat import novelty
 from llmcat.augment import augment
 from llmcat.calibrate import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
+from llmcat.items.readers import Columns, ItemReader, expand
 from llmcat.labels import CHECKED, Label, key_of
-from llmcat.readers import Columns, ItemReader, expand
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.student import Held, Manifest, Student, text_of

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 from backports import zstd
 
-from llmcat import parquet
 from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
-from llmcat.files import text_in, whole
-from llmcat.readers import CUT, bare
+from llmcat.items import parquet
+from llmcat.items.readers import CUT, bare
 from llmcat.records import NONE, Decided, Scores, Verdict
+from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat.cleaning import clean, cut_to
+from llmcat.items.cleaning import clean, cut_to
 
 
 def cleaned(text: str, limit: int = 1000) -> tuple[str, dict[str, int]]:

@@ -325,7 +325,7 @@ def test_chat_markup_in_an_item_is_text(server: str, llmcat: Cli, tmp_path: Any,
     """Cleaned markup takes more tokens than the marker itself: it is no marker any more."""
     from collections import Counter
 
-    from llmcat.cleaning import clean
+    from llmcat.items.cleaning import clean
 
     async def work(engine: Engine, _: Served) -> tuple[int, int, int]:
         counts = [

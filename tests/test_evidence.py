@@ -25,7 +25,7 @@ from llmcat.evidence.gather import Asked, Evidence, Gathered, reading
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import READER, Heard, Pool, fit, spread
 from llmcat.evidence.posterior import Columns, Posterior, best_of
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 from llmcat.records import NONE, Item, Menu, Scores
 from llmcat.retrieval.scorers import Retriever, Signals
 from llmcat.taxonomy import Taxonomy

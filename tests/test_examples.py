@@ -11,7 +11,7 @@ import pytest
 from conftest import EXAMPLES, ROOT
 
 from llmcat import Taxonomy
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 
 TAXONOMY = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 ITEMS = list(ItemReader().read(EXAMPLES / "items.jsonl"))

@@ -30,12 +30,12 @@ from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineDown, JournalError
 from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
+from llmcat.items.readers import Columns, to_items
 from llmcat.labeler import FallbackLabeler, background, open_route, open_session
 from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.memory import PlainMemory
 from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
-from llmcat.readers import Columns, to_items
 from llmcat.records import Ask, Item, Prefix
 from llmcat.student import Student
 from llmcat.students.registry import load, make

@@ -12,7 +12,7 @@ from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig, BadPrompt
 from llmcat.examples import Pool
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 from llmcat.records import Item
 from llmcat.task import Task
 

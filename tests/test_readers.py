@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.readers import Columns, ItemReader, count_rows, expand
+from llmcat.items.readers import Columns, ItemReader, count_rows, expand
 from llmcat.records import Item
 
 Write = Callable[[str, str | bytes], Path]

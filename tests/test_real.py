@@ -18,7 +18,7 @@ from llmcat import prompts
 from llmcat.candidates.plan import Plan
 from llmcat.engines.chat import Chat
 from llmcat.evidence.gather import Evidence
-from llmcat.readers import Columns, to_items
+from llmcat.items.readers import Columns, to_items
 from llmcat.retrieval.scorers import Retriever
 from llmcat.task import Task
 from llmcat.taxonomy import Taxonomy

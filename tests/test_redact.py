@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat import redact as module
 from llmcat.errors import BadConfig
+from llmcat.items import redact as module
+from llmcat.items.redact import ALL, PATTERNS, Redactor, parse, redact
 from llmcat.records import Item
-from llmcat.redact import ALL, PATTERNS, Redactor, parse, redact
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "privacy.md"
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import EXAMPLES, serve
 
 from llmcat.errors import BadConfig, EngineDown, EngineRefused
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 from llmcat.records import Item
 from llmcat.retrieval import served, vectors
 from llmcat.retrieval.documents import document, duplicates_of, group_of, in_latin, normal

@@ -30,11 +30,11 @@ from llmcat.checks import doctor
 from llmcat.config import load
 from llmcat.engines import Engine, Served
 from llmcat.engines.failure import refusal
+from llmcat.engines.hardware import lacks_bf16
 from llmcat.engines.rate import START, InFlight
 from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
-from llmcat.hardware import lacks_bf16
 from llmcat.records import Answer, Ask, Item
 from llmcat.speed import duration
 from llmcat.task import Task

@@ -22,8 +22,8 @@ from llmcat.checks.tune import Options, Tuned, labels_for_a_promise, tune
 from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.evidence.gather import Gathered
+from llmcat.items.readers import ItemReader
 from llmcat.memory import PlainMemory
-from llmcat.readers import ItemReader
 from llmcat.records import Answer
 from llmcat.session import Session, with_gold
 

@@ -28,7 +28,7 @@ from common import WHOLE_MENU, alternate, header, items, stub, table, taxonomy, 
 
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 from llmcat.records import Item
 from llmcat.session import Session
 

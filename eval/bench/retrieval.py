@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmcat.readers import ItemReader
+from llmcat.items.readers import ItemReader
 from llmcat.retrieval.documents import item_text
 from llmcat.retrieval.scorers import Retriever
 from llmcat.retrieval.vectors import representation

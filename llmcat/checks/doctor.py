@@ -19,12 +19,12 @@ from llmcat import resources, run
 from llmcat.checks import reading
 from llmcat.checks.collapse import Watch
 from llmcat.classify import Tally
+from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evidence.gather import Gathered
-from llmcat.hardware import cpuinfo, lacks_bf16
+from llmcat.items.readers import Columns, ItemReader, count_rows, expand
 from llmcat.memory import PlainMemory
-from llmcat.readers import Columns, ItemReader, count_rows, expand
 from llmcat.records import NONE
 from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.speed import LOCAL, duration, here

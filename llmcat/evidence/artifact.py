@@ -19,8 +19,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmcat.errors import BadConfig
-from llmcat.files import whole
 from llmcat.records import digest
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

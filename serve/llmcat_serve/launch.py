@@ -14,8 +14,8 @@ import tomllib
 from importlib import metadata, util
 from pathlib import Path
 
+from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.errors import BadConfig
-from llmcat.hardware import cpuinfo, lacks_bf16
 
 __all__ = ["command_for", "main", "profiles"]
 

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 import orjson
 from backports import zstd
 
-from llmcat import images, parquet, redact
-from llmcat.cleaning import clean
 from llmcat.errors import BadConfig, BadItem, InputError
+from llmcat.items import images, parquet, redact
+from llmcat.items.cleaning import clean
+from llmcat.items.redact import Redactor
 from llmcat.records import Item, digest
-from llmcat.redact import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -63,7 +63,7 @@ _SUFFIX: dict[str, Format] = {
 class Columns:
     """Which columns mean what. Empty `text`: the first of title, text, name and query that is
     there, then description and attributes. `keep`: columns that no prompt shows. `redact`: what is
-    masked (see `llmcat.redact`).
+    masked (see `llmcat.items.redact`).
     """  # noqa: D205
 
     text: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""A file to items: readers, formats, cleaning, images, redaction."""
