@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from llmcat import Classifier, Taxonomy, calibrate, metrics
+from llmcat import Classifier, Taxonomy, metrics
+from llmcat.calibration import scaling
 from llmcat.candidates.walks import SURE
 from llmcat.records import NONE
 
@@ -57,7 +58,7 @@ def ask(taxonomy: Taxonomy, labels: list[str], titles: list[str], **settings: An
     with Classifier(taxonomy, **settings) as clf:
         p = clf.predict_proba(titles)
         column = {label: i for i, label in enumerate(clf.classes_.tolist())}
-    return calibrate.logs(p[:, [column[label] for label in labels]])
+    return scaling.logs(p[:, [column[label] for label in labels]])
 
 
 def turned(labels: list[str], titles: list[str], **settings: Any) -> Array:
@@ -66,7 +67,7 @@ def turned(labels: list[str], titles: list[str], **settings: Any) -> Array:
     for k in range(len(labels)):
         order = [*labels[k:], *labels[:k]]
         log_p = ask(Taxonomy.from_labels(order), [*order, NONE], titles, **settings)
-        found.append(calibrate.normalised(log_p[:, :-1]))
+        found.append(scaling.normalised(log_p[:, :-1]))
     return np.stack(found, axis=1)
 
 
@@ -75,7 +76,7 @@ def row(name: str, log_p: Array, gold: Array, asks: str, chance: Any = None) -> 
     best = log_p.argmax(axis=1)
     sure, right = np.exp(log_p[np.arange(len(best)), best]), best == gold
     sure = sure if chance is None else chance(sure)
-    loss = calibrate.log_loss_of(log_p, gold)
+    loss = scaling.log_loss_of(log_p, gold)
     ece = metrics.calibration_error(sure, right)[1].value
     taken = metrics.coverage_at(sure, right, precision=0.95).value
     shown = f"{100 * right.mean():.1f} | {loss:.3f} | {100 * ece:.1f} | {100 * taken:.1f}"
@@ -105,33 +106,33 @@ def table(folder: Path, url: str) -> list[str]:
     auto = np.where(unsure[:, None], by_orders[4], log_p)
     name = f"auto: 4 orders where under {SURE:g}"
     lines.append(row(name, auto[test], gold[test], f"{1 + 3 * unsure.mean():.2f}"))
-    back = calibrate.normalised(2 * by_orders[2] - log_p)  # what the reverse order alone said
+    back = scaling.normalised(2 * by_orders[2] - log_p)  # what the reverse order alone said
     agree = (back.argmax(axis=1) == log_p.argmax(axis=1)).mean()
     sample = [found.titles[i] for i in np.flatnonzero(fit)[:TURNED]]
     names = {label: taxonomy.nodes[label].name for label in found.labels[:-1]}
-    places = calibrate.position_prior(turned(list(names.values()), sample, **settings))
+    places = scaling.position_prior(turned(list(names.values()), sample, **settings))
     priors = {
-        "batch prior": calibrate.batch_prior(log_p[fit]),
-        "content-free prior": calibrate.content_free_prior(
+        "batch prior": scaling.batch_prior(log_p[fit]),
+        "content-free prior": scaling.content_free_prior(
             ask(taxonomy, found.labels, EMPTY, **settings)
         ),
         "position prior": np.append(places, places.mean()),
     }
     for name, prior in priors.items():
-        off = calibrate.without_prior(log_p[test], prior)
+        off = scaling.without_prior(log_p[test], prior)
         lines.append(row(f"{name} taken off", off, gold[test], "1"))
     for name, used in (("", log_p), ("2 orders, ", by_orders[2])):
-        off = calibrate.without_prior(used, calibrate.batch_prior(used[fit]))
-        scaling, _ = calibrate.fit_scaling(off[fit], gold[fit])
-        scaled = scaling(off)
+        off = scaling.without_prior(used, scaling.batch_prior(used[fit]))
+        fitted, _ = scaling.fit_scaling(off[fit], gold[fit])
+        scaled = fitted(off)
         asks = "2" if name else "1"
         lines.append(
-            row(f"{name}batch prior, {scaling.kind} scaling", scaled[test], gold[test], asks)
+            row(f"{name}batch prior, {fitted.kind} scaling", scaled[test], gold[test], asks)
         )
         best = scaled[fit].argmax(axis=1)
         sure = np.exp(scaled[fit][np.arange(len(best)), best])
-        chance = calibrate.fit_confidence(sure, best == gold[fit])
-        what = f"{name}batch prior, {scaling.kind} scaling, map"
+        chance = scaling.fit_confidence(sure, best == gold[fit])
+        what = f"{name}batch prior, {fitted.kind} scaling, map"
         lines.append(row(what, scaled[test], gold[test], asks, chance))
     moved = np.abs(np.exp(back) - np.exp(log_p)).max(axis=1)
     note = f"\nThe menu's order and its reverse give one answer for {agree:.1%} of the items; the "
@@ -148,7 +149,7 @@ def _of_decisions(
     sure = np.array([r["p_none"] if r["label"] is None else r["confidence"] for r in rows])
     at = {label: i for i, label in enumerate(found.labels)}
     right = np.array([at.get(r["label"] or NONE, -1) for r in rows]) == found.gold
-    chance = calibrate.fit_confidence(sure[fit], right[fit])
+    chance = scaling.fit_confidence(sure[fit], right[fit])
     lines = []
     for name, p in (("as it comes", sure), ("map", chance(sure))):
         ece = metrics.calibration_error(p[~fit], right[~fit])[1].value

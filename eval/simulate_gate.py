@@ -26,8 +26,8 @@ import numpy as np
 import scipy
 from scipy.stats import binom
 
-from llmcat import conformal, gate
-from llmcat.calibrate import fit_confidence
+from llmcat.calibration import conformal, thresholds
+from llmcat.calibration.scaling import fit_confidence
 
 Array = np.ndarray[Any, Any]
 BRANCHES, PRECISION, RISK = 32, 0.95, 0.05
@@ -91,15 +91,17 @@ def one(seed: int, fit: int, n: int, by_branch: bool, world: str) -> tuple[bool,
     chance = fit_confidence(sure, right)
     fitted, gating = chance(sure), chance(other)
     if not by_branch:
-        tried = gate.sequence(fitted, right, gating=n, precision=PRECISION, risk=RISK)
-        line = gate.choose(gating, hit, tried, precision=PRECISION, risk=RISK)
+        tried = thresholds.sequence(fitted, right, gating=n, precision=PRECISION, risk=RISK)
+        line = thresholds.choose(gating, hit, tried, precision=PRECISION, risk=RISK)
         found = above(known[-1], _raw(chance, line.threshold))
         return found[0] < PRECISION, found[1]
     sizes = {str(b): int((place == b).sum()) for b in range(BRANCHES)}
     at = [str(b) for b in branch.tolist()]
-    tried_by = gate.sequences(fitted, right, at, gating=sizes, precision=PRECISION, risk=RISK)
+    tried_by = thresholds.sequences(fitted, right, at, gating=sizes, precision=PRECISION, risk=RISK)
     names = [str(b) for b in place.tolist()]
-    lines = gate.choose_by_branch(gating, hit, names, tried_by, precision=PRECISION, risk=RISK)
+    lines = thresholds.choose_by_branch(
+        gating, hit, names, tried_by, precision=PRECISION, risk=RISK
+    )
     broken, covered = False, 0.0
     for name, line in lines.items():
         precision, coverage = above(known[int(name)], _raw(chance, line.threshold))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from llmcat.calibration import Calibration
+    from llmcat.calibration.artifact import Calibration
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
     from llmcat.records import Item, Scores, Verdict
@@ -226,7 +226,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         await self._shut()
         settings = self._settings()
         if plain:  # a calibration is yet to be fitted
-            from llmcat.calibration import UNCALIBRATED
+            from llmcat.calibration.artifact import UNCALIBRATED
 
             settings = settings.model_copy(update=UNCALIBRATED)
         engine = None if self.engine is None or isinstance(self.engine, str) else self.engine
@@ -239,7 +239,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return self._open
 
     def _judge(self, made: Calibration, session: Session) -> Any:
-        from llmcat.calibration import Calibrated, Wanted
+        from llmcat.calibration.artifact import Calibrated, Wanted
 
         made.check(session.identity())
         return Calibrated(made, session.taxonomy, Wanted.of(self._settings()))
@@ -345,7 +345,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self, verdicts: Sequence[Verdict], y: Iterable[Any], *, path: str | Path, **how: Any
     ) -> Calibration:
         """Fit a calibration on what was answered, and use it from here on."""
-        from llmcat.calibration import bound_of, distinct, fit
+        from llmcat.calibration.artifact import bound_of, distinct, fit
 
         known, session = self._learnt(), self._open.session
         taxonomy = known.taxonomy

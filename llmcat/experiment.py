@@ -21,7 +21,7 @@ import orjson
 from llmcat import metrics
 from llmcat.adds import added
 from llmcat.answers import AnswerStore
-from llmcat.calibration import (
+from llmcat.calibration.artifact import (
     Calibrated,
     Calibration,
     Wanted,

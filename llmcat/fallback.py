@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat import gate, graduation, mixture
+from llmcat import graduation, mixture
+from llmcat.calibration import thresholds
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence.escalation import Escalation
@@ -150,8 +151,8 @@ def line_of(held: Held | None, policy: Policy) -> Line:
     """Return above which confidence the primary decides, and what is promised of it.
 
     By what it said of items that it was not trained on: of its answers above the line, to items of
-    categories that it knows, at least the precision is right (see `llmcat.gate`). Where nothing
-    proves a line, the precision itself is one, and nothing is promised.
+    categories that it knows, at least the precision is right (see `llmcat.calibration.thresholds`).
+    Where nothing proves a line, the precision itself is one, and nothing is promised.
     """
     if held is None:
         return Line(policy.precision, "the primary's confidence is believed as it is")
@@ -159,8 +160,8 @@ def line_of(held: Held | None, policy: Policy) -> Line:
     right = np.array([a == b for a, b in zip(held.label, held.gold, strict=True)], dtype=bool)
     half = np.random.default_rng(0).permutation(len(sure)) % 2 == 0
     options: dict[str, Any] = {"precision": policy.precision, "risk": policy.risk}
-    tried = gate.sequence(sure[half], right[half], gating=int((~half).sum()), **options)
-    line = gate.choose(sure[~half], right[~half], tried, **options)
+    tried = thresholds.sequence(sure[half], right[half], gating=int((~half).sum()), **options)
+    line = thresholds.choose(sure[~half], right[~half], tried, **options)
     if math.isinf(line.threshold):
         return Line(
             policy.precision,
@@ -619,8 +620,8 @@ class FallbackJudge:
             fit, other = pairs[::2], pairs[1::2]
             options: dict[str, Any] = {"precision": precision, "risk": risk}
             made = mixture.fit(fit)
-            tried = gate.sequence(*_results(made, fit), gating=len(other), **options)
-            line = gate.choose(*_results(made, other), tried, **options).threshold
+            tried = thresholds.sequence(*_results(made, fit), gating=len(other), **options)
+            line = thresholds.choose(*_results(made, other), tried, **options).threshold
         mixed = (
             f"of what the model had a say in, {precision:.4g} too, by {len(pairs):,} checks"
             if math.isfinite(line)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat.calibrate import logit
+from llmcat.calibration.scaling import logit
 from llmcat.errors import InputError
 
 if TYPE_CHECKING:

@@ -321,7 +321,7 @@ class Session:
             return Plain()
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
-        from llmcat.calibration import Calibrated, Calibration, Wanted
+        from llmcat.calibration.artifact import Calibrated, Calibration, Wanted
 
         if config.calibration:
             calibration = Calibration.load(config.calibration)

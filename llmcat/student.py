@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmcat.calibrate import Scaling, logs
+from llmcat.calibration.scaling import Scaling, logs
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.novelty import Novelty
 from llmcat.records import digest
@@ -50,7 +50,7 @@ class Manifest(BaseModel):
     """Everything about a student that is not in its files.
 
     `examples` and `checked` count training items by class: all of them, and those that a person or
-    gold labelled. `scaling`, `weights`, `bias`: see `llmcat.calibrate.Scaling`.
+    gold labelled. `scaling`, `weights`, `bias`: see `llmcat.calibration.scaling.Scaling`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

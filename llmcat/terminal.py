@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from llmcat.arms import Arm
-    from llmcat.calibration import Calibration
+    from llmcat.calibration.artifact import Calibration
     from llmcat.checks.tune import Tuned
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -435,7 +435,7 @@ def run_calibrate(
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
     from llmcat import experiment
     from llmcat.arms import Arm
-    from llmcat.calibration import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.calibration.artifact import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.evidence.gather import Gathered
     from llmcat.runs import SOLO, load
     from llmcat.session import taxonomy_of
@@ -572,7 +572,7 @@ def _tune_table(found: Tuned) -> Table:
 
 def run_suppose(config: RunConfig, supposed: float) -> int:
     """Say how many labels a promise would take, by unlabelled items' confidences."""
-    from llmcat.calibration import UNCALIBRATED
+    from llmcat.calibration.artifact import UNCALIBRATED
     from llmcat.checks.tune import labels_for_a_promise
 
     precision = config.accept_precision or 0.95
@@ -609,7 +609,7 @@ def _weights_line(artifact: Artifact) -> str:
 
 def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:
     """Say where a calibration is worth little: `loss` is the log-loss of what it gives or keeps."""
-    from llmcat.calibration import no_line
+    from llmcat.calibration.artifact import no_line
 
     parts = made.fitting, made.gating
     said = [

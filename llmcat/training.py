@@ -17,7 +17,7 @@ import numpy as np
 import llmcat
 from llmcat import novelty
 from llmcat.augment import augment
-from llmcat.calibrate import Scaling, fit_scaling, logs
+from llmcat.calibration.scaling import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader, expand
 from llmcat.labels import CHECKED, Label, key_of

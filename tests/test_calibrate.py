@@ -12,11 +12,11 @@ from scipy.optimize import minimize
 from scipy.stats import binomtest
 from sklearn.calibration import _SigmoidCalibration
 
-from llmcat import calibrate, conformal, gate
+from llmcat.calibration import conformal, scaling, thresholds
+from llmcat.calibration.drift import Drift, Reference, psi
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan, design
 from llmcat.candidates.walks import averaged, walk
-from llmcat.drift import Drift, Reference, psi
 from llmcat.records import NONE, Scores
 from llmcat.taxonomy import Taxonomy
 
@@ -24,9 +24,9 @@ from llmcat.taxonomy import Taxonomy
 def world(n: int, seed: int, *, labels: int = 6, hot: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
     """Log-posteriors that are `hot` times too sure, and gold labels drawn from the true ones."""
     draw = np.random.default_rng(seed)
-    true = calibrate.normalised(draw.normal(0, 1.5, (n, labels)))
+    true = scaling.normalised(draw.normal(0, 1.5, (n, labels)))
     gold = (np.exp(true).cumsum(axis=1) > draw.random(n)[:, None]).argmax(axis=1)
-    return calibrate.normalised(hot * true), gold
+    return scaling.normalised(hot * true), gold
 
 
 # -- temperature, vector, confidence ------------------------------------------------------------
@@ -37,9 +37,9 @@ def test_the_temperature_is_scipys_optimum() -> None:
     log_p, gold = world(4000, 0)
 
     def loss(t: np.ndarray) -> float:
-        return calibrate.log_loss_of(calibrate.normalised(log_p / t[0]), gold)
+        return scaling.log_loss_of(scaling.normalised(log_p / t[0]), gold)
 
-    found = calibrate.fit_temperature(log_p, gold)
+    found = scaling.fit_temperature(log_p, gold)
     theirs = minimize(loss, [1.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
     assert found == pytest.approx(theirs.x[0], rel=1e-4)
     assert found == pytest.approx(2.0, rel=0.06)
@@ -49,28 +49,28 @@ def test_the_confidence_map_is_scikit_learns() -> None:
     """Platt's method on the logits of the confidences."""
     log_p, gold = world(2000, 1)
     sure, right = np.exp(log_p.max(axis=1)), log_p.argmax(axis=1) == gold
-    found = calibrate.fit_confidence(sure, right)
-    theirs = _SigmoidCalibration().fit(calibrate.logit(sure), right)
+    found = scaling.fit_confidence(sure, right)
+    theirs = _SigmoidCalibration().fit(scaling.logit(sure), right)
     grid = np.array([0.05, 0.3, 0.6, 0.9, 0.99])
-    assert found(grid) == pytest.approx(theirs.predict(calibrate.logit(grid)), abs=2e-3)
-    worse = calibrate.fit_confidence(sure, ~right)  # the surer, the more often wrong
+    assert found(grid) == pytest.approx(theirs.predict(scaling.logit(grid)), abs=2e-3)
+    worse = scaling.fit_confidence(sure, ~right)  # the surer, the more often wrong
     assert worse(grid).std() < 0.02
 
 
 def test_the_scaling_is_chosen_by_cross_validation() -> None:
     """Temperature where that is what is wrong, vector where labels differ, else next to nothing."""
-    chosen, losses = calibrate.fit_scaling(*world(1500, 2))
+    chosen, losses = scaling.fit_scaling(*world(1500, 2))
     assert chosen.kind == "temperature"
     assert losses["temperature"] < losses["none"]
     log_p, gold = world(4000, 3, hot=1.0)
-    chosen, losses = calibrate.fit_scaling(log_p, gold)
+    chosen, losses = scaling.fit_scaling(log_p, gold)
     assert chosen.kind != "vector"
     assert abs(losses["temperature"] - losses["none"]) < 0.002
-    biased = calibrate.normalised(log_p + np.array([2.5, 0, 0, 0, 0, -2.0]))
-    chosen, losses = calibrate.fit_scaling(biased, gold)
+    biased = scaling.normalised(log_p + np.array([2.5, 0, 0, 0, 0, -2.0]))
+    chosen, losses = scaling.fit_scaling(biased, gold)
     assert chosen.kind == "vector"
-    assert calibrate.log_loss_of(chosen(biased), gold) == pytest.approx(
-        calibrate.log_loss_of(log_p, gold), abs=0.02
+    assert scaling.log_loss_of(chosen(biased), gold) == pytest.approx(
+        scaling.log_loss_of(log_p, gold), abs=0.02
     )
 
 
@@ -80,14 +80,14 @@ def test_the_scaling_is_chosen_by_cross_validation() -> None:
 def test_batch_calibration_takes_a_labels_prior_off() -> None:
     """A constant that a label's logit was given; what is left is what was there before."""
     draw = np.random.default_rng(4)
-    log_p = calibrate.normalised(draw.normal(0, 1.5, (5000, 5)))
-    pushed = calibrate.normalised(log_p + np.array([2.0, 0, 0, 0, -1.0]))
-    prior = calibrate.batch_prior(pushed)
+    log_p = scaling.normalised(draw.normal(0, 1.5, (5000, 5)))
+    pushed = scaling.normalised(log_p + np.array([2.0, 0, 0, 0, -1.0]))
+    prior = scaling.batch_prior(pushed)
     assert prior[0] - prior[2] > 1
-    found = calibrate.without_prior(pushed, prior)
+    found = scaling.without_prior(pushed, prior)
     agree = (found.argmax(axis=1) == log_p.argmax(axis=1)).mean()
     assert agree > (pushed.argmax(axis=1) == log_p.argmax(axis=1)).mean() + 0.1
-    assert calibrate.content_free_prior(pushed[:3]) == pytest.approx(
+    assert scaling.content_free_prior(pushed[:3]) == pytest.approx(
         np.log(np.exp(pushed[:3]).mean(axis=0))
     )
     assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(5000))
@@ -97,18 +97,18 @@ def test_a_prior_is_taken_off_only_where_that_gains() -> None:
     """Letters that are preferred; not the one label that most items truly have."""
     draw = np.random.default_rng(8)
     log_p, gold = world(400, 8, hot=1.0)
-    pushed = calibrate.normalised(log_p + np.array([3.0, 0, 0, 1.0, 0, -2.0]))
-    found = calibrate.fit_posterior(pushed, gold)
+    pushed = scaling.normalised(log_p + np.array([3.0, 0, 0, 1.0, 0, -2.0]))
+    found = scaling.fit_posterior(pushed, gold)
     assert found.changes
     right = (found(pushed).argmax(axis=1) == gold).mean()
     assert right > (pushed.argmax(axis=1) == gold).mean() + 0.1
-    assert calibrate.log_loss_of(found(pushed), gold) < calibrate.log_loss_of(pushed, gold) - 0.3
-    assert calibrate.fit_posterior(pushed, gold, prior=False).prior is None
+    assert scaling.log_loss_of(found(pushed), gold) < scaling.log_loss_of(pushed, gold) - 0.3
+    assert scaling.fit_posterior(pushed, gold, prior=False).prior is None
     gold = np.where(draw.random(400) < 0.9, 0, draw.integers(1, 6, 400))
     logits = draw.normal(0, 1, (400, 6)) + np.log([0.9, *[0.02] * 5])
     logits[np.arange(400), gold] += 2.0
-    sound = calibrate.normalised(logits)
-    found = calibrate.fit_posterior(sound, gold)
+    sound = scaling.normalised(logits)
+    found = scaling.fit_posterior(sound, gold)
     assert found.prior is None
     assert found.losses["prior off, none"] > found.losses["prior left in, none"] + 0.3
 
@@ -119,8 +119,8 @@ def test_position_priors_are_found_by_turning_menus() -> None:
     places, items = np.array([1.0, 0.2, 0.0, -0.5]), draw.normal(0, 1, (300, 4))
     shifts = [np.roll(np.arange(4), -k) for k in range(4)]
     turned = [[row[order] + places for order in shifts] for row in items]
-    log_p = calibrate.normalised(np.array(turned).reshape(-1, 4)).reshape(300, 4, 4)
-    prior = calibrate.position_prior(log_p)
+    log_p = scaling.normalised(np.array(turned).reshape(-1, 4)).reshape(300, 4, 4)
+    prior = scaling.position_prior(log_p)
     assert prior - prior[0] == pytest.approx(places - places[0], abs=1e-9)
 
 
@@ -223,14 +223,14 @@ def test_the_bound_is_clopper_and_pearsons(right: int, accepted: int) -> None:
     right = min(right, accepted)
     test = binomtest(right, accepted, alternative="greater")
     expected = test.proportion_ci(0.95, method="exact").low
-    assert gate.lower_bound(right, accepted, 0.05) == pytest.approx(expected, abs=1e-9)
+    assert thresholds.lower_bound(right, accepted, 0.05) == pytest.approx(expected, abs=1e-9)
 
 
 def test_how_few_can_prove_it() -> None:
     """59 items, all right, prove 95 % at 5 %; 58 do not."""
-    assert gate.least_accepted(0.95, 0.05) == 59
-    assert gate.lower_bound(59, 59, 0.05) >= 0.95
-    assert gate.lower_bound(58, 58, 0.05) < 0.95
+    assert thresholds.least_accepted(0.95, 0.05) == 59
+    assert thresholds.lower_bound(59, 59, 0.05) >= 0.95
+    assert thresholds.lower_bound(58, 58, 0.05) < 0.95
 
 
 def items(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -248,8 +248,8 @@ def test_the_promise_is_kept() -> None:
     broken = drawn = 0
     for seed in range(300):
         fit, other = items(500, 2 * seed), items(500, 2 * seed + 1)
-        tried = gate.sequence(*fit, gating=500, precision=0.9, risk=0.05)
-        line = gate.choose(*other, tried, precision=0.9, risk=0.05)
+        tried = thresholds.sequence(*fit, gating=500, precision=0.9, risk=0.05)
+        line = thresholds.choose(*other, tried, precision=0.9, risk=0.05)
         count = int(np.searchsorted(-order, -line.threshold, side="right"))
         broken += count > 0 and precision[count - 1] < 0.9
         drawn += line.accepted > 0
@@ -261,16 +261,16 @@ def test_nothing_accepted_is_a_result() -> None:
     """Where half is right nothing is promised, and no number of labels would do; or it is said."""
     sure = np.linspace(0.5, 0.9, 300)
     coin = np.random.default_rng(0).random(300) < 0.5
-    tried = gate.sequence(sure, coin, gating=300, precision=0.95, risk=0.05)
-    line = gate.choose(sure, coin, tried, precision=0.95, risk=0.05)
+    tried = thresholds.sequence(sure, coin, gating=300, precision=0.95, risk=0.05)
+    line = thresholds.choose(sure, coin, tried, precision=0.95, risk=0.05)
     assert (line.threshold, line.accepted) == (math.inf, 0)
     how = {"precision": 0.95, "risk": 0.05}
-    assert gate.labels_needed(*gate.counts(sure, coin), 300, **how) is None
+    assert thresholds.labels_needed(*thresholds.counts(sure, coin), 300, **how) is None
     good = np.random.default_rng(0).random(300) < 0.97
-    needed = gate.labels_needed(*gate.counts(sure, good), 300, **how)
+    needed = thresholds.labels_needed(*thresholds.counts(sure, good), 300, **how)
     assert needed is not None
     assert 300 < needed < 10_000
-    assert not len(gate.sequence(sure[:20], good[:20], gating=20, precision=0.95, risk=0.05))
+    assert not len(thresholds.sequence(sure[:20], good[:20], gating=20, precision=0.95, risk=0.05))
 
 
 def test_branches_share_the_risk() -> None:
@@ -280,9 +280,13 @@ def test_branches_share_the_risk() -> None:
     sure = draw.uniform(0.6, 1.0, 810)
     right = draw.random(810) < 0.99
     sizes = {"big": 800, "small": 10}
-    tried = gate.sequences(sure, right, branch.tolist(), gating=sizes, precision=0.95, risk=0.05)
+    tried = thresholds.sequences(
+        sure, right, branch.tolist(), gating=sizes, precision=0.95, risk=0.05
+    )
     assert set(tried) == {"big"}
-    lines = gate.choose_by_branch(sure, right, branch.tolist(), tried, precision=0.95, risk=0.05)
+    lines = thresholds.choose_by_branch(
+        sure, right, branch.tolist(), tried, precision=0.95, risk=0.05
+    )
     assert lines["big"].risk == 0.05
     assert lines["big"].accepted > 700
 
@@ -294,7 +298,7 @@ def test_the_policy_counts_the_deepest_category_above_the_line() -> None:
         [(0.4, False), (0.8, True)],
         [(0.2, False), (0.3, False)],
     ]
-    accepted, right = gate.policy_counts(chains, np.array([0.99, 0.85, 0.5, 0.1]))
+    accepted, right = thresholds.policy_counts(chains, np.array([0.99, 0.85, 0.5, 0.1]))
     assert accepted.tolist() == [0, 1, 2, 3]
     assert right.tolist() == [0, 1, 2, 1]
 
@@ -323,7 +327,7 @@ def test_ties_count_the_same_for_old_and_new_items() -> None:
     for seed in range(300):
         draw = np.random.default_rng(seed)
         logits = np.round(draw.normal(0, 2, (400, 16)) * 2) / 2
-        p = np.exp(calibrate.normalised(logits))
+        p = np.exp(scaling.normalised(logits))
         gold = (p.cumsum(axis=1) > draw.random(400)[:, None]).argmax(axis=1)
         u = draw.random(400)
         cut = conformal.cut_off(conformal.scores_of(p[:200], gold[:200], u[:200]), 0.9)

@@ -12,8 +12,8 @@ import pytest
 from conftest import EXAMPLES, Ran, read_rows
 
 from llmcat import Classifier
-from llmcat.calibrate import logs, normalised
-from llmcat.calibration import Calibrated, Calibration, Wanted, fit, no_line, scores_of_row
+from llmcat.calibration.artifact import Calibrated, Calibration, Wanted, fit, no_line, scores_of_row
+from llmcat.calibration.scaling import logs, normalised
 from llmcat.errors import BadConfig, InputError, LlmcatWarning
 from llmcat.taxonomy import Taxonomy
 

@@ -29,15 +29,15 @@ from llmcat.candidates.plan import Plan
 from llmcat.checks import doctor
 from llmcat.config import load
 from llmcat.engines import Engine, Served
-from llmcat.engines.failure import refusal
 from llmcat.engines.hardware import lacks_bf16
-from llmcat.engines.rate import START, InFlight
 from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
 from llmcat.records import Answer, Ask, Item
 from llmcat.speed import duration
 from llmcat.task import Task
+from llmcat.transport.rate import START, InFlight
+from llmcat.transport.retry import refusal
 
 sys.path.insert(0, str(ROOT / "eval" / "bench"))
 import stub

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llmcat
-from llmcat import gate, prompts
+from llmcat import prompts
 from llmcat.adds import added
 from llmcat.answers import AnswerStore
 from llmcat.arms import arms_of
+from llmcat.calibration import thresholds
 from llmcat.classify import Tally
 from llmcat.compare import difference_of_accuracy
 from llmcat.errors import BadConfig, InputError, JournalError
@@ -398,6 +399,6 @@ def labels_for_a_promise(
     by = brentq(lambda x: float(shifted(x).mean()) - supposed, -40.0, 40.0)
     chance = shifted(by)
     accepted = np.arange(1, len(sure) + 1)
-    return gate.labels_needed(
+    return thresholds.labels_needed(
         accepted, np.cumsum(chance), len(sure), precision=precision, risk=risk
     )

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens, schema
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight
-from llmcat.engines.failure import insist, try_again
-from llmcat.engines.rate import InFlight
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
@@ -29,6 +27,8 @@ from llmcat.errors import (
     EngineUnsupported,
 )
 from llmcat.records import Answer, Ask, Item, Menu, Node, Prefix, Usage, digest
+from llmcat.transport.rate import InFlight
+from llmcat.transport.retry import insist, try_again
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmcat.engines import Capabilities
 from llmcat.engines.completions import DIALECTS, Completions, Dialect
-from llmcat.engines.failure import refusal
 from llmcat.errors import (
     BadConfig,
     ConstraintIgnored,
@@ -27,6 +26,7 @@ from llmcat.errors import (
     EngineTimeout,
     EngineUnsupported,
 )
+from llmcat.transport.retry import refusal
 
 if TYPE_CHECKING:
     from llmcat.records import Answer, Ask

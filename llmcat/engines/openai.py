@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcat.engines.completions import Completions
-from llmcat.engines.failure import refusal
 from llmcat.errors import (
     EngineBusy,
     EngineDown,
@@ -18,6 +17,7 @@ from llmcat.errors import (
     EngineTimeout,
     EngineUnsupported,
 )
+from llmcat.transport.retry import refusal
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

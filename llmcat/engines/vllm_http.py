@@ -28,8 +28,6 @@ import orjson
 
 from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
-from llmcat.engines.failure import insist, refusal, try_again
-from llmcat.engines.rate import InFlight
 from llmcat.engines.strangers import Reply, recognized
 from llmcat.errors import (
     ConstraintIgnored,
@@ -52,6 +50,8 @@ from llmcat.records import (
     Usage,
     digest,
 )
+from llmcat.transport.rate import InFlight
+from llmcat.transport.retry import insist, refusal, try_again
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence

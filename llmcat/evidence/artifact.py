@@ -2,7 +2,7 @@
 
     reader        model, prompt, layout, candidates, codes; its place prior
     pool          weights of the sources, none rule; sources, documents, taxonomy
-    calibration   what probabilities mean (see `llmcat.calibration`), if it was fitted
+    calibration   what probabilities mean (see `llmcat.calibration.artifact`), if it was fitted
     line          above which the scorers are sure and no reader is asked, if it was drawn
 
 A part's hash covers its own content and the hash of the part before it: a pool that was fitted on

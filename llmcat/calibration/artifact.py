@@ -20,8 +20,9 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmcat import conformal, gate
-from llmcat.calibrate import (
+from llmcat.calibration import conformal, thresholds
+from llmcat.calibration.drift import Drift, Reference
+from llmcat.calibration.scaling import (
     ConfidenceMap,
     Posterior,
     Scaling,
@@ -30,7 +31,6 @@ from llmcat.calibrate import (
     logs,
     without_prior,
 )
-from llmcat.drift import Drift, Reference
 from llmcat.errors import BadConfig, InputError
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 from llmcat.storage import whole
@@ -38,8 +38,8 @@ from llmcat.storage import whole
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.calibration.thresholds import Gate
     from llmcat.config import RunConfig
-    from llmcat.gate import Gate
     from llmcat.taxonomy import Taxonomy
 
 __all__ = [
@@ -322,7 +322,7 @@ def no_line(confidence: Sequence[float] | Array, correct: Sequence[bool] | Array
     Looked at are the surest `FEW` items, and all larger shares of the surest.
     """
     hit = np.asarray(correct, dtype=bool)
-    accepted, right = gate.counts(np.asarray(confidence, dtype=float), hit)
+    accepted, right = thresholds.counts(np.asarray(confidence, dtype=float), hit)
     enough = accepted >= min(FEW, len(hit))
     if (right[enough] >= USEFUL * accepted[enough]).any():
         return ""
@@ -457,8 +457,12 @@ class Calibrated:
         sure, hit, branch = self._arrays(made.fitting)
         other, right, place = self._arrays(made.gating)
         sizes = {name: place.count(name) for name in set(branch)}
-        tried = gate.sequences(sure, hit, branch, gating=sizes, precision=precision, risk=risk)
-        return gate.choose_by_branch(other, right, place, tried, precision=precision, risk=risk)
+        tried = thresholds.sequences(
+            sure, hit, branch, gating=sizes, precision=precision, risk=risk
+        )
+        return thresholds.choose_by_branch(
+            other, right, place, tried, precision=precision, risk=risk
+        )
 
     def _arrays(self, part: Gating) -> tuple[Array, Array, list[str]]:
         groups = [self._group(branch) for branch in part.branch]
@@ -473,22 +477,24 @@ class Calibrated:
         made = self.calibration
         levels = np.unique([m for chain in made.fitting.depth for m, _ in chain])
         if not len(levels):
-            return gate.Gate(math.inf, 0, 0, len(made.gating.depth), 0.0, precision, risk)
-        tried = np.unique(np.quantile(levels, np.linspace(1, 0, gate.STEPS)))[::-1]
-        counts = [gate.policy_counts(part.depth, tried) for part in (made.fitting, made.gating)]
+            return thresholds.Gate(math.inf, 0, 0, len(made.gating.depth), 0.0, precision, risk)
+        tried = np.unique(np.quantile(levels, np.linspace(1, 0, thresholds.STEPS)))[::-1]
+        counts = [
+            thresholds.policy_counts(part.depth, tried) for part in (made.fitting, made.gating)
+        ]
         n = len(made.gating.depth)
         said = [[(p, p) for p, _ in chain] for chain in made.fitting.depth]
-        start, _ = gate.start_of(
+        start, _ = thresholds.start_of(
             *counts[0],
-            gate.policy_counts(said, tried)[1],
+            thresholds.policy_counts(said, tried)[1],
             share=n / len(made.fitting.depth),
             precision=precision,
             risk=risk,
         )
         if start is None:
-            return gate.Gate(math.inf, 0, 0, n, 0.0, precision, risk)
+            return thresholds.Gate(math.inf, 0, 0, n, 0.0, precision, risk)
         accepted, right = (part[start:] for part in counts[1])
-        return gate.passed(tried[start:], accepted, right, n, precision=precision, risk=risk)
+        return thresholds.passed(tried[start:], accepted, right, n, precision=precision, risk=risk)
 
     def refine(self, scores: Scores) -> Scores:
         """Return calibrated probabilities, the label they say, and its chance to be right."""
@@ -621,13 +627,15 @@ class Calibrated:
         n = len(made.gating.confidence)
         if wanted.back_off:
             levels = np.linspace(1, 0, 50)
-            accepted, right = gate.policy_counts([*made.fitting.depth, *made.gating.depth], levels)
+            accepted, right = thresholds.policy_counts(
+                [*made.fitting.depth, *made.gating.depth], levels
+            )
         else:
             sure = np.array([*made.fitting.confidence, *made.gating.confidence])
             hit = np.array([*made.fitting.correct, *made.gating.correct])
-            accepted, right = gate.counts(sure, hit)
+            accepted, right = thresholds.counts(sure, hit)
         every = n + len(made.fitting.confidence)
-        needed = gate.labels_needed(
+        needed = thresholds.labels_needed(
             accepted, right, every, precision=wanted.precision, risk=wanted.risk
         )
         if needed is None:

@@ -1,0 +1,1 @@
+"""A probability to a confidence, a threshold, a set."""

@@ -1,0 +1,1 @@
+"""What talks to servers: retries, and how many requests are in flight."""
