@@ -38,7 +38,7 @@ from llmcat.records import NONE, Item
 from llmcat.retrieval.documents import group_of, in_latin, item_text
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of
 from llmcat.runs import SOLO, load
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 GRID = (0.0, 0.25, 0.5, 1.0, 2.0)
 READER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

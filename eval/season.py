@@ -39,7 +39,7 @@ from llmcat.primary import Placed
 from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation
 from llmcat.student import Student
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 from llmcat.training import Corpus, Example, Recipe
 
 Array = np.ndarray[Any, Any]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         LlmcatWarning,
     )
     from llmcat.measuring import ab, evaluate
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "AsyncClassifier",

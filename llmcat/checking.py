@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.labels import LabelStore, Source
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["export", "import_labels"]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from llmcat.estimator import Items
     from llmcat.records import Verdict
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["AsyncClassifier", "Classifier", "rows_for"]
 

@@ -16,7 +16,7 @@ from llmcat.errors import ConstraintIgnored
 from llmcat.records import NONE, Answer, Decided, Item, Scores, Verdict
 
 if TYPE_CHECKING:
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Judge", "Plain", "alternatives", "best", "rationale", "read", "verdict"]
 

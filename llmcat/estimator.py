@@ -28,7 +28,7 @@ from llmcat.items.readers import Columns, to_items
 from llmcat.memory import PlainMemory
 from llmcat.records import NONE
 from llmcat.session import Session, with_gold
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence

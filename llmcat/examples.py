@@ -20,7 +20,7 @@ from llmcat.records import NONE, Item, Menu, digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Pool", "Select"]
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from llmcat.arms import Arm
     from llmcat.evidence.gather import Gathered
     from llmcat.run import Watch
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
     from llmcat.trial import Opened
 
 __all__ = [

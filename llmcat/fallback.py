@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from llmcat.labels import LabelStore, Opinion
     from llmcat.novelty import Novelty
     from llmcat.primary import Placed
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "Background",

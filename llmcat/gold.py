@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.records import Item
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Labelled", "read_labelled"]
 

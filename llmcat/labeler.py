@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from llmcat.primary import Primary
     from llmcat.records import Item, Verdict
     from llmcat.run import Summary, Watch
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["FallbackLabeler", "Status", "fallback_file", "open_route", "redo", "status"]
 

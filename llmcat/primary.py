@@ -23,7 +23,7 @@ from llmcat.student import Student
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["HttpPrimary", "Placed", "Primary", "open_primary"]
 

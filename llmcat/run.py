@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.records import Item, Verdict
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Opener", "Summary", "classify_file", "classify_stream", "default_out"]
 

@@ -29,7 +29,7 @@ from llmcat.items.readers import Columns, ItemReader, to_items
 from llmcat.memory import Forgetful
 from llmcat.records import MOST_LABELS, NONE, ROUTE
 from llmcat.task import Task
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence

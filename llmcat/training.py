@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.labels import LabelStore, Source
     from llmcat.students import Kind
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Corpus", "Example", "Recipe", "collect", "folds", "name_of", "out_of_fold", "train"]
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from llmcat.evidence.gather import Gathered
     from llmcat.records import Item, Message, Scores, Verdict
     from llmcat.run import Watch
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "BLOCK",

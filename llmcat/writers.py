@@ -28,7 +28,7 @@ from llmcat.storage import text_in, whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["COLUMNS", "decided_in", "export", "row_of", "rows_in"]
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 ORDER = [
     "errors", "records", "resources", "engines.hardware", "storage", "candidates.codes",
     "config", "items.cleaning", "items.redact", "items.parquet", "items.images",
-    "items.readers", "labels", "taxonomy", "retrieval.served", "retrieval.vectors",
+    "items.readers", "labels", "taxonomy.tree", "retrieval.served", "retrieval.vectors",
     "retrieval.documents", "retrieval.scorers", "candidates.plan", "candidates.walks",
     "evidence.posterior", "evidence.place_prior", "evidence.none_rule", "evidence.pool",
     "evidence.escalation", "evidence.gather", "evidence.artifact", "evidence.learn",
@@ -35,7 +35,16 @@ ORDER = [
     "primary", "fallback", "labeler", "ledger", "checks.reading", "checks.tune",
     "checks.doctor", "starter", "terminal", "flags", "cli_learn", "cli", "__main__",
 ]  # fmt: skip
-ROOMS = ("calibration", "candidates", "checks", "evidence", "items", "retrieval", "transport")
+ROOMS = (
+    "calibration",
+    "candidates",
+    "checks",
+    "evidence",
+    "items",
+    "retrieval",
+    "taxonomy",
+    "transport",
+)
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",

@@ -18,7 +18,7 @@ from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan, design
 from llmcat.candidates.walks import averaged, walk
 from llmcat.records import NONE, Scores
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 
 def world(n: int, seed: int, *, labels: int = 6, hot: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

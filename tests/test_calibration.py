@@ -15,7 +15,7 @@ from llmcat import Classifier
 from llmcat.calibration.artifact import Calibrated, Calibration, Wanted, fit, no_line, scores_of_row
 from llmcat.calibration.scaling import logs, normalised
 from llmcat.errors import BadConfig, InputError, LlmcatWarning
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 Cli = Callable[..., Ran]
 FLAT = ("--labels", "shoes,bags,toys", "--engine", "fake")

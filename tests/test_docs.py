@@ -27,7 +27,7 @@ from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.engines.vllm_local import VllmLocal
 from llmcat.flags import COMMANDS, GROUPS
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 README = (ROOT / "README.md").read_text("utf-8")
 PAGE = ROOT / "docs" / "cli.md"

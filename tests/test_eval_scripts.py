@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 from llmcat.arms import arms_of, definition
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 DATA = Path(os.environ.get("LLMCAT_DATA", ROOT.parent / "shared" / "data"))
 SIZES = {

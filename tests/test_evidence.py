@@ -28,7 +28,7 @@ from llmcat.evidence.posterior import Columns, Posterior, best_of
 from llmcat.items.readers import ItemReader
 from llmcat.records import NONE, Item, Menu, Scores
 from llmcat.retrieval.scorers import Retriever, Signals
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from pathlib import Path

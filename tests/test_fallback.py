@@ -39,7 +39,7 @@ from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
 from llmcat.student import Student
 from llmcat.students.registry import load, make
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 from llmcat.training import Corpus, Example, Recipe, train
 from llmcat.writers import row_of
 
@@ -481,7 +481,7 @@ def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
     pickled = tmp_path / "first"
     pickled.write_bytes(pickle.dumps(first))
     code = (
-        "import pickle, sys; from llmcat.primary import Placed; from llmcat.taxonomy import *\n"
+        "import pickle, sys; from llmcat.primary import Placed; from llmcat.taxonomy.tree import *\n"
         "first = pickle.load(open('first', 'rb')); first.predict(['boot'])\n"
         "print(Placed.of(first, Taxonomy.from_labels(sys.argv[1:])).key)\n"
     )

@@ -21,7 +21,7 @@ from llmcat.evidence.gather import Evidence
 from llmcat.items.readers import Columns, to_items
 from llmcat.retrieval.scorers import Retriever
 from llmcat.task import Task
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from llmcat.records import Item
 from llmcat.retrieval import served, vectors
 from llmcat.retrieval.documents import document, duplicates_of, group_of, in_latin, normal
 from llmcat.retrieval.scorers import Retriever, encoders_of
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

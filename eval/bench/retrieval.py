@@ -23,7 +23,7 @@ from llmcat.items.readers import ItemReader
 from llmcat.retrieval.documents import item_text
 from llmcat.retrieval.scorers import Retriever
 from llmcat.retrieval.vectors import representation
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 NODES = 10_595
 WORDS = (

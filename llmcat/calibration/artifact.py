@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from llmcat.calibration.thresholds import Gate
     from llmcat.config import RunConfig
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "UNCALIBRATED",

@@ -16,7 +16,7 @@ from llmcat.records import MOST_LABELS, Menu, Node
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Plan", "chunks", "design"]
 

@@ -28,7 +28,7 @@ from llmcat.memory import PlainMemory
 from llmcat.records import NONE
 from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.speed import LOCAL, duration, here
-from llmcat.taxonomy import Taxonomy
+from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from llmcat.config import RunConfig

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.evidence.artifact import Artifact
     from llmcat.records import Item
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["ALONE", "INTERRUPTED", "Options", "Tried", "Tuned", "labels_for_a_promise", "tune"]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.records import Item
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["REFERENCE", "learnt_pool", "out_of_fold", "reference_items", "retriever_of", "wanted"]
 

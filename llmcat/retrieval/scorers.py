@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from llmcat.records import Item
     from llmcat.retrieval.vectors import Representation
-    from llmcat.taxonomy import Taxonomy
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["LEXICAL", "SUPPLIED", "Examples", "Retriever", "Signals", "encoders_of"]
 

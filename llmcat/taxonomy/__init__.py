@@ -1,0 +1,1 @@
+"""Your categories: the tree, and the files it is read from."""
