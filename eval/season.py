@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 
 from llmcat import fallback, training
+from llmcat.annotations.store import Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
-from llmcat.labels import Label, LabelStore, key_of
 from llmcat.primary import Placed
 from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation

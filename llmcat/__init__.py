@@ -38,7 +38,7 @@ _MODULES = {
     "AsyncClassifier": "classifier",
     "Classifier": "classifier",
     "RunConfig": "config",
-    "Taxonomy": "taxonomy",
+    "Taxonomy": "taxonomy.tree",
     "ab": "measuring",
     "evaluate": "measuring",
 }

@@ -64,16 +64,16 @@ def _labels(argv: list[str]) -> int:
     add_settings(counted, leave_out=_all_but("store"), also=STORE)
     args = make.parse_args(argv)
     config = settings(args)
-    from llmcat import checking
+    from llmcat.annotations import transfer
+    from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
-    from llmcat.labels import LabelStore
     from llmcat.session import taxonomy_of
 
     path = Path(config.store)
     if args.action == "import":
         taxonomy = taxonomy_of(config)
         with LabelStore(path) as store:
-            found = checking.import_labels(config, taxonomy, store, source=args.source, by=args.by)
+            found = transfer.import_labels(config, taxonomy, store, source=args.source, by=args.by)
         print(f"{found['new']:,} new labels by {args.source}, {found['known']:,} known already, "
               f"{found['unlabelled']:,} rows without", file=sys.stderr)  # fmt: skip
         return DONE
@@ -88,7 +88,7 @@ def _labels(argv: list[str]) -> int:
             labels = store.unchecked(args.sample, seed=config.seed)
         else:
             labels = store.holding(*(args.source or ()))
-        count = checking.export(store, labels, Path(args.out), to_check=args.sample is not None)
+        count = transfer.export(store, labels, Path(args.out), to_check=args.sample is not None)
     print(f"wrote {args.out}: {count:,} labels", file=sys.stderr)
     return DONE
 
@@ -98,7 +98,7 @@ def _stats(store: Any) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from llmcat.labels import SOURCES
+    from llmcat.annotations.store import SOURCES
 
     counts = store.counts()
     table = Table(show_edge=False, pad_edge=False)
@@ -184,7 +184,7 @@ def _student(argv: list[str]) -> int:
 
 def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     from llmcat import training
-    from llmcat.labels import LabelStore
+    from llmcat.annotations.store import LabelStore
     from llmcat.session import taxonomy_of
     from llmcat.student import check_out
 
@@ -294,8 +294,8 @@ def _fallback(argv: list[str]) -> int:
     args = make.parse_args(argv)
     config = settings(args)
     from llmcat import labeler, terminal
+    from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
-    from llmcat.labels import LabelStore
     from llmcat.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
@@ -325,7 +325,7 @@ def _status(argv: list[str]) -> int:
     from rich.table import Table
 
     from llmcat import labeler
-    from llmcat.labels import SOURCES, LabelStore
+    from llmcat.annotations.store import SOURCES, LabelStore
     from llmcat.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat import graduation, mixture
+from llmcat.annotations.store import Label, key_of
 from llmcat.calibration import thresholds
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence.escalation import Escalation
-from llmcat.labels import Label, key_of
 from llmcat.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 from llmcat.student import Held, Student, text_of
@@ -38,10 +38,10 @@ from llmcat.training import name_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.annotations.store import LabelStore, Opinion
     from llmcat.candidates.plan import Plan
     from llmcat.candidates.walks import Walk
     from llmcat.graduation import Standing
-    from llmcat.labels import LabelStore, Opinion
     from llmcat.novelty import Novelty
     from llmcat.primary import Placed
     from llmcat.taxonomy.tree import Taxonomy

@@ -25,6 +25,8 @@ import orjson
 from llmcat import config as configuration
 from llmcat import fallback, novelty, run
 from llmcat.aio import LoopThread
+from llmcat.annotations.labelled import read_labelled
+from llmcat.annotations.store import LabelStore
 from llmcat.classifier import rows_for
 from llmcat.classify import Tally
 from llmcat.decode import Plain
@@ -33,10 +35,8 @@ from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
-from llmcat.gold import read_labelled
 from llmcat.items.readers import Columns, ItemReader, expand, to_items
 from llmcat.journal import check_writable, hold, locked, refuse_other, write_record
-from llmcat.labels import LabelStore
 from llmcat.memory import DiskMemory, PlainMemory
 from llmcat.primary import Placed, open_primary
 from llmcat.records import NONE

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmcat.annotations.store import LabelStore
 from llmcat.errors import InputError
-from llmcat.labels import LabelStore
 from llmcat.records import ROUTE
 
 if TYPE_CHECKING:

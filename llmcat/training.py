@@ -16,11 +16,11 @@ import numpy as np
 
 import llmcat
 from llmcat import novelty
+from llmcat.annotations.store import CHECKED, Label, key_of
 from llmcat.augment import augment
 from llmcat.calibration.scaling import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader, expand
-from llmcat.labels import CHECKED, Label, key_of
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.student import Held, Manifest, Student, text_of
@@ -29,8 +29,8 @@ from llmcat.students.registry import make
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from llmcat.annotations.store import LabelStore, Source
     from llmcat.config import RunConfig
-    from llmcat.labels import LabelStore, Source
     from llmcat.students import Kind
     from llmcat.taxonomy.tree import Taxonomy
 

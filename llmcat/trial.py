@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 import llmcat
+from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.answers import AnswerStore, Remembering
 from llmcat.classify import Tally
 from llmcat.errors import InputError, JournalError
-from llmcat.gold import Labelled, read_labelled
 from llmcat.memory import Forgetful
 from llmcat.records import NONE, Ask, digest
 from llmcat.run import is_stream, unless

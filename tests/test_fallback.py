@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from conftest import Ran, read_rows
 
+from llmcat.annotations.store import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.config import load as settings
@@ -32,7 +33,6 @@ from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
 from llmcat.items.readers import Columns, to_items
 from llmcat.labeler import FallbackLabeler, background, open_route, open_session
-from llmcat.labels import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.memory import PlainMemory
 from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
@@ -180,7 +180,7 @@ def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmca
 def test_two_processes_write_one_store(tmp_path: Path) -> None:
     """Nothing is lost and nothing fails."""
     code = (
-        "import sys; from pathlib import Path; from llmcat.labels import *\n"
+        "import sys; from pathlib import Path; from llmcat.annotations.store import *\n"
         "s = LabelStore(Path('both.sqlite'))\n"
         "for i in range(200): s.add([Label(key_of(sys.argv[1] + str(i)), 'a', 'model')])\n"
     )
@@ -481,7 +481,7 @@ def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
     pickled = tmp_path / "first"
     pickled.write_bytes(pickle.dumps(first))
     code = (
-        "import pickle, sys; from llmcat.primary import Placed; from llmcat.taxonomy.tree import *\n"
+        "import pickle, sys; from llmcat import Taxonomy; from llmcat.primary import Placed\n"
         "first = pickle.load(open('first', 'rb')); first.predict(['boot'])\n"
         "print(Placed.of(first, Taxonomy.from_labels(sys.argv[1:])).key)\n"
     )

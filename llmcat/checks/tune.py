@@ -23,6 +23,7 @@ import numpy as np
 import llmcat
 from llmcat import prompts
 from llmcat.adds import added
+from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.answers import AnswerStore
 from llmcat.arms import arms_of
 from llmcat.calibration import thresholds
@@ -34,7 +35,6 @@ from llmcat.evidence.gather import Gathered
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import Pool
 from llmcat.experiment import artifact_of
-from llmcat.gold import Labelled, read_labelled
 from llmcat.memory import Forgetful
 from llmcat.metrics import Estimate, accuracy
 from llmcat.records import NONE

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmcat.annotations.store import Label, key_of, now
 from llmcat.errors import BadConfig, InputError
 from llmcat.items.readers import Columns, ItemReader, expand
-from llmcat.labels import Label, key_of, now
 from llmcat.records import NONE
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from llmcat.annotations.store import LabelStore, Source
     from llmcat.config import RunConfig
-    from llmcat.labels import LabelStore, Source
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["export", "import_labels"]

@@ -1,0 +1,1 @@
+"""Labels with their source: the store, import and export, labelled files."""
