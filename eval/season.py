@@ -31,16 +31,17 @@ from typing import Any
 
 import numpy as np
 
-from llmcat import fallback, training
+from llmcat import fallback
 from llmcat.annotations.store import Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.primary import Placed
 from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation
-from llmcat.student import Student
+from llmcat.students import training
+from llmcat.students.model import Student
+from llmcat.students.training import Corpus, Example, Recipe
 from llmcat.taxonomy.tree import Taxonomy
-from llmcat.training import Corpus, Example, Recipe
 
 Array = np.ndarray[Any, Any]
 

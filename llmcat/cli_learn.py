@@ -183,10 +183,10 @@ def _student(argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, *, with_store: bool) -> int:
-    from llmcat import training
     from llmcat.annotations.store import LabelStore
     from llmcat.session import taxonomy_of
-    from llmcat.student import check_out
+    from llmcat.students import training
+    from llmcat.students.model import check_out
 
     given = flags_of(args)
     if "file" not in given and with_store:

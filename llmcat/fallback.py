@@ -32,8 +32,8 @@ from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence.escalation import Escalation
 from llmcat.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
-from llmcat.student import Held, Student, text_of
-from llmcat.training import name_of
+from llmcat.students.model import Held, Student, text_of
+from llmcat.students.training import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from llmcat.candidates.plan import Plan
     from llmcat.candidates.walks import Walk
     from llmcat.graduation import Standing
-    from llmcat.novelty import Novelty
     from llmcat.primary import Placed
+    from llmcat.students.novelty import Novelty
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [

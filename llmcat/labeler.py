@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from llmcat import config as configuration
-from llmcat import fallback, novelty, run
+from llmcat import fallback, run
 from llmcat.aio import LoopThread
 from llmcat.annotations.labelled import read_labelled
 from llmcat.annotations.store import LabelStore
@@ -43,8 +43,9 @@ from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
 from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.storage import whole
-from llmcat.student import Held, Student, text_of
-from llmcat.training import name_of
+from llmcat.students import novelty
+from llmcat.students.model import Held, Student, text_of
+from llmcat.students.training import name_of
 from llmcat.writers import row_of
 
 if TYPE_CHECKING:

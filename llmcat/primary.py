@@ -18,7 +18,7 @@ import numpy as np
 
 from llmcat.errors import BadConfig, EngineBusy, EngineDown, EngineError, EngineRefused
 from llmcat.records import NONE, digest
-from llmcat.student import Student
+from llmcat.students.model import Student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

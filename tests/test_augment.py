@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat.augment import MOST, augment, shortened, swapped, words
 from llmcat.errors import InputError
+from llmcat.students.augment import MOST, augment, shortened, swapped, words
 
 PARTS = ["red", "running", "shoes", "USB-C", "运动鞋", "蓝牙耳机", "女款", "2-pack", ","]
 TEXTS = st.lists(st.sampled_from(PARTS), min_size=0, max_size=7).map(" ".join) | st.text(max_size=9)

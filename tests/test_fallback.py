@@ -37,10 +37,10 @@ from llmcat.memory import PlainMemory
 from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
-from llmcat.student import Student
+from llmcat.students.model import Student
 from llmcat.students.registry import load, make
+from llmcat.students.training import Corpus, Example, Recipe, train
 from llmcat.taxonomy.tree import Taxonomy
-from llmcat.training import Corpus, Example, Recipe, train
 from llmcat.writers import row_of
 
 Cli = Callable[..., Ran]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served, in_batches
 from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Message
-from llmcat.student import Student, text_of
+from llmcat.students.model import Student, text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping

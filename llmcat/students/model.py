@@ -25,10 +25,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmcat.calibration.scaling import Scaling, logs
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.novelty import Novelty
 from llmcat.records import digest
 from llmcat.retrieval.vectors import Tfidf, representation
 from llmcat.students import Estimator, archive
+from llmcat.students.novelty import Novelty
 from llmcat.students.registry import load
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llmcat
-from llmcat import novelty
 from llmcat.annotations.store import CHECKED, Label, key_of
-from llmcat.augment import augment
 from llmcat.calibration.scaling import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader, expand
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
-from llmcat.student import Held, Manifest, Student, text_of
+from llmcat.students import novelty
+from llmcat.students.augment import augment
+from llmcat.students.model import Held, Manifest, Student, text_of
 from llmcat.students.registry import make
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def train(
     """Train a student; also return remarks.
 
     Its probabilities are scaled by what it said out of fold, and its eye for what is new is
-    trained by the same (see `llmcat.novelty`); `features` is what distances are measured in.
+    trained by the same (see `llmcat.students.novelty`); `features` is what distances are measured in.
     Raises `InputError` for fewer than two categories.
     """
     texts = [e.text for e in corpus.examples]
