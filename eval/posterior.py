@@ -13,11 +13,12 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
 from llmcat.engines.vllm_http import VllmHttp
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Item
-from llmcat.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +56,7 @@ async def compare(url: str, labels: int, count: int) -> None:
         plan = Plan(taxonomy, served.alphabet)
         base: list[list[float]] = []
         for constraint, engine.concurrency in RUNS:
-            task = Task(plan, prompts.load("zero-shot"), constraint=constraint, mass_sample=0)
+            task = Task(plan, templates.load("zero-shot"), constraint=constraint, mass_sample=0)
             got = await posteriors(engine, task, count)
             base = base or got
             gaps = [

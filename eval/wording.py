@@ -38,7 +38,7 @@ from llmcat.evidence.gather import Asked, Gathered
 from llmcat.evidence.place_prior import estimate
 from llmcat.evidence.pool import READER, Pool
 from llmcat.memory import Forgetful
-from llmcat.prompts import DEFAULT, load
+from llmcat.prompting.templates import DEFAULT, load
 from llmcat.records import NONE
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of
 from llmcat.session import Session

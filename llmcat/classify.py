@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llmcat.candidates.walks import Walk
     from llmcat.engines import Engine
-    from llmcat.task import Task
+    from llmcat.prompting.builder import Task
 
 __all__ = ["Memory", "Tally", "classify"]
 

@@ -535,14 +535,14 @@ def _prompts(argv: list[str]) -> int:
     }.items():
         render.add_argument(f"--{name}", help=what, default=None)
     args = parser.parse_args(argv)
-    from llmcat import prompts
+    from llmcat.prompting import templates
 
     if args.action == "list":
-        for prompt in prompts.available():
+        for prompt in templates.available():
             print(f"{prompt.ref:<18} {prompt.front.description}")
         return DONE
     if args.action == "show":
-        print(prompts.load(args.prompt).text, end="")
+        print(templates.load(args.prompt).text, end="")
         return DONE
     from llmcat import session
 

@@ -23,9 +23,9 @@ from llmcat import config as configuration
 from llmcat.classify import Tally
 from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
-from llmcat.examples import Pool
 from llmcat.items.readers import Columns, to_items
 from llmcat.memory import PlainMemory
+from llmcat.prompting.few_shot import Pool
 from llmcat.records import NONE
 from llmcat.session import Session, with_gold
 from llmcat.taxonomy.tree import Taxonomy

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmcat import prompts
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
@@ -24,11 +23,12 @@ from llmcat.evidence.artifact import CHOICES, Artifact
 from llmcat.evidence.escalation import SURE, Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
-from llmcat.examples import Pool
 from llmcat.items.readers import Columns, ItemReader, to_items
 from llmcat.memory import Forgetful
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
+from llmcat.prompting.few_shot import Pool
 from llmcat.records import MOST_LABELS, NONE, ROUTE
-from llmcat.task import Task
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from llmcat.classify import Memory, Tally
     from llmcat.config import RunConfig
-    from llmcat.prompts import Prompt
+    from llmcat.prompting.templates import Prompt
     from llmcat.records import Item, Message, Verdict
 
 __all__ = [
@@ -208,7 +208,7 @@ class Session:
                 taxonomy,
                 served.alphabet,
                 config.menu_size,
-                prompts.spelled(prompt, taxonomy.nodes),
+                templates.spelled(prompt, taxonomy.nodes),
                 orders=orders,
                 auto=config.orders == "auto",
                 candidates=min(config.candidates, most) if gathers else 0,
@@ -409,7 +409,9 @@ def prompt_of(config: RunConfig, *, whole_menus: bool) -> Prompt:
 
     An item-first prompt is the default: menus first are cached, and small models cannot read them.
     """
-    return prompts.load(config.prompt or (prompts.WHOLE_MENU if whole_menus else prompts.DEFAULT))
+    return templates.load(
+        config.prompt or (templates.WHOLE_MENU if whole_menus else templates.DEFAULT)
+    )
 
 
 def _chosen(config: RunConfig, artifact: Artifact) -> RunConfig:
@@ -471,7 +473,7 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
         taxonomy,
         CANDIDATES[: MOST_LABELS + 1],
         config.menu_size,
-        prompts.spelled(prompt, taxonomy.nodes),
+        templates.spelled(prompt, taxonomy.nodes),
         candidates=min(config.candidates, len(taxonomy.leaves)) if gathers else 0,
     )
     task = Task(

@@ -20,11 +20,11 @@ ORDER = [
     "retrieval.vectors", "retrieval.documents", "retrieval.scorers", "candidates.plan",
     "candidates.walks", "evidence.posterior", "evidence.place_prior", "evidence.none_rule",
     "evidence.pool", "evidence.escalation", "evidence.gather", "evidence.artifact",
-    "evidence.learn", "evidence.assemble", "prompts", "examples", "task", "students",
-    "students.archive", "students.linear", "students.encoder", "students.single",
-    "students.ensemble", "students.registry", "students.augment", "calibration.scaling",
-    "students.novelty", "students.model", "engines", "transport.retry", "transport.rate",
-    "engines.strangers", "engines.fake", "engines.vllm_http", "engines.chat",
+    "evidence.learn", "evidence.assemble", "prompting.templates", "prompting.few_shot",
+    "prompting.builder", "students", "students.archive", "students.linear", "students.encoder",
+    "students.single", "students.ensemble", "students.registry", "students.augment",
+    "calibration.scaling", "students.novelty", "students.model", "engines", "transport.retry",
+    "transport.rate", "engines.strangers", "engines.fake", "engines.vllm_http", "engines.chat",
     "engines.vllm_local", "engines.transformers_local", "engines.completions", "engines.openai",
     "engines.litellm", "engines.student", "engines.retriever", "engines.tolerant",
     "engines.registry", "answers", "decode", "bootstrap", "metrics", "compare",
@@ -37,16 +37,9 @@ ORDER = [
     "checks.doctor", "starter", "terminal", "flags", "cli_learn", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = (
-    "annotations",
-    "calibration",
-    "candidates",
-    "checks",
-    "evidence",
-    "items",
-    "retrieval",
-    "taxonomy",
-    "transport",
-)
+    "annotations", "calibration", "candidates", "checks", "evidence", "items", "prompting",
+    "retrieval", "taxonomy", "transport"
+)  # fmt: skip
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
@@ -67,7 +60,7 @@ ADAPTERS = {
     "sklearn": {
         "classifier",
         "estimator",
-        "examples",
+        "prompting.few_shot",
         "metrics",
         "students.novelty",
         "retrieval.scorers",
@@ -97,7 +90,7 @@ ADAPTERS = {
     "cleanlab": {"audit"},
     "pynvml": {"speed"},
     "rich": {"cli_learn", "estimator", "terminal"},
-    "jinja2": {"prompts"},
+    "jinja2": {"prompting.templates"},
 }
 
 

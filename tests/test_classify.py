@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.classify import HOPELESS, Tally, classify
@@ -17,11 +17,12 @@ from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
 from llmcat.memory import BATCH, DiskMemory, PlainMemory
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Decided, Item, Scores, Verdict
-from llmcat.task import Task
 
 TAXONOMY = Taxonomy.from_labels(["shoes", "bags", "toys"])
-TASK = Task(Plan(TAXONOMY, CANDIDATES[:128]), prompts.load("zero-shot"))
+TASK = Task(Plan(TAXONOMY, CANDIDATES[:128]), templates.load("zero-shot"))
 
 
 def item(row: int, title: str) -> Item:
@@ -61,7 +62,7 @@ def test_verdicts_come_in_item_order() -> None:
 def test_reasons_stand_in_the_verdict() -> None:
     """Two asks an item; duplicates, near and far, have the reasons too."""
     plan = Plan(TAXONOMY, CANDIDATES[:128])
-    task = Task(plan, prompts.load("reason"), mass_sample=2)
+    task = Task(plan, templates.load("reason"), mass_sample=2)
     items = [item(i, f"shoes {i % 10}") for i in range(60)]
     tally, disk = Tally(), DiskMemory()
 

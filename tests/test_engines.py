@@ -17,7 +17,7 @@ from aiohttp import web
 from conftest import DEMO_MODEL, Proxy, Ran, free_port
 from dialects import Dialects
 
-from llmcat import Taxonomy, decode, prompts, run
+from llmcat import Taxonomy, decode, run
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
@@ -38,8 +38,9 @@ from llmcat.errors import (
     EngineUnsupported,
 )
 from llmcat.memory import PlainMemory
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Item, Scores, Verdict
-from llmcat.task import Task
 
 LABELS = Taxonomy.from_labels([f"label number {i}" for i in range(127)])
 Cli = Callable[..., Ran]
@@ -47,7 +48,7 @@ Cli = Callable[..., Ran]
 
 def task_for(served: Served, size: int = 127, constraint: str = "outlines") -> Task:
     plan = Plan(LABELS, served.alphabet, size)
-    return Task(plan, prompts.load("zero-shot"), constraint=constraint, mass_sample=0)  # type: ignore[arg-type]
+    return Task(plan, templates.load("zero-shot"), constraint=constraint, mass_sample=0)  # type: ignore[arg-type]
 
 
 async def feed(asks: list[Ask]) -> AsyncIterator[Ask]:
@@ -218,7 +219,7 @@ def test_names_are_spelled_to_the_end(engine: Engine) -> None:
     async def work(engine: Engine, served: Served) -> list[Answer]:
         spelled = {"": "None of these", **{n.id: n.name for n in labels.leaves}}
         plan = Plan(labels, served.alphabet, spelled=spelled)
-        task = Task(plan, prompts.load("text"), mass_sample=1)
+        task = Task(plan, templates.load("text"), mass_sample=1)
         menus = [plan.menu(labels.leaves), plan.menu(labels.leaves[:2]), plan.menu(labels.leaves)]
         items = [Item(i, str(i), {"title": t}) for i, t in enumerate(("boots", "鞋", "xq"))]
         asks = [task.ask(*task.fit(i), m) for i, m in zip(items, menus, strict=True)]
@@ -238,7 +239,7 @@ def test_reasons_come_before_the_code(engine: Engine) -> None:
 
     async def work(engine: Engine, served: Served) -> list[tuple[Answer, Answer]]:
         plan = Plan(LABELS, served.alphabet, 127)
-        task = Task(plan, prompts.load("reason"), mass_sample=0)
+        task = Task(plan, templates.load("reason"), mass_sample=0)
         first = [a async for a in engine.answer(feed(asks_for(task, 3, 5)))]
         then = [a async for a in engine.answer(feed([task.after(a) for a in first]))]
         by_row = {a.ask.item.row: a for a in then}
@@ -570,8 +571,8 @@ def things(read: str = "zero-shot", count: int = 3) -> Callable[[Engine, Served]
     labels = Taxonomy.from_labels(["shoes", "bags", "toys", "lamps (led)", "pans"])
 
     async def work(engine: Engine, served: Served) -> list[Answer]:
-        prompt = prompts.load(read)
-        plan = Plan(labels, served.alphabet, spelled=prompts.spelled(prompt, labels.nodes))
+        prompt = templates.load(read)
+        plan = Plan(labels, served.alphabet, spelled=templates.spelled(prompt, labels.nodes))
         task = Task(plan, prompt, mass_sample=0)
         titles = ["red shoes", "lamps for two", "pans of iron"][:count]
         items = [Item(i, str(i), {"title": t}) for i, t in enumerate(titles)]
@@ -668,7 +669,7 @@ def test_a_dialect_has_the_posterior_of_the_hot_path(server: str) -> None:
 
     async def work(engine: Engine, served: Served) -> list[Answer]:
         plan = Plan(LABELS, CANDIDATES[:26], 5)
-        task = Task(plan, prompts.load("zero-shot"), mass_sample=0)
+        task = Task(plan, templates.load("zero-shot"), mass_sample=0)
         answers = [a async for a in engine.answer(feed(asks_for(task, 10, 5)))]
         return sorted(answers, key=lambda a: a.ask.item.row)
 
@@ -735,7 +736,7 @@ def test_a_chain_of_links_that_give_different_scores(
         links = engine.links  # type: ignore[attr-defined]
         assert [link.scored for link in links] == [False, True]
         plan = Plan(tree, served.alphabet, 2)
-        task = Task(plan, prompts.load("zero-shot"), mass_sample=0)
+        task = Task(plan, templates.load("zero-shot"), mass_sample=0)
         found = []
         for broken in (None, "ollama"):  # the second item's first level, and what follows
             spoken.failing = {broken: 400} if broken else {}

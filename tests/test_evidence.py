@@ -460,8 +460,8 @@ def test_the_loop_is_none_the_wiser() -> None:
     from llmcat.classify import classify
     from llmcat.engines.fake import FakeEngine
     from llmcat.memory import PlainMemory
-    from llmcat.prompts import load
-    from llmcat.task import Task
+    from llmcat.prompting.builder import Task
+    from llmcat.prompting.templates import load
 
     async def run() -> list[str]:
         engine, one = FakeEngine(), evidence()

@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig, BadPrompt
-from llmcat.examples import Pool
 from llmcat.items.readers import ItemReader
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
+from llmcat.prompting.few_shot import Pool
 from llmcat.records import Item
-from llmcat.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 HASHES = json.loads((ROOT / "tests" / "prompt_hashes.json").read_text())
 TAXONOMY = Taxonomy.load(ROOT / "examples" / "taxonomy.yaml")
 POOL = Pool.build(ItemReader().read(ROOT / "examples" / "pool.jsonl"), TAXONOMY)
-SHIPPED = [p.ref for p in prompts.available()]
+SHIPPED = [p.ref for p in templates.available()]
 
 
 def task(ref: str = "zero-shot.en", pool: Pool | None = None, **extra: object) -> Task:
-    prompt = prompts.load(ref)
-    plan = Plan(TAXONOMY, CANDIDATES[:128], spelled=prompts.spelled(prompt, TAXONOMY.nodes))
+    prompt = templates.load(ref)
+    plan = Plan(TAXONOMY, CANDIDATES[:128], spelled=templates.spelled(prompt, TAXONOMY.nodes))
     return Task(plan=plan, prompt=prompt, pool=pool, **extra)  # type: ignore[arg-type]
 
 
@@ -35,25 +36,25 @@ def item(**fields: str) -> Item:
 
 def test_a_released_prompt_never_changes() -> None:
     """Every shipped prompt has the hash it was released with. A new wording is a new version."""
-    assert {p.ref: p.digest for p in prompts.available()} == HASHES
+    assert {p.ref: p.digest for p in templates.available()} == HASHES
 
 
 def test_those_that_ship() -> None:
     """Zero-shot, few-shot, definition-rich, by name, with reasons: in English and Chinese."""
     kinds = ("zero-shot", "zero-shot-item-first", "few-shot", "definitions", "text", "reason")
     names = {f"{kind}.{lang}" for kind in kinds for lang in ("en", "zh")}
-    assert {p.front.name for p in prompts.available()} == names
+    assert {p.front.name for p in templates.available()} == names
 
 
 @pytest.mark.parametrize("ref", SHIPPED)
 def test_every_prompt_shows_menu_then_item(ref: str) -> None:
     """Every label with its code (or number) stands in the shared part; the item stands last."""
-    needs = prompts.load(ref).front.needs
+    needs = templates.load(ref).front.needs
     made = task(ref, POOL if "examples" in needs else None)
     menu = made.plan.first_menus()[0]
     ask = made.ask(*made.fit(item(title="red zorvik")), menu)
     system = ask.messages[0]["content"]
-    text = prompts.load(ref).front.read == "text"
+    text = templates.load(ref).front.read == "text"
     for i, (code, node) in enumerate(zip(menu.codes, menu.nodes, strict=False), 1):
         name = node.names["zh"] if ref.split("@", maxsplit=1)[0].endswith("zh") else node.name
         assert f"\n{i}. {code}\n" in system if text else f"\n{code}. " in system
@@ -107,7 +108,7 @@ def test_a_broken_prompt_fails_at_load(body: str, message: str) -> None:
     """An undefined variable, a missing block, a menu not shown, a sandbox escape."""
     front = "---\nname: x\nversion: 1\ndescription: x\n---\n"
     with pytest.raises(BadPrompt, match=message):
-        prompts.parse(front + body, "x.jinja")
+        templates.parse(front + body, "x.jinja")
 
 
 @pytest.mark.parametrize(
@@ -122,18 +123,18 @@ def test_a_broken_prompt_fails_at_load(body: str, message: str) -> None:
 def test_front_matter_is_checked(front: str, message: str) -> None:
     """Missing and unknown keys are named."""
     with pytest.raises(BadPrompt, match=message):
-        prompts.parse(front + "x", "x.jinja")
+        templates.parse(front + "x", "x.jinja")
 
 
 def test_loading_by_name() -> None:
     """A name means English and the newest version; an unknown one lists those there."""
-    assert prompts.load("zero-shot").ref == "zero-shot.en@1"
-    assert prompts.load("few-shot.zh@1").front.language == "zh"
+    assert templates.load("zero-shot").ref == "zero-shot.en@1"
+    assert templates.load("few-shot.zh@1").front.language == "zh"
     with pytest.raises(BadPrompt) as caught:
-        prompts.load("zero-shot@9")
+        templates.load("zero-shot@9")
     assert "zero-shot.en@1" in caught.value.hint
     with pytest.raises(BadPrompt, match="No such file"):
-        prompts.load("./absent.jinja")
+        templates.load("./absent.jinja")
 
 
 def test_needs_are_met_or_refused() -> None:
@@ -144,7 +145,7 @@ def test_needs_are_met_or_refused() -> None:
         task("zero-shot.en", POOL)
     with pytest.raises(BadConfig, match="needs descriptions"):
         plan = Plan(Taxonomy.from_labels(["a", "b"]), CANDIDATES[:9])
-        Task(plan=plan, prompt=prompts.load("definitions"))
+        Task(plan=plan, prompt=templates.load("definitions"))
 
 
 def test_fixed_examples_are_balanced_and_repeat() -> None:
@@ -195,7 +196,7 @@ def test_the_widest_conversation_is_the_widest() -> None:
     """No menu of a tournament or a descent takes more than was counted."""
     names = [f"l{i} {'long name ' * (10 if i % 10 == 0 else 0)}" for i in range(400)]
     plan = Plan(Taxonomy.from_labels(names), CANDIDATES[:128])
-    made = Task(plan, prompts.load("zero-shot"))
+    made = Task(plan, templates.load("zero-shot"))
     widest = len(made.widest()[0]["content"])
     longest = sorted(plan.taxonomy.leaves, key=lambda n: -len(n.label))[:127]
     assert widest == len(
@@ -218,10 +219,10 @@ ITEM_FIRST = (
 
 def test_an_item_first_prompt_needs_no_system_block_and_shows_no_examples() -> None:
     """The menu stands behind the item in one message; an example would need a menu of its own."""
-    made = prompts.parse(ITEM_FIRST.format(more=""), "mine.jinja")
+    made = templates.parse(ITEM_FIRST.format(more=""), "mine.jinja")
     assert made.item_first
     with pytest.raises(BadPrompt, match="shows no examples"):
-        prompts.parse(ITEM_FIRST.format(more="needs: [examples]\n"), "mine.jinja")
+        templates.parse(ITEM_FIRST.format(more="needs: [examples]\n"), "mine.jinja")
 
 
 def test_what_items_share_with_the_item_first_is_the_same_for_all_menus() -> None:

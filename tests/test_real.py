@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import EXAMPLES, ROOT
 
-from llmcat import prompts
 from llmcat.candidates.plan import Plan
 from llmcat.engines.chat import Chat
 from llmcat.evidence.gather import Evidence
 from llmcat.items.readers import Columns, to_items
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.retrieval.scorers import Retriever
-from llmcat.task import Task
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def asked(tokenizer: Any, *titles: str) -> list[Any]:
     """What is asked about some titles with the default prompt, by this model's codes."""
     plan = Plan(SHOP, tuple(Chat(tokenizer, "smollm2").codes), candidates=8)
-    task = Task(plan, prompts.load(prompts.DEFAULT), mass_sample=0)
+    task = Task(plan, templates.load(templates.DEFAULT), mass_sample=0)
     evidence = Evidence(plan, Retriever(SHOP))
     items = to_items(list(titles), columns=Columns())
     return [task.ask(*task.fit(item), next(evidence.walk(item))) for item in items]

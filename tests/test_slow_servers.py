@@ -24,7 +24,7 @@ from conftest import ROOT, InThread, Ran, free_port
 from dialects import Dialects
 from llmcat_serve import launch
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
 from llmcat.checks import doctor
 from llmcat.config import load
@@ -33,9 +33,10 @@ from llmcat.engines.hardware import lacks_bf16
 from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Item
 from llmcat.speed import duration
-from llmcat.task import Task
 from llmcat.transport.rate import START, InFlight
 from llmcat.transport.retry import refusal
 
@@ -157,7 +158,7 @@ def asked(engine: Engine, count: int) -> list[Answer]:
 
 async def asks(served: Served, count: int) -> AsyncIterator[Ask]:
     plan = Plan(LABELS, served.alphabet)
-    task = Task(plan, prompts.load("zero-shot"), mass_sample=0)
+    task = Task(plan, templates.load("zero-shot"), mass_sample=0)
     for i in range(count):
         item = Item(i, str(i), {"title": f"thing {i}"})
         yield task.ask(*task.fit(item), plan.whole)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 
 from common import DEMO, alternate, header, table, titles
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
 from llmcat.classify import classify
 from llmcat.engines.vllm_local import VllmLocal
 from llmcat.memory import PlainMemory
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Item
-from llmcat.task import Task
 
 
 @dataclass
@@ -79,7 +80,7 @@ def main() -> None:
     engine = VllmLocal(args.model, max_model_len=args.max_model_len)
     served = asyncio.run(engine.open())
     labels = Taxonomy.from_labels([f"category number {i}" for i in range(30)])
-    task = Task(Plan(labels, served.alphabet), prompts.load("zero-shot"))
+    task = Task(Plan(labels, served.alphabet), templates.load("zero-shot"))
     items = [Item(i, str(i), {"title": t}) for i, t in enumerate(titles(args.items))]
     bench = Bench(engine, task, items)
     bench.bare()  # compiles the grammar

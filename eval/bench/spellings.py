@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 from common import DEMO, alternate, header, table, titles, vllm
 
-from llmcat import Taxonomy, prompts
+from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
 from llmcat.classify import classify
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.memory import PlainMemory
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import Item
-from llmcat.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ SIZES = (2, 30, 127)
 def task_for(alphabet: tuple[str, ...], labels: int, constraint: str) -> Task:
     """A flat menu under a constraint."""
     taxonomy = Taxonomy.from_labels([f"category number {i}" for i in range(labels)])
-    prompt = prompts.load("zero-shot")
+    prompt = templates.load("zero-shot")
     return Task(Plan(taxonomy, alphabet), prompt, constraint=constraint, mass_sample=0)  # type: ignore[arg-type]
 
 
@@ -103,7 +104,7 @@ def grammars(url: str, count: int) -> int:
         served = await engine.open()
         engine._tails.clear()  # noqa: SLF001  what the canary sent
         taxonomy = Taxonomy.from_labels([f"category number {i}" for i in range(300)])
-        task = Task(Plan(taxonomy, served.alphabet, 40), prompts.load("zero-shot"), mass_sample=0)
+        task = Task(Plan(taxonomy, served.alphabet, 40), templates.load("zero-shot"), mass_sample=0)
         items = [Item(i, str(i), {"title": t}) for i, t in enumerate(titles(count))]
         async for _ in classify(items, task, engine, memory=PlainMemory()):
             pass

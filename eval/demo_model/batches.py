@@ -11,7 +11,7 @@ import torch
 from network import Batch
 from tokens import CODES
 
-from llmcat.prompts import NONE_IN, Names, available
+from llmcat.prompting.templates import NONE_IN, Names, available
 from llmcat.records import Menu, Node
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from tokens import known_words, meanings, train_tokenizer
 from torch.nn import functional
 from wiring import groups, widen, wire
 
-from llmcat.prompts import available
+from llmcat.prompting.templates import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcat import prompts
 from llmcat.adds import added as added_by
 from llmcat.adds import sentence
 from llmcat.classify import classify
 from llmcat.evidence.pool import Pool
 from llmcat.memory import Forgetful
 from llmcat.metrics import accuracy
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
 from llmcat.records import NONE
 from llmcat.retrieval.scorers import Retriever, encoders_of
-from llmcat.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,7 +114,7 @@ async def read(
     favourite, top = Counter(code for code, _ in here.values()).most_common(1)[0]
     some = known[:AGAIN]
     turned = await _asked(session, session.task, some, lambda i: _menu(session, i, 1))
-    other = prompts.WHOLE_MENU if session.task.prompt.item_first else prompts.DEFAULT
+    other = templates.WHOLE_MENU if session.task.prompt.item_first else templates.DEFAULT
     elsewhere = await _asked(session, _with_prompt(session, other), some,
                              lambda i: _menu(session, i, 0))  # fmt: skip
     both = [row for row in turned if row in here]
@@ -184,7 +184,7 @@ def _with_prompt(session: Session, ref: str) -> Task:
     task = session.task
     return Task(
         plan=task.plan,
-        prompt=prompts.load(ref),
+        prompt=templates.load(ref),
         about=task.about,
         constraint=task.constraint,
         mass_sample=0,

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llmcat
-from llmcat import prompts
 from llmcat.adds import added
 from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.answers import AnswerStore
@@ -37,6 +36,7 @@ from llmcat.evidence.pool import Pool
 from llmcat.experiment import artifact_of
 from llmcat.memory import Forgetful
 from llmcat.metrics import Estimate, accuracy
+from llmcat.prompting import templates
 from llmcat.records import NONE
 from llmcat.retrieval.documents import group_of, item_text
 from llmcat.session import Session, taxonomy_of
@@ -67,7 +67,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "many": {"candidates": 16},
     "twice": {"orders": "2"},
     "lexical": {"sources": "lexical"},
-    "menu-first": {"prompt": prompts.WHOLE_MENU, "sources": "none"},
+    "menu-first": {"prompt": templates.WHOLE_MENU, "sources": "none"},
 }
 """The arms, and what each changes."""
 
@@ -215,12 +215,12 @@ def _usual(
         if leaves <= int(arms[name]["candidates"]):
             del arms[name]
     if sum(bool(CJK.search(item_text(item))) for item in items) > 0.3 * len(items):
-        arms["chinese"] = {"prompt": prompts.DEFAULT.replace(".en", ".zh")}
+        arms["chinese"] = {"prompt": templates.DEFAULT.replace(".en", ".zh")}
     if config.prompt:
         arms["as-set"] = {"prompt": config.prompt}
         for name in ("item-first", "few", "many", "twice", "lexical"):
             if name in arms:
-                arms[name] = {"prompt": prompts.DEFAULT, **arms[name]}
+                arms[name] = {"prompt": templates.DEFAULT, **arms[name]}
     return arms
 
 

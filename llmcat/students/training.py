@@ -222,8 +222,8 @@ def train(
     """Train a student; also return remarks.
 
     Its probabilities are scaled by what it said out of fold, and its eye for what is new is
-    trained by the same (see `llmcat.students.novelty`); `features` is what distances are measured in.
-    Raises `InputError` for fewer than two categories.
+    trained by the same (see `llmcat.students.novelty`); `features` is what distances are measured
+    in. Raises `InputError` for fewer than two categories.
     """
     texts = [e.text for e in corpus.examples]
     labels = np.array([e.label for e in corpus.examples])

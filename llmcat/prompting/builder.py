@@ -13,15 +13,15 @@ from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.items.cleaning import cut_to
 from llmcat.items.images import with_images
 from llmcat.items.readers import CUT
-from llmcat.prompts import Names, Specimen
+from llmcat.prompting.templates import Names, Specimen
 from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llmcat.candidates.plan import Plan
-    from llmcat.examples import Pool
-    from llmcat.prompts import Prompt
+    from llmcat.prompting.few_shot import Pool
+    from llmcat.prompting.templates import Prompt
 
 __all__ = ["Task"]
 

@@ -1,0 +1,1 @@
+"""Item and menu to a request: templates, few-shot examples, the builder."""
