@@ -20,7 +20,6 @@ import orjson
 
 from llmcat import metrics
 from llmcat.adds import added
-from llmcat.answers import AnswerStore
 from llmcat.calibration.artifact import (
     Calibrated,
     Calibration,
@@ -31,6 +30,7 @@ from llmcat.calibration.artifact import (
     scores_of_row,
 )
 from llmcat.compare import ALPHA
+from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evidence.artifact import CHOICES, Artifact, Part
 from llmcat.evidence.learn import Learnt, learn, parted, usual_share

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat import graduation, mixture
+from llmcat import graduation
 from llmcat.annotations.store import Label, key_of
 from llmcat.calibration import thresholds
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
+from llmcat.evidence import mixture
 from llmcat.evidence.escalation import Escalation
-from llmcat.mixture import FAINT, Mixture, Said
+from llmcat.evidence.mixture import FAINT, Mixture, Said
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 from llmcat.students.model import Held, Student, text_of
 from llmcat.students.training import name_of

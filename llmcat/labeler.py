@@ -30,7 +30,7 @@ from llmcat.annotations.store import LabelStore
 from llmcat.classifier import rows_for
 from llmcat.classify import Tally
 from llmcat.decode import Plain
-from llmcat.engines.tolerant import Tolerant
+from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of

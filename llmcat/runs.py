@@ -1,7 +1,7 @@
 """What runs leave behind: a folder for each, and a registry of all.
 
     runs/runs.sqlite     which runs there were, and how often a question was looked at
-    runs/answers.sqlite  answers by request (llmcat.answers)
+    runs/answers.sqlite  answers by request (llmcat.engines.cache)
     runs/NAME-HASH/      one run: run.json, and what llmcat.trial and llmcat.experiment write
 
 This module does not know engines, metrics or decisions.

@@ -19,8 +19,8 @@ from llmcat.memory import Forgetful
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llmcat.answers import Remembering
     from llmcat.config import RunConfig
+    from llmcat.engines.cache import Remembering
     from llmcat.records import Answer, Item
     from llmcat.session import Session
 

@@ -31,8 +31,8 @@ import orjson
 
 import llmcat
 from llmcat.annotations.labelled import Labelled, read_labelled
-from llmcat.answers import AnswerStore, Remembering
 from llmcat.classify import Tally
+from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.errors import InputError, JournalError
 from llmcat.memory import Forgetful
 from llmcat.records import NONE, Ask, digest

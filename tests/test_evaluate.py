@@ -24,10 +24,10 @@ from conftest import EXAMPLES, Ran, read_rows
 from sklearn import metrics as sklearn_metrics
 
 from llmcat import audit, trial
-from llmcat.answers import AnswerStore, Remembering
 from llmcat.arms import arms_of
 from llmcat.compare import Rule
 from llmcat.config import RunConfig
+from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
 from llmcat.judge import Question, judge
 from llmcat.records import Ask, Item, Menu, Node, Prefix
@@ -129,7 +129,7 @@ def test_a_changed_prompt_asks_anew_and_is_refused_in_the_same_folder(
 def test_many_processes_make_one_file_of_answers(tmp_path: Path) -> None:
     """All open it at the same moment, none before it is there; nothing is said to be locked."""
     code = (
-        "import sys, time; from pathlib import Path; from llmcat.answers import AnswerStore\n"
+        "import sys, time; from pathlib import Path; from llmcat.engines.cache import AnswerStore\n"
         "for i in range(60):\n"
         "    while time.time() < float(sys.argv[1]) + i / 20: pass\n"
         "    AnswerStore(Path(f'answers{i}.sqlite')).close()\n"

@@ -25,16 +25,16 @@ from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.config import load as settings
 from llmcat.engines import Served
+from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
-from llmcat.engines.tolerant import Tolerant
 from llmcat.errors import BadConfig, EngineDown, JournalError
+from llmcat.evidence.mixture import Mixture, Said, fit
 from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
 from llmcat.items.readers import Columns, to_items
 from llmcat.labeler import FallbackLabeler, background, open_route, open_session
 from llmcat.memory import PlainMemory
-from llmcat.mixture import Mixture, Said, fit
 from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
 from llmcat.students.model import Student

@@ -15,7 +15,7 @@ import pytest
 from conftest import EXAMPLES, ROOT
 
 from llmcat.candidates.plan import Plan
-from llmcat.engines.chat import Chat
+from llmcat.engines.chat_template import Chat
 from llmcat.evidence.gather import Evidence
 from llmcat.items.readers import Columns, to_items
 from llmcat.prompting import templates

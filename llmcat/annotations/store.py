@@ -131,7 +131,7 @@ class Check:
 class Opinion:
     """What primary and model said of a text they were both asked about, and what holds.
 
-    `said` is as the fallback labeler wrote it (see `llmcat.mixture`), `named` what the primary
+    `said` is as the fallback labeler wrote it (see `llmcat.evidence.mixture`), `named` what the primary
     could name then.
     """
 

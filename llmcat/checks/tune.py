@@ -23,11 +23,11 @@ import numpy as np
 import llmcat
 from llmcat.adds import added
 from llmcat.annotations.labelled import Labelled, read_labelled
-from llmcat.answers import AnswerStore
 from llmcat.arms import arms_of
 from llmcat.calibration import thresholds
 from llmcat.classify import Tally
 from llmcat.compare import difference_of_accuracy
+from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evidence.artifact import CHOICES
 from llmcat.evidence.gather import Gathered

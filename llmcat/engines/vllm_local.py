@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcat.candidates.codes import grammar, most_tokens
 from llmcat.engines import Capabilities, Served, generated, in_batches, spare
-from llmcat.engines.chat import Chat, where
+from llmcat.engines.chat_template import Chat, where
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported
 from llmcat.records import MOST_LABELS, Answer, Ask, Message, Usage
