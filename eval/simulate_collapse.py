@@ -28,7 +28,7 @@ import numpy as np
 from scipy.stats import binom
 
 from llmcat.candidates.codes import CANDIDATES
-from llmcat.checks.collapse import Watch
+from llmcat.pipeline.collapse import Watch
 from llmcat.records import NONE, Menu, Node, Scores
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def offers(draw: np.random.Generator, labels: int, menus: Menus, gold: Array) ->
 
 
 def scores_of(logits: Array, ids: tuple[str, ...]) -> Scores:
-    """Return what `llmcat.decode.read` would, the exit last."""
+    """Return what `llmcat.pipeline.decode.read` would, the exit last."""
     weights = np.exp(logits - logits.max())
     p = (weights / weights.sum()).tolist()
     best = int(np.argmax(logits))

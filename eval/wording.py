@@ -31,17 +31,17 @@ from evidence import Part, parts, table, write_there
 from real import ROOT
 
 from llmcat import config
-from llmcat.classify import Tally
 from llmcat.engines import Served
 from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.evidence.gather import Asked, Gathered
 from llmcat.evidence.place_prior import estimate
 from llmcat.evidence.pool import READER, Pool
-from llmcat.memory import Forgetful
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session
 from llmcat.prompting.templates import DEFAULT, load
 from llmcat.records import NONE
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of
-from llmcat.session import Session
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 CANDIDATES, DIGITS = 8, "123456789"

@@ -19,7 +19,7 @@ from sklearn.base import ClassifierMixin
 
 from llmcat.aio import LoopThread
 from llmcat.estimator import Estimator
-from llmcat.writers import COLUMNS, row_of
+from llmcat.pipeline.writers import COLUMNS, row_of
 
 if TYPE_CHECKING:
     from collections.abc import (

@@ -166,7 +166,8 @@ def _classify(argv: list[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
     config = settings(args)
-    from llmcat import session, terminal
+    from llmcat import terminal
+    from llmcat.pipeline import session
 
     session.taxonomy_of(config)  # what needs no engine is checked first
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
@@ -423,7 +424,7 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
     from llmcat.compare import Rule
     from llmcat.errors import BadConfig
     from llmcat.judge import Question
-    from llmcat.session import taxonomy_of
+    from llmcat.pipeline.session import taxonomy_of
 
     known = {"metric": str, "min_effect": float, "non_inferior": float, "looks": int, "block": int}
     for name, kind in known.items():
@@ -544,7 +545,7 @@ def _prompts(argv: list[str]) -> int:
     if args.action == "show":
         print(templates.load(args.prompt).text, end="")
         return DONE
-    from llmcat import session
+    from llmcat.pipeline import session
 
     for message in session.rendered(settings(args), args.item):
         print(f"--- {message['role']} ---\n{message['content']}")

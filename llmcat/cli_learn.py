@@ -67,7 +67,7 @@ def _labels(argv: list[str]) -> int:
     from llmcat.annotations import transfer
     from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
-    from llmcat.session import taxonomy_of
+    from llmcat.pipeline.session import taxonomy_of
 
     path = Path(config.store)
     if args.action == "import":
@@ -184,7 +184,7 @@ def _student(argv: list[str]) -> int:
 
 def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     from llmcat.annotations.store import LabelStore
-    from llmcat.session import taxonomy_of
+    from llmcat.pipeline.session import taxonomy_of
     from llmcat.students import training
     from llmcat.students.model import check_out
 
@@ -296,7 +296,7 @@ def _fallback(argv: list[str]) -> int:
     from llmcat import labeler, terminal
     from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
-    from llmcat.session import taxonomy_of
+    from llmcat.pipeline.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
@@ -326,7 +326,7 @@ def _status(argv: list[str]) -> int:
 
     from llmcat import labeler
     from llmcat.annotations.store import SOURCES, LabelStore
-    from llmcat.session import taxonomy_of
+    from llmcat.pipeline.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
     table = Table(show_edge=False, pad_edge=False)

@@ -20,14 +20,14 @@ from sklearn.exceptions import NotFittedError
 
 import llmcat
 from llmcat import config as configuration
-from llmcat.classify import Tally
-from llmcat.decode import Plain
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
 from llmcat.items.readers import Columns, to_items
-from llmcat.memory import PlainMemory
+from llmcat.pipeline.decode import Plain
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, with_gold
 from llmcat.prompting.few_shot import Pool
 from llmcat.records import NONE
-from llmcat.session import Session, with_gold
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:

@@ -36,9 +36,9 @@ from llmcat.evidence.artifact import CHOICES, Artifact, Part
 from llmcat.evidence.learn import Learnt, learn, parted, usual_share
 from llmcat.evidence.pool import Pool
 from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
+from llmcat.pipeline.file_run import unless
 from llmcat.records import NONE, digest
 from llmcat.retrieval.documents import group_of
-from llmcat.run import unless
 from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now, stem_of
 from llmcat.scored import Labels, Scored, measure, same_items
 from llmcat.storage import whole
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from llmcat.arms import Arm
     from llmcat.evidence.gather import Gathered
-    from llmcat.run import Watch
+    from llmcat.pipeline.file_run import Watch
     from llmcat.taxonomy.tree import Taxonomy
     from llmcat.trial import Opened
 

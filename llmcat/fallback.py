@@ -589,7 +589,7 @@ def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tupl
 
 @dataclass
 class FallbackJudge:
-    """The judge of a fallback run (see `llmcat.decode.Judge`); without a line all is labelled.
+    """The judge of a fallback run (see `pipeline.decode.Judge`); without a line all is labelled.
 
     `alone`: what the primary decides is accepted, its line is proved. `together` is the line of the
     mixture's answers, inf for none. What is degraded is never accepted.

@@ -23,30 +23,31 @@ import numpy as np
 import orjson
 
 from llmcat import config as configuration
-from llmcat import fallback, run
+from llmcat import fallback
 from llmcat.aio import LoopThread
 from llmcat.annotations.labelled import read_labelled
 from llmcat.annotations.store import LabelStore
 from llmcat.classifier import rows_for
-from llmcat.classify import Tally
-from llmcat.decode import Plain
 from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of
 from llmcat.fallback import Background, FallbackJudge, Policy, Router
 from llmcat.items.readers import Columns, ItemReader, expand, to_items
-from llmcat.journal import check_writable, hold, locked, refuse_other, write_record
-from llmcat.memory import DiskMemory, PlainMemory
+from llmcat.pipeline import file_run
+from llmcat.pipeline.decode import Plain
+from llmcat.pipeline.duplicates import DiskMemory, PlainMemory
+from llmcat.pipeline.journal import check_writable, hold, locked, refuse_other, write_record
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
+from llmcat.pipeline.writers import row_of
 from llmcat.primary import Placed, open_primary
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
-from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.storage import whole
 from llmcat.students import novelty
 from llmcat.students.model import Held, Student, text_of
 from llmcat.students.training import name_of
-from llmcat.writers import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,9 +56,9 @@ if TYPE_CHECKING:
     from llmcat.engines import Engine
     from llmcat.estimator import Items, Labels
     from llmcat.graduation import Standing
+    from llmcat.pipeline.file_run import Summary, Watch
     from llmcat.primary import Primary
     from llmcat.records import Item, Verdict
-    from llmcat.run import Summary, Watch
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["FallbackLabeler", "Status", "fallback_file", "open_route", "redo", "status"]
@@ -234,23 +235,23 @@ async def fallback_file(
     watch: Watch | None = None,
     stop: asyncio.Event | None = None,
 ) -> Summary:
-    """Label a file, as `llmcat.run.classify_file` does; items are routed.
+    """Label a file, as `llmcat.pipeline.file_run.classify_file` does; items are routed.
 
     With a bound on asks the items are read twice: first to find where asking brings most.
     """
     _check_twice(config)
-    return await run.classify_file(
+    return await file_run.classify_file(
         config, restart=restart, watch=watch, stop=stop, opener=opener(opened)
     )
 
 
 def _check_twice(config: RunConfig) -> None:
     """Raise `BadConfig` if items must be read twice and cannot."""
-    if (config.max_asks or config.max_cost) and run.is_stream("\n".join(expand(config.file))):
+    if (config.max_asks or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
         raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
 
 
-def opener(opened: Opened) -> run.Opener:
+def opener(opened: Opened) -> file_run.Opener:
     """Return what opens a session whose items are routed, and chooses what to ask about."""
 
     async def open_(config: RunConfig) -> Session:
@@ -313,7 +314,7 @@ async def redo(
 
     All other rows stay as they are, byte for byte. The file is replaced as a whole, at the end.
     """
-    out = Path(config.out or run.default_out(config.file))
+    out = Path(config.out or file_run.default_out(config.file))
     check_writable(str(out), expand(config.file))
     if out.suffix != ".jsonl":
         raise BadConfig("--redo needs predictions in a .jsonl file")
@@ -329,10 +330,10 @@ async def _redo(
     if not again:
         return 0, 0
     session = await open_session(config, opened, taxonomy)
-    memory, summary = DiskMemory(), run.Summary(out=str(out))
+    memory, summary = DiskMemory(), file_run.Summary(out=str(out))
     fresh: dict[int, dict[str, Any]] = {}
     try:
-        every = run.items_of(config, taxonomy, memory, summary)
+        every = file_run.items_of(config, taxonomy, memory, summary)
         items = (item for item in every if item.row in again)
         async for verdict in session.classify(items, memory=memory, stop=stop):
             routed(session).keep([verdict])
@@ -363,7 +364,7 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
         raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
     if record.get("status") != "done":
         raise JournalError(f"{out} is not finished", hint="run it to its end first")
-    now = {"input": run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
+    now = {"input": file_run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
            "limit": str(config.limit)}  # fmt: skip
     refuse_other(
         str(out),

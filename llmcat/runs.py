@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmcat.errors import InputError, JournalError, RunMismatch
-from llmcat.journal import locked, refuse_other
+from llmcat.pipeline.journal import locked, refuse_other
 from llmcat.storage import whole
 
 if TYPE_CHECKING:

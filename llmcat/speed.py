@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from llmcat.classify import Tally
-from llmcat.memory import Forgetful
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.engines.cache import Remembering
+    from llmcat.pipeline.session import Session
     from llmcat.records import Answer, Item
-    from llmcat.session import Session
 
 __all__ = ["alone", "duration", "here"]
 

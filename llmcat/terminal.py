@@ -32,9 +32,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from llmcat import run
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
+from llmcat.pipeline import file_run
 from llmcat.speed import duration
 from llmcat.storage import wrote
 
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from llmcat.evidence.artifact import Artifact
     from llmcat.experiment import Options
     from llmcat.labeler import Opened
+    from llmcat.pipeline.file_run import Summary
     from llmcat.report import Result
-    from llmcat.run import Summary
 
 __all__ = [
     "compare_runs",
@@ -114,21 +114,21 @@ def run_classify(
 
     `strict`: 1 where the answers hardly depend on the items.
     """
-    out = config.out or run.default_out(config.file)
+    out = config.out or file_run.default_out(config.file)
     config = config.model_copy(update={"out": out})
     if out == "-":
-        summary = run.Summary(out=out, price_per_hour=config.price_per_hour)
+        summary = file_run.Summary(out=out, price_per_hour=config.price_per_hour)
         _interruptible(lambda stop: _stream(config, summary, stop))
     else:
         with Bar(quiet=quiet) as bar:
             summary = _interruptible(
-                lambda stop: run.classify_file(config, restart=restart, watch=bar, stop=stop)
+                lambda stop: file_run.classify_file(config, restart=restart, watch=bar, stop=stop)
             )
     code = _closed(summary, "classify", command, quiet=quiet)
     return code or int(strict and summary.collapse is not None)
 
 
-def _closed(summary: run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
+def _closed(summary: file_run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
     """Say how a run went, and how it goes on; return the exit code."""
     out = summary.out
     if not quiet:
@@ -152,10 +152,10 @@ def run_fallback(
     """Label with a primary and a model; show how it goes and went; return the exit code."""
     from llmcat import labeler
 
-    out = config.out or run.default_out(config.file)
+    out = config.out or file_run.default_out(config.file)
     config = config.model_copy(update={"out": out})
     if out == "-":
-        summary = run.Summary(out=out, price_per_hour=config.price_per_hour)
+        summary = file_run.Summary(out=out, price_per_hour=config.price_per_hour)
         _interruptible(lambda stop: _stream(config, summary, stop, labeler.opener(opened)))
     else:
         with Bar(quiet=quiet) as bar:
@@ -218,10 +218,10 @@ async def _stream(
     config: RunConfig,
     summary: Summary,
     stop: asyncio.Event,
-    opener: run.Opener | None = None,
+    opener: file_run.Opener | None = None,
 ) -> None:
     """Print rows as they come: JSON lines into a pipe, a table on a terminal."""
-    pairs = run.classify_stream(config, summary, stop=stop, opener=opener)
+    pairs = file_run.classify_stream(config, summary, stop=stop, opener=opener)
     if sys.stdout.isatty():
         shown = [(row, next(iter(item.fields.values()), "")) async for item, row in pairs]
         Console().print(_table(shown))
@@ -437,8 +437,8 @@ def run_calibrate(
     from llmcat.arms import Arm
     from llmcat.calibration.artifact import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.evidence.gather import Gathered
+    from llmcat.pipeline.session import taxonomy_of
     from llmcat.runs import SOLO, load
-    from llmcat.session import taxonomy_of
 
     kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
@@ -577,10 +577,10 @@ def run_suppose(config: RunConfig, supposed: float) -> int:
 
     precision = config.accept_precision or 0.95
     limited = config.model_copy(update=UNCALIBRATED | {"limit": config.limit or 200, "out": "-"})
-    summary, sure = run.Summary(out="-"), list[float]()
+    summary, sure = file_run.Summary(out="-"), list[float]()
 
     async def ask(stop: asyncio.Event) -> None:
-        async for _, row in run.classify_stream(limited, summary, stop=stop):
+        async for _, row in file_run.classify_stream(limited, summary, stop=stop):
             if row["confidence"] is not None:
                 sure.append(row["confidence"])
 
@@ -709,7 +709,7 @@ def _found(folder: str, name: str) -> Path:
 def run_preview(config: RunConfig) -> int:
     """Print what a run would do and take."""
     count = config.limit or 20
-    from llmcat.preview import preview
+    from llmcat.pipeline.preview import preview
 
     found = _interruptible(lambda stop: preview(config, count=count), graceful=False)  # noqa: ARG005
     for message in found.messages:

@@ -31,16 +31,16 @@ import orjson
 
 import llmcat
 from llmcat.annotations.labelled import Labelled, read_labelled
-from llmcat.classify import Tally
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.errors import InputError, JournalError
-from llmcat.memory import Forgetful
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.file_run import is_stream, unless
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, engine_of, prompt_of, taxonomy_of
+from llmcat.pipeline.writers import row_of
 from llmcat.records import NONE, Ask, digest
-from llmcat.run import is_stream, unless
 from llmcat.runs import Folder, named, stem_of
-from llmcat.session import Session, engine_of, prompt_of, taxonomy_of
 from llmcat.speed import alone
-from llmcat.writers import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from llmcat.arms import Arm
     from llmcat.config import RunConfig
     from llmcat.evidence.gather import Gathered
+    from llmcat.pipeline.file_run import Watch
     from llmcat.records import Item, Message, Scores, Verdict
-    from llmcat.run import Watch
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [

@@ -24,13 +24,14 @@ ORDER = [
     "prompting.builder", "students", "students.archive", "students.linear", "students.encoder",
     "students.single", "students.ensemble", "students.registry", "students.augment",
     "calibration.scaling", "students.novelty", "students.model", "engines", "transport.retry",
-    "transport.rate", "engines.strangers", "engines.fake", "engines.vllm_http",
+    "transport.rate", "engines.vllm_probe", "engines.fake", "engines.vllm_http",
     "engines.chat_template", "engines.vllm_local", "engines.transformers_local",
     "engines.completions", "engines.openai", "engines.litellm", "engines.student",
     "engines.retriever", "engines.circuit_breaker", "engines.registry", "engines.cache",
-    "decode", "bootstrap", "metrics", "compare", "calibration.thresholds",
-    "calibration.conformal", "calibration.drift", "calibration.artifact", "writers", "memory",
-    "journal", "checks.collapse", "classify", "session", "run", "preview", "aio", "estimator",
+    "pipeline.decode", "bootstrap", "metrics", "compare", "calibration.thresholds",
+    "calibration.conformal", "calibration.drift", "calibration.artifact", "pipeline.writers",
+    "pipeline.duplicates", "pipeline.journal", "pipeline.collapse", "pipeline.loop",
+    "pipeline.session", "pipeline.file_run", "pipeline.preview", "aio", "estimator",
     "classifier", "runs", "annotations.labelled", "arms", "speed", "trial", "scored", "adds",
     "judge", "report", "experiment", "measuring", "audit", "annotations.transfer",
     "students.training", "evidence.mixture", "graduation", "primary", "fallback", "labeler",
@@ -38,8 +39,8 @@ ORDER = [
     "cli_learn", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = (
-    "annotations", "calibration", "candidates", "checks", "evidence", "items", "prompting",
-    "retrieval", "taxonomy", "transport"
+    "annotations", "calibration", "candidates", "checks", "evidence", "items", "pipeline",
+    "prompting", "retrieval", "taxonomy", "transport"
 )  # fmt: skip
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {

@@ -12,11 +12,11 @@ import pytest
 from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
-from llmcat.classify import HOPELESS, Tally, classify
 from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
-from llmcat.memory import BATCH, DiskMemory, PlainMemory
+from llmcat.pipeline.duplicates import BATCH, DiskMemory, PlainMemory
+from llmcat.pipeline.loop import HOPELESS, Tally, classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Decided, Item, Scores, Verdict

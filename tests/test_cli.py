@@ -448,13 +448,13 @@ def test_output_for_a_person_is_a_table(tmp_path: Path) -> None:
 
 def test_a_bug_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of error rows: a script that goes on with some errors must not go on with this."""
-    import llmcat.session
+    import llmcat.pipeline.session
     from llmcat.cli import main
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(llmcat.session, "taxonomy_of", broken)
+    monkeypatch.setattr(llmcat.pipeline.session, "taxonomy_of", broken)
     assert main(["classify", "--file", "x.jsonl", "--labels", "a,b", "--engine", "fake"]) == 70
 
 
@@ -468,4 +468,4 @@ def test_it_runs_as_a_module_and_logs_when_asked(tmp_path: Path) -> None:
             env={**os.environ, "LLMCAT_LOG": level},
         )  # fmt: skip
         assert json.loads(ran.stdout)["label"] == "shoes"
-        assert ("llmcat.session: fake serves fake" in ran.stderr) is bool(level)
+        assert ("llmcat.pipeline.session: fake serves fake" in ran.stderr) is bool(level)

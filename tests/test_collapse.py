@@ -11,7 +11,7 @@ import pytest
 from conftest import Ran
 
 from llmcat.candidates.codes import CANDIDATES
-from llmcat.checks.collapse import EVERY, LEAST, STRIDE, Watch
+from llmcat.pipeline.collapse import EVERY, LEAST, STRIDE, Watch
 from llmcat.records import Menu, Node, Scores
 
 Cli = Callable[..., Ran]

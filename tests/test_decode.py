@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat import Taxonomy, decode
+from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES, grammar, pattern
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
 from llmcat.errors import BadConfig, ConstraintIgnored, EngineUnsupported
+from llmcat.pipeline import decode
 from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
 
 

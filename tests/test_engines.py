@@ -17,11 +17,10 @@ from aiohttp import web
 from conftest import DEMO_MODEL, Proxy, Ran, free_port
 from dialects import Dialects
 
-from llmcat import Taxonomy, decode, run
+from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
-from llmcat.classify import classify
 from llmcat.config import load
 from llmcat.engines import Engine, Served, completions, transformers_local
 from llmcat.engines.fake import FakeEngine
@@ -37,7 +36,9 @@ from llmcat.errors import (
     EngineRefused,
     EngineUnsupported,
 )
-from llmcat.memory import PlainMemory
+from llmcat.pipeline import decode, file_run
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Item, Scores, Verdict
@@ -861,7 +862,7 @@ def test_images_travel_in_the_message(spoken: Dialects, tmp_path: Any) -> None:
         base_url=f"{spoken.url}/openai/v1",
         out=str(tmp_path / "out.jsonl"),
     )
-    asyncio.run(run.classify_file(config))
+    asyncio.run(file_run.classify_file(config))
     found = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
     assert [r["label"] for r in found] == ["shoes", "shoes", None, None, "shoes", *[None] * 4]
     why = ["not a PNG", "no such file", "outside", "outside", "null byte", "no such file"]
@@ -885,13 +886,13 @@ def test_an_image_for_a_model_that_sees_none(server: str, tmp_path: Any) -> None
     config = load(
         file=str(items), image="image", labels="shoes,bags", base_url=server, out=str(out)
     )
-    asyncio.run(run.classify_file(config))
+    asyncio.run(file_run.classify_file(config))
     found = list(map(json.loads, out.read_text().splitlines()))
     assert found[0]["decision"] == "error"
     assert "multimodal" in found[0]["reason"]
     assert found[1]["decision"] != "error"
     with pytest.raises(EngineUnsupported, match="no images"):
-        asyncio.run(run.classify_file(config.model_copy(update={"engine": "fake"})))
+        asyncio.run(file_run.classify_file(config.model_copy(update={"engine": "fake"})))
 
 
 @pytest.mark.parametrize(("slow", "dtype"), [(True, "float32"), (False, "bfloat16")])

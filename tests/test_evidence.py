@@ -457,9 +457,9 @@ def test_an_interrupted_run_goes_on_with_evidence(llmcat: Ran, tmp_path: Path) -
 
 def test_the_loop_is_none_the_wiser() -> None:
     """The evidence walk through the real loop, with an engine that matches words."""
-    from llmcat.classify import classify
     from llmcat.engines.fake import FakeEngine
-    from llmcat.memory import PlainMemory
+    from llmcat.pipeline.duplicates import PlainMemory
+    from llmcat.pipeline.loop import classify
     from llmcat.prompting.builder import Task
     from llmcat.prompting.templates import load
 

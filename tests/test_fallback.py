@@ -34,14 +34,14 @@ from llmcat.fallback import Outlook, Policy, Router, _usable, standings
 from llmcat.graduation import standing
 from llmcat.items.readers import Columns, to_items
 from llmcat.labeler import FallbackLabeler, background, open_route, open_session
-from llmcat.memory import PlainMemory
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.writers import row_of
 from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
 from llmcat.students.model import Student
 from llmcat.students.registry import load, make
 from llmcat.students.training import Corpus, Example, Recipe, train
 from llmcat.taxonomy.tree import Taxonomy
-from llmcat.writers import row_of
 
 Cli = Callable[..., Ran]
 Array = np.ndarray[Any, Any]

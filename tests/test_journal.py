@@ -20,7 +20,7 @@ from backports import zstd
 from conftest import Ran, read_rows
 
 from llmcat.errors import JournalError, RunMismatch
-from llmcat.journal import Journal
+from llmcat.pipeline.journal import Journal
 
 Cli = Callable[..., Ran]
 

@@ -23,9 +23,9 @@ from llmcat.engines import in_batches
 from llmcat.engines.fake import FakeEngine
 from llmcat.evidence.gather import Gathered
 from llmcat.items.readers import ItemReader
-from llmcat.memory import PlainMemory
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.session import Session, with_gold
 from llmcat.records import Answer
-from llmcat.session import Session, with_gold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable

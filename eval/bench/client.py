@@ -29,8 +29,8 @@ from common import WHOLE_MENU, alternate, header, items, stub, table, taxonomy, 
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.items.readers import ItemReader
+from llmcat.pipeline.session import Session
 from llmcat.records import Item
-from llmcat.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

@@ -20,9 +20,9 @@ from common import DEMO, alternate, header, table, titles, vllm
 
 from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
-from llmcat.classify import classify
 from llmcat.engines.vllm_http import VllmHttp
-from llmcat.memory import PlainMemory
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Item

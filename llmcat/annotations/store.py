@@ -131,8 +131,8 @@ class Check:
 class Opinion:
     """What primary and model said of a text they were both asked about, and what holds.
 
-    `said` is as the fallback labeler wrote it (see `llmcat.evidence.mixture`), `named` what the primary
-    could name then.
+    `said` is as the fallback labeler wrote it (see `llmcat.evidence.mixture`), `named` what the
+    primary could name then.
     """
 
     key: str

@@ -410,7 +410,7 @@ def climb(
 
 @dataclass
 class Calibrated:
-    """The judge of a calibrated run (see `llmcat.decode.Judge`)."""
+    """The judge of a calibrated run (see `llmcat.pipeline.decode.Judge`)."""
 
     calibration: Calibration
     taxonomy: Taxonomy

@@ -15,18 +15,19 @@ from shutil import which as which_program
 from typing import TYPE_CHECKING, Literal
 
 import llmcat
-from llmcat import resources, run
+from llmcat import resources
 from llmcat.checks import reading
-from llmcat.checks.collapse import Watch
-from llmcat.classify import Tally
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evidence.gather import Gathered
 from llmcat.items.readers import Columns, ItemReader, count_rows, expand
-from llmcat.memory import PlainMemory
+from llmcat.pipeline import file_run
+from llmcat.pipeline.collapse import Watch
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.records import NONE
-from llmcat.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.speed import LOCAL, duration, here
 from llmcat.taxonomy.tree import Taxonomy
 
@@ -200,7 +201,7 @@ def _speed(config: RunConfig, tokens: int, seconds: float, count: int) -> Findin
     How fast a model could be is not known here. But bfloat16 on a CPU without instructions for it
     is slow for certain, and that CPU may be this one.
     """
-    own = not run.is_stream(config.file)
+    own = not file_run.is_stream(config.file)
     rows = count_rows(*expand(config.file), fmt=config.input_format or None) if own else 1_000_000
     rows = min(rows, config.limit or rows) if own else rows
     rate, which = tokens / seconds, f"your {rows:,} rows" if own else "a million items like these"

@@ -15,10 +15,10 @@ import numpy as np
 
 from llmcat.adds import added as added_by
 from llmcat.adds import sentence
-from llmcat.classify import classify
 from llmcat.evidence.pool import Pool
-from llmcat.memory import Forgetful
 from llmcat.metrics import accuracy
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import NONE
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from llmcat.candidates.walks import Walk
     from llmcat.evidence.gather import Gathered
+    from llmcat.pipeline.session import Session
     from llmcat.records import Item, Menu, Verdict
-    from llmcat.session import Session
 
 __all__ = ["AGAIN", "Reading", "read"]
 

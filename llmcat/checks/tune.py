@@ -25,7 +25,6 @@ from llmcat.adds import added
 from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.arms import arms_of
 from llmcat.calibration import thresholds
-from llmcat.classify import Tally
 from llmcat.compare import difference_of_accuracy
 from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
@@ -34,14 +33,15 @@ from llmcat.evidence.gather import Gathered
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import Pool
 from llmcat.experiment import artifact_of
-from llmcat.memory import Forgetful
 from llmcat.metrics import Estimate, accuracy
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, taxonomy_of
+from llmcat.pipeline.writers import row_of
 from llmcat.prompting import templates
 from llmcat.records import NONE
 from llmcat.retrieval.documents import group_of, item_text
-from llmcat.session import Session, taxonomy_of
 from llmcat.trial import Opened, Read, close_arms, open_arms
-from llmcat.writers import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

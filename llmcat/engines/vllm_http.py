@@ -28,7 +28,7 @@ import orjson
 
 from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
-from llmcat.engines.strangers import Reply, recognized
+from llmcat.engines.vllm_probe import Reply, recognized
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 from backports import zstd
 
-from llmcat.decode import alternatives
 from llmcat.errors import BadConfig, JournalError
 from llmcat.items import parquet
 from llmcat.items.readers import CUT, bare
+from llmcat.pipeline.decode import alternatives
 from llmcat.records import NONE, Decided, Scores, Verdict
 from llmcat.storage import text_in, whole
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from llmcat.decode import best
 from llmcat.errors import JournalError
+from llmcat.pipeline.decode import best
 from llmcat.records import Decided, Scores
 
 __all__ = ["DiskMemory", "Forgetful", "PlainMemory"]

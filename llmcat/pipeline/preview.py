@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcat import run
 from llmcat.errors import EngineError, InputError
 from llmcat.items.readers import count_rows, expand
-from llmcat.memory import DiskMemory
-from llmcat.session import Session
-from llmcat.writers import row_of
+from llmcat.pipeline import file_run
+from llmcat.pipeline.duplicates import DiskMemory
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.writers import row_of
 
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
@@ -45,15 +45,15 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
     """Ask the first `count` items and scale up. Writes nothing. Raises any `LlmcatError`."""
     rows = (
         count
-        if run.is_stream(config.file)
+        if file_run.is_stream(config.file)
         else count_rows(*expand(config.file), fmt=config.input_format or None)
     )
     config = config.model_copy(update={"limit": count})
     session = await Session.open(config)
     memory = DiskMemory()
-    summary = run.Summary(out="")
+    summary = file_run.Summary(out="")
     try:
-        items = list(run.items_of(config, session.taxonomy, memory, summary))
+        items = list(file_run.items_of(config, session.taxonomy, memory, summary))
         first = next((i for i in items if i.error is None), None)
         if first is None:
             raise InputError("none of the first items can be asked", hint=items[0].error or "")

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
-from llmcat.classify import classify
-from llmcat.decode import Judge, Plain
 from llmcat.engines import Engine, Served
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
@@ -24,7 +22,9 @@ from llmcat.evidence.escalation import SURE, Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.items.readers import Columns, ItemReader, to_items
-from llmcat.memory import Forgetful
+from llmcat.pipeline.decode import Judge, Plain
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from llmcat.classify import Memory, Tally
     from llmcat.config import RunConfig
+    from llmcat.pipeline.loop import Memory, Tally
     from llmcat.prompting.templates import Prompt
     from llmcat.records import Item, Message, Verdict
 
@@ -131,7 +131,7 @@ class Session:
         slow: bool = False,
         window: int = 1024,
     ) -> AsyncGenerator[Verdict, None]:
-        """Classify items as this session does: see `llmcat.classify.classify`."""
+        """Classify items as this session does: see `llmcat.pipeline.loop.classify`."""
         looks_ahead = self.route is not None or self.evidence is not None
         return classify(
             self.ahead(items, slow=slow),

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
-from llmcat.classify import Tally
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader, bare, count_rows, expand
-from llmcat.journal import Journal, check_writable, is_folder
-from llmcat.memory import DiskMemory
+from llmcat.pipeline.duplicates import DiskMemory
+from llmcat.pipeline.journal import Journal, check_writable, is_folder
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session, with_gold
+from llmcat.pipeline.writers import check_format, decided_in, row_of, rows_in
 from llmcat.records import NONE, digest
-from llmcat.session import Session, with_gold
-from llmcat.writers import check_format, decided_in, row_of, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class Watch(Protocol):
 class Summary:
     """What a run did. `seconds` and `asked` are this session's, `decisions` the whole file's.
 
-    `collapse` is set where the answers hardly depended on the items (`llmcat.checks.collapse`).
+    `collapse` is set where the answers hardly depended on the items (`llmcat.pipeline.collapse`).
     """
 
     out: str

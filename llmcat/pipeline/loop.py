@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmcat import decode
 from llmcat.candidates.walks import walk
-from llmcat.checks.collapse import Watch
 from llmcat.errors import BadItem, EngineError, InputError, LlmcatError
+from llmcat.pipeline import decode
+from llmcat.pipeline.collapse import Watch
 from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
 
 if TYPE_CHECKING:
