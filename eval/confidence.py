@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from llmcat import Classifier, Taxonomy, metrics
+from llmcat import Classifier, Taxonomy
 from llmcat.calibration import scaling
 from llmcat.candidates.walks import SURE
+from llmcat.evaluation import metrics
 from llmcat.records import NONE
 
 Array = np.ndarray[Any, Any]

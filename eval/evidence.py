@@ -28,16 +28,16 @@ from real import EXAMPLES, ROOT, Rows, Set, intents, rows, shop32, some, tested,
 from sklearn.metrics import roc_auc_score
 
 from llmcat import config
-from llmcat.arms import Arm
+from llmcat.evaluation.arms import Arm
+from llmcat.evaluation.experiment import Options, evaluate
+from llmcat.evaluation.run_folder import SOLO, load
 from llmcat.evidence import assemble, none_rule, place_prior
 from llmcat.evidence.gather import Gathered
 from llmcat.evidence.pool import DEFAULTS, READER, Pool, fit
-from llmcat.experiment import Options, evaluate
 from llmcat.items.readers import Columns, to_items
 from llmcat.records import NONE, Item
 from llmcat.retrieval.documents import group_of, in_latin, item_text
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of
-from llmcat.runs import SOLO, load
 from llmcat.taxonomy.tree import Taxonomy
 
 GRID = (0.0, 0.25, 0.5, 1.0, 2.0)

@@ -37,7 +37,7 @@ import numpy as np
 from bench.common import gpu, vllm
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from llmcat.adds import sentence
+from llmcat.evaluation.adds import sentence
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

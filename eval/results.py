@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmcat import report
+from llmcat.evaluation import report
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "eval" / "results"

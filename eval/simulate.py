@@ -26,7 +26,7 @@ import numpy as np
 import scipy
 from scipy.stats import binom
 
-from llmcat import compare, metrics
+from llmcat.evaluation import metrics, paired
 
 CLASSES = 10
 SHARES = np.array([0.2, 0.15, 0.12, 0.1, 0.1, 0.09, 0.08, 0.06, 0.05, 0.05])
@@ -70,13 +70,13 @@ def differences(
 ) -> dict[str, Any]:
     """Return the five paired differences."""
     labels = NAMES.tolist()
-    f1 = compare.differences_of_f1(NAMES[gold], a["label"], b["label"], labels, **how)
+    f1 = paired.differences_of_f1(NAMES[gold], a["label"], b["label"], labels, **how)
     return {
-        "accuracy": compare.difference_of_accuracy(a["right"], b["right"], **how),
+        "accuracy": paired.difference_of_accuracy(a["right"], b["right"], **how),
         "micro F1": f1["micro"],
         "macro F1": f1["macro"],
-        "log-loss": compare.difference_of_means(a["log_loss"], b["log_loss"], **how),
-        "Brier": compare.difference_of_means(a["brier"], b["brier"], **how),
+        "log-loss": paired.difference_of_means(a["log_loss"], b["log_loss"], **how),
+        "Brier": paired.difference_of_means(a["brier"], b["brier"], **how),
     }
 
 
@@ -124,20 +124,20 @@ def shipped(seed: int, arms: int, sizes: tuple[int, ...], skill: float = 2.6) ->
     """Tell whether any of `arms` - 1 arms is shipped at any look, none being better."""
     gold, ps = data(seed, sizes[-1], (skill,) * arms)
     right = [p.argmax(axis=1) == gold for p in ps]
-    draws = 4000 * (5 if arms > 2 or len(sizes) > 1 else 1)  # as llmcat.judge
+    draws = 4000 * (5 if arms > 2 or len(sizes) > 1 else 1)  # as llmcat.evaluation.comparison
     for look in range(1, len(sizes) + 1):
         n = sizes[look - 1]
 
         def level(alpha: float, look: int = look) -> float:
-            return compare.spend(sizes[:look], len(sizes), alpha)
+            return paired.spend(sizes[:look], len(sizes), alpha)
 
         gains = {
-            str(i): compare.difference_of_accuracy(right[0][:n], one[:n], draws=draws, seed=seed)
+            str(i): paired.difference_of_accuracy(right[0][:n], one[:n], draws=draws, seed=seed)
             for i, one in enumerate(right[1:])
         }
-        for name, alpha in compare.step_down(gains, level=level).items():
-            rule = compare.Rule(min_effect=0.01)
-            if compare.decide(gains[name], rule, alpha=alpha, cheaper=False).verdict == "ship":
+        for name, alpha in paired.step_down(gains, level=level).items():
+            rule = paired.Rule(min_effect=0.01)
+            if paired.decide(gains[name], rule, alpha=alpha, cheaper=False).verdict == "ship":
                 return True
     return False
 
@@ -148,7 +148,7 @@ def detected(seed: int, n: int, effect: float, differing: float) -> bool:
     kind = draw.choice(
         3, size=n, p=[1 - differing, (differing - effect) / 2, (differing + effect) / 2]
     )
-    found = compare.difference_of_accuracy(kind == 1, kind == 2, seed=seed)
+    found = paired.difference_of_accuracy(kind == 1, kind == 2, seed=seed)
     return found.low > 0
 
 
@@ -197,7 +197,7 @@ def main() -> int:
         for n, effect, differing in PLANS:
             one = partial(detected, n=n, effect=effect, differing=differing)
             found_ = np.mean(pool.map(one, range(4 * sets), chunksize=50))
-            predicted = compare.power(n, effect, differing=differing)
+            predicted = paired.power(n, effect, differing=differing)
             plan = f"{n:,} | {100 * effect:.0f} points | {differing:.0%}"
             print(f"| {plan} | {predicted:.1%} | {found_:.1%} |")
             missed += [f"power at {n}"] if abs(found_ - predicted) > 0.03 else []

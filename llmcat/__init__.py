@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         LlmcatError,
         LlmcatWarning,
     )
-    from llmcat.measuring import ab, evaluate
+    from llmcat.evaluation.measuring import ab, evaluate
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
@@ -39,8 +39,8 @@ _MODULES = {
     "Classifier": "classifier",
     "RunConfig": "config",
     "Taxonomy": "taxonomy.tree",
-    "ab": "measuring",
-    "evaluate": "measuring",
+    "ab": "evaluation.measuring",
+    "evaluate": "evaluation.measuring",
 }
 
 

@@ -257,11 +257,12 @@ def _eval(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     config = settings(args)
     _check_items(config)
-    from llmcat import arms, audit, runs, terminal
+    from llmcat import terminal
+    from llmcat.evaluation import arms, label_audit, run_folder
 
     if args.audit:
-        audit.check()
-    arm = arms.Arm(runs.SOLO, config)
+        label_audit.check()
+    arm = arms.Arm(run_folder.SOLO, config)
     return terminal.run_evaluation([arm], _options(args, ["eval", *argv]), _shown(args))
 
 
@@ -345,8 +346,8 @@ def _tune(argv: list[str]) -> int:
     config = settings(args)
     _check_items(config)
     from llmcat import terminal
-    from llmcat.arms import definition
     from llmcat.errors import BadConfig
+    from llmcat.evaluation.arms import definition
 
     if args.suppose is not None:
         if not 0 < args.suppose < 1:
@@ -365,7 +366,7 @@ def _tune(argv: list[str]) -> int:
 
 
 def _ab(argv: list[str]) -> int:
-    from llmcat.judge import METRICS
+    from llmcat.evaluation.comparison import METRICS
 
     parser = make_parser("ab", AB_EPILOG)
     group = parser.add_argument_group("arms")
@@ -392,8 +393,8 @@ def _ab(argv: list[str]) -> int:
     _add_evaluation(parser)
     args = parser.parse_args(argv)
     from llmcat import terminal
-    from llmcat.arms import arms_of, definition
     from llmcat.errors import BadConfig
+    from llmcat.evaluation.arms import arms_of, definition
 
     common, decision, changes = definition(args.arms) if args.arms else ({}, {}, {})
     flags = flags_of(args)
@@ -421,9 +422,9 @@ def _check_items(config: Any) -> None:
 
 def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -> Any:
     """Return what is asked of a comparison: flags over the definition's [decision]."""
-    from llmcat.compare import Rule
     from llmcat.errors import BadConfig
-    from llmcat.judge import Question
+    from llmcat.evaluation.comparison import Question
+    from llmcat.evaluation.paired import Rule
     from llmcat.pipeline.session import taxonomy_of
 
     known = {"metric": str, "min_effect": float, "non_inferior": float, "looks": int, "block": int}
@@ -454,8 +455,8 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
 
 def _options(args: argparse.Namespace, command: list[str], question: Any = None) -> Any:
     from llmcat.errors import BadConfig
-    from llmcat.experiment import Options, read_costs
-    from llmcat.trial import BLOCK, LEAST_BLOCK
+    from llmcat.evaluation.collect import BLOCK, LEAST_BLOCK
+    from llmcat.evaluation.experiment import Options, read_costs
 
     block = getattr(args, "block", None) or BLOCK
     if block < LEAST_BLOCK:

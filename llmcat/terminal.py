@@ -33,24 +33,24 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcat.errors import InputError
+from llmcat.evaluation.speed import duration
 from llmcat.items.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
 from llmcat.pipeline import file_run
-from llmcat.speed import duration
 from llmcat.storage import wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
-    from llmcat.arms import Arm
     from llmcat.calibration.artifact import Calibration
     from llmcat.checks.tune import Tuned
     from llmcat.config import RunConfig
     from llmcat.engines import Served
+    from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.experiment import Options
+    from llmcat.evaluation.report import Result
     from llmcat.evidence.artifact import Artifact
-    from llmcat.experiment import Options
     from llmcat.labeler import Opened
     from llmcat.pipeline.file_run import Summary
-    from llmcat.report import Result
 
 __all__ = [
     "compare_runs",
@@ -327,7 +327,7 @@ def show(path: str, items: str, *, text: str, limit: int, decision: str | None) 
 
 def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, Any]) -> int:
     """Evaluate, print what was found, return the exit code."""
-    from llmcat import experiment
+    from llmcat.evaluation import experiment
 
     def say(text: str) -> None:
         if not shown["quiet"]:
@@ -346,7 +346,7 @@ def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, An
 
 def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]) -> int:
     """Print a run's result; return 1 if rows are errors, or an arm is worse and that matters."""
-    from llmcat import report
+    from llmcat.evaluation import report
 
     found = report.read(folder)
     if shown["form"] == "md":
@@ -369,7 +369,7 @@ def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]
 
 def _print_tables(found: Result) -> None:
     """Print what decides, the metrics, the costs, and the segments in which the sign turns."""
-    from llmcat import report
+    from llmcat.evaluation import report
 
     console = Console(highlight=False)
     console.print(Text(report.line(found), style="bold"))
@@ -395,10 +395,10 @@ def _print_tables(found: Result) -> None:
 
 
 def _print_audit(folder: Path) -> None:
-    from llmcat import audit
-    from llmcat.runs import SOLO
+    from llmcat.evaluation import label_audit
+    from llmcat.evaluation.run_folder import SOLO
 
-    found = audit.audit(folder, SOLO)
+    found = label_audit.audit(folder, SOLO)
     (folder / "audit.jsonl").write_bytes(
         b"".join(orjson.dumps(issue) + b"\n" for issue in found.issues)
     )
@@ -433,12 +433,12 @@ def run_calibrate(
     quiet: bool,
 ) -> int:
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
-    from llmcat import experiment
-    from llmcat.arms import Arm
     from llmcat.calibration.artifact import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.evaluation import experiment
+    from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.run_folder import SOLO, load
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.session import taxonomy_of
-    from llmcat.runs import SOLO, load
 
     kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
@@ -509,8 +509,8 @@ def run_tune(
     quiet: bool,
 ) -> int:
     """Try arms on labelled items, show the table, write the winner's artifact."""
-    from llmcat.adds import sentence
     from llmcat.checks import tune as tuning
+    from llmcat.evaluation.adds import sentence
 
     def say(text: str) -> None:
         if not quiet:
@@ -634,7 +634,7 @@ def _figure(estimate: Mapping[str, Any]) -> str:
 
 def list_runs(folder: str) -> int:
     """Print the runs of a folder, the latest first."""
-    from llmcat.runs import Registry
+    from llmcat.evaluation.run_folder import Registry
 
     registry = Registry.existing(folder)
     for one in registry.runs():
@@ -668,7 +668,7 @@ def compare_runs(
     folder: str, names: Sequence[str], *, metric: str, out: str, command: Sequence[str]
 ) -> int:
     """Compare arms of two finished runs, and print the result."""
-    from llmcat import experiment
+    from llmcat.evaluation import experiment
 
     paths = {}
     for arm, name in zip("ab", names, strict=True):
@@ -684,7 +684,7 @@ def compare_runs(
 
 def export_run(folder: str, name: str, file: str) -> int:
     """Pack a run's folder into a zip file."""
-    from llmcat import experiment
+    from llmcat.evaluation import experiment
 
     packed = experiment.export_run(_found(folder, name), Path(file))
     print(f"wrote {file}: {', '.join(packed)}")
@@ -692,7 +692,7 @@ def export_run(folder: str, name: str, file: str) -> int:
 
 
 def _found(folder: str, name: str) -> Path:
-    from llmcat.runs import Registry
+    from llmcat.evaluation.run_folder import Registry
 
     if (Path(name) / "run.json").is_file():
         return Path(name)

@@ -28,19 +28,21 @@ ORDER = [
     "engines.chat_template", "engines.vllm_local", "engines.transformers_local",
     "engines.completions", "engines.openai", "engines.litellm", "engines.student",
     "engines.retriever", "engines.circuit_breaker", "engines.registry", "engines.cache",
-    "pipeline.decode", "bootstrap", "metrics", "compare", "calibration.thresholds",
-    "calibration.conformal", "calibration.drift", "calibration.artifact", "pipeline.writers",
-    "pipeline.duplicates", "pipeline.journal", "pipeline.collapse", "pipeline.loop",
-    "pipeline.session", "pipeline.file_run", "pipeline.preview", "aio", "estimator",
-    "classifier", "runs", "annotations.labelled", "arms", "speed", "trial", "scored", "adds",
-    "judge", "report", "experiment", "measuring", "audit", "annotations.transfer",
-    "students.training", "evidence.mixture", "graduation", "primary", "fallback", "labeler",
-    "ledger", "checks.reading", "checks.tune", "checks.doctor", "starter", "terminal", "flags",
-    "cli_learn", "cli", "__main__",
+    "pipeline.decode", "evaluation.bootstrap", "evaluation.metrics", "evaluation.paired",
+    "calibration.thresholds", "calibration.conformal", "calibration.drift",
+    "calibration.artifact", "pipeline.writers", "pipeline.duplicates", "pipeline.journal",
+    "pipeline.collapse", "pipeline.loop", "pipeline.session", "pipeline.file_run",
+    "pipeline.preview", "aio", "estimator", "classifier", "evaluation.run_folder",
+    "annotations.labelled", "evaluation.arms", "evaluation.speed", "evaluation.collect",
+    "evaluation.predictions", "evaluation.adds", "evaluation.comparison", "evaluation.report",
+    "evaluation.experiment", "evaluation.measuring", "evaluation.label_audit",
+    "annotations.transfer", "students.training", "evidence.mixture", "graduation", "primary",
+    "fallback", "labeler", "ledger", "checks.reading", "checks.tune", "checks.doctor",
+    "starter", "terminal", "flags", "cli_learn", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = (
-    "annotations", "calibration", "candidates", "checks", "evidence", "items", "pipeline",
-    "prompting", "retrieval", "taxonomy", "transport"
+    "annotations", "calibration", "candidates", "checks", "evaluation", "evidence", "items",
+    "pipeline", "prompting", "retrieval", "taxonomy", "transport"
 )  # fmt: skip
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
@@ -63,7 +65,7 @@ ADAPTERS = {
         "classifier",
         "estimator",
         "prompting.few_shot",
-        "metrics",
+        "evaluation.metrics",
         "students.novelty",
         "retrieval.scorers",
         "retrieval.vectors",
@@ -74,9 +76,9 @@ ADAPTERS = {
     },
     "scipy": {
         "retrieval.scorers",
-        "bootstrap",
-        "metrics",
-        "compare",
+        "evaluation.bootstrap",
+        "evaluation.metrics",
+        "evaluation.paired",
         "calibration.scaling",
         "calibration.thresholds",
         "calibration.drift",
@@ -89,8 +91,8 @@ ADAPTERS = {
     "aiohttp": {"engines.vllm_http"},
     "tenacity": {"transport.retry", "retrieval.served"},
     "pyarrow": {"items.parquet"},
-    "cleanlab": {"audit"},
-    "pynvml": {"speed"},
+    "cleanlab": {"evaluation.label_audit"},
+    "pynvml": {"evaluation.speed"},
     "rich": {"cli_learn", "estimator", "terminal"},
     "jinja2": {"prompting.templates"},
 }

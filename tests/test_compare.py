@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm
 from sklearn.metrics import f1_score
 
-from llmcat import compare
-from llmcat.metrics import Ratio
+from llmcat.evaluation import paired
+from llmcat.evaluation.metrics import Ratio
 
 
 def two_arms(n: int, seed: int, *, a: float = 0.7, b: float = 0.7, same: float = 0.5) -> tuple[
@@ -31,7 +31,7 @@ def test_mcnemar_is_that_of_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
     from statsmodels.stats.contingency_tables import mcnemar
 
     a, b = map(np.array, zip(*pairs, strict=True))
-    found = compare.mcnemar(a, b)
+    found = paired.mcnemar(a, b)
     table = [
         [np.sum(a & b), np.sum(a & ~b)],
         [np.sum(~a & b), np.sum(~a & ~b)],
@@ -47,7 +47,7 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     from statsmodels.stats.multitest import multipletests
 
     expected = multipletests(p_values, method="holm")[1]
-    assert compare.holm(p_values) == pytest.approx(list(expected))
+    assert paired.holm(p_values) == pytest.approx(list(expected))
 
 
 @pytest.mark.parametrize("skewed", [False, True])
@@ -56,7 +56,7 @@ def test_the_interval_is_that_of_scipy(skewed: bool) -> None:
     draw = np.random.default_rng(5)
     a = draw.exponential(1.0, 150)
     b = a + (draw.lognormal(0, 1.2, 150) - 1 if skewed else draw.normal(0.1, 0.5, 150))
-    found = compare.difference_of_means(a, b, draws=40_000)
+    found = paired.difference_of_means(a, b, draws=40_000)
     rng = np.random.default_rng(1)
     theirs = bootstrap((b - a,), np.mean, n_resamples=40_000, method="BCa", rng=rng)
     width = found.high - found.low
@@ -73,8 +73,8 @@ def test_f1_is_that_of_scikit_learn(how: str) -> None:
     arms = [np.where(draw.random(400) < q, gold, draw.permutation(gold)) for q in (0.5, 0.8)]
     labels = ["a", "b", "c", "rare"]
 
-    def difference(one: np.ndarray, other: np.ndarray) -> compare.Difference:
-        return compare.differences_of_f1(gold, one, other, labels, draws=1000)[how]  # type: ignore[index]
+    def difference(one: np.ndarray, other: np.ndarray) -> paired.Difference:
+        return paired.differences_of_f1(gold, one, other, labels, draws=1000)[how]  # type: ignore[index]
 
     found = difference(*arms)
     counted = [c for c in labels if how == "micro" or np.count_nonzero(gold == c) >= 10]
@@ -97,7 +97,7 @@ def test_ratios_are_those_of_their_sums() -> None:
     below = draw.integers(2, 6, 300).astype(float)
     above = [np.minimum(draw.integers(0, 6, 300) + extra, below) for extra in (0, 1)]
     a, b = (Ratio(one, below) for one in above)
-    found = compare.difference_of_ratios(a, b, draws=40_000)
+    found = paired.difference_of_ratios(a, b, draws=40_000)
     expected = above[1].sum() / below.sum() - above[0].sum() / below.sum()
     assert found.value == pytest.approx(expected)
     theirs = bootstrap(
@@ -114,7 +114,7 @@ def test_the_closed_form_holds_the_truth_where_few_items_differ() -> None:
     for seed in range(2000):
         draw = np.random.default_rng(seed).random(40)
         a, b = draw > 0.02, (draw > 0.02) & (draw < 0.95)
-        found = compare.difference_of_proportions(a, b)
+        found = paired.difference_of_proportions(a, b)
         hits += found.low <= -0.05 <= found.high
     assert hits / 2000 >= 0.94
 
@@ -124,7 +124,7 @@ def test_intervals_hold_the_truth() -> None:
     hits = 0
     for seed in range(300):
         a, b = two_arms(300, seed, a=0.70, b=0.75)
-        found = compare.difference_of_means(a, b, draws=1000, seed=seed)
+        found = paired.difference_of_means(a, b, draws=1000, seed=seed)
         hits += found.low <= 0.05 <= found.high
     assert 0.91 <= hits / 300 <= 0.985
 
@@ -132,27 +132,27 @@ def test_intervals_hold_the_truth() -> None:
 def test_power_is_as_predicted() -> None:
     """With as many items as are needed, McNemar's test finds the effect eight times in ten."""
     differing = 0.5 * (0.7 * 0.25 + 0.3 * 0.75) + 0.5 * 0.05
-    n = math.ceil(compare.items_needed(0.05, differing=differing))
-    found = [compare.mcnemar(*two_arms(n, seed, a=0.70, b=0.75)).p < 0.05 for seed in range(400)]
+    n = math.ceil(paired.items_needed(0.05, differing=differing))
+    found = [paired.mcnemar(*two_arms(n, seed, a=0.70, b=0.75)).p < 0.05 for seed in range(400)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.07)
-    assert compare.smallest_effect(n, differing=differing) == pytest.approx(0.05, abs=1e-3)
+    assert paired.smallest_effect(n, differing=differing) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_too_little_to_compare() -> None:
     """Equal arms differ by nothing, for certain; no items give no number."""
     same = np.array([True, False, True])
-    found = compare.difference_of_means(same, same)
+    found = paired.difference_of_means(same, same)
     assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
-    three = compare.difference_of_accuracy(same, same)
+    three = paired.difference_of_accuracy(same, same)
     assert three.value == 0
     assert three.low < -0.4  # three items prove nothing
     assert three.high > 0.4
     none = np.zeros(0)
-    assert math.isnan(compare.difference_of_means(none, none).value)
+    assert math.isnan(paired.difference_of_means(none, none).value)
     gold = np.array(["a"] * 5)
-    assert math.isnan(compare.differences_of_f1(gold, gold, gold, ["a"])["macro"].value)
-    assert math.isnan(compare.smallest_effect(3, differing=0.1))
-    assert compare.items_needed(0.0, differing=0.1) == math.inf
+    assert math.isnan(paired.differences_of_f1(gold, gold, gold, ["a"])["macro"].value)
+    assert math.isnan(paired.smallest_effect(3, differing=0.1))
+    assert paired.items_needed(0.0, differing=0.1) == math.inf
 
 
 def test_holm_by_intervals_agrees_with_holm_by_p_values() -> None:
@@ -160,34 +160,34 @@ def test_holm_by_intervals_agrees_with_holm_by_p_values() -> None:
     agreed = 0
     for seed in range(40):
         arms = [two_arms(300, 10 * seed + i, a=0.70, b=0.70 + 0.04 * i) for i in range(3)]
-        gains = {str(i): compare.difference_of_means(*arm) for i, arm in enumerate(arms)}
-        levels = compare.step_down(gains)
+        gains = {str(i): paired.difference_of_means(*arm) for i, arm in enumerate(arms)}
+        levels = paired.step_down(gains)
         clear = {i for i, alpha in levels.items() if not _holds_0(gains[i], alpha)}
-        p_values = compare.holm([compare.mcnemar(*arm).p for arm in arms])
+        p_values = paired.holm([paired.mcnemar(*arm).p for arm in arms])
         agreed += clear == {str(i) for i, p in enumerate(p_values) if p <= 0.05}
     assert agreed >= 35
 
 
-def _holds_0(gain: compare.Difference, alpha: float) -> bool:
+def _holds_0(gain: paired.Difference, alpha: float) -> bool:
     low, high = gain.interval(alpha)
     return low <= 0 <= high
 
 
 def test_spending_over_looks() -> None:
     """One look spends all; five equal ones are as in a simulation of the random walk."""
-    assert compare.spend([100], 1) == pytest.approx(0.05)
-    assert compare.spend([100], 5) == pytest.approx(0.01)
+    assert paired.spend([100], 1) == pytest.approx(0.05)
+    assert paired.spend([100], 5) == pytest.approx(0.01)
     sizes = [100, 200, 300, 400, 500]
-    levels = [compare.spend(sizes[: i + 1], 5) for i in range(5)]
+    levels = [paired.spend(sizes[: i + 1], 5) for i in range(5)]
     walk = np.random.default_rng(0).normal(0, 10, (200_000, 5)).cumsum(axis=1)
     z = np.abs(walk) / np.sqrt(sizes)
     bounds = norm.ppf(1 - np.array(levels) / 2)
     crossed = (z > bounds).cumsum(axis=1) > 0
     assert crossed.mean(axis=0) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05], abs=0.0015)
     with pytest.raises(ValueError, match="growing"):
-        compare.spend([100, 100], 5)
+        paired.spend([100, 100], 5)
     with pytest.raises(ValueError, match="planned"):
-        compare.spend([1, 2, 3], 2)
+        paired.spend([1, 2, 3], 2)
 
 
 @pytest.mark.parametrize(("n", "differing"), [(100, 0.05), (200, 0.02), (400, 0.01)])
@@ -198,8 +198,8 @@ def test_few_that_differ_ship_nothing(n: int, differing: float) -> None:
         kind = np.random.default_rng(seed).choice(
             3, size=n, p=[1 - differing, *[differing / 2] * 2]
         )
-        gain = compare.difference_of_accuracy(kind == 1, kind == 2)
-        decision = compare.decide(gain, compare.Rule(min_effect=0.0), cheaper=False)
+        gain = paired.difference_of_accuracy(kind == 1, kind == 2)
+        decision = paired.decide(gain, paired.Rule(min_effect=0.0), cheaper=False)
         shipped += decision.verdict == "ship"
     assert shipped <= 37
 
@@ -210,63 +210,61 @@ def test_holm_where_not_being_worse_is_asked_for() -> None:
     for seed in range(300):
         arms = [two_arms(400, 10 * seed + i, a=0.75, b=0.70, same=0.2) for i in range(5)]
         gains = {
-            str(i): compare.difference_of_accuracy(*arm, draws=1000) for i, arm in enumerate(arms)
+            str(i): paired.difference_of_accuracy(*arm, draws=1000) for i, arm in enumerate(arms)
         }
-        levels = compare.step_down(gains, against=dict.fromkeys(gains, -margin))
-        rule = compare.Rule(non_inferior=margin)
-        found = [compare.decide(g, rule, alpha=levels[i], cheaper=True) for i, g in gains.items()]
+        levels = paired.step_down(gains, against=dict.fromkeys(gains, -margin))
+        rule = paired.Rule(non_inferior=margin)
+        found = [paired.decide(g, rule, alpha=levels[i], cheaper=True) for i, g in gains.items()]
         shipped += any(decision.verdict == "ship" for decision in found)
     assert shipped <= 24
 
 
-def gain_of(value: float, deviation: float, n: int = 400) -> compare.Difference:
+def gain_of(value: float, deviation: float, n: int = 400) -> paired.Difference:
     """A gain with a normal interval: per-item differences of that mean and deviation."""
     draw = np.random.default_rng(7).normal(0, 1, n)
     draw = (draw - draw.mean()) / draw.std() * deviation + value
-    return compare.difference_of_means(np.zeros(n), draw)
+    return paired.difference_of_means(np.zeros(n), draw)
 
 
 def test_the_decision() -> None:
     """Each way the rule can go, in words that say why."""
-    rule = compare.Rule(min_effect=0.01)
+    rule = paired.Rule(min_effect=0.01)
 
-    def say(
-        value: float, deviation: float, rule: compare.Rule = rule, cheaper: bool = False
-    ) -> str:
-        return compare.decide(gain_of(value, deviation), rule, cheaper=cheaper).verdict
+    def say(value: float, deviation: float, rule: paired.Rule = rule, cheaper: bool = False) -> str:
+        return paired.decide(gain_of(value, deviation), rule, cheaper=cheaper).verdict
 
     assert say(0.05, 0.2) == "ship"
     assert say(-0.05, 0.2) == "don't"
     assert say(0.004, 0.01) == "don't"  # there, but too small
     assert say(0.03, 0.5) == "more"
     assert say(0.0, 0.0) == "don't"
-    worse = compare.decide(gain_of(-0.05, 0.2), rule, cheaper=False)
+    worse = paired.decide(gain_of(-0.05, 0.2), rule, cheaper=False)
     assert worse.worse
-    margin = compare.Rule(non_inferior=0.02)
+    margin = paired.Rule(non_inferior=0.02)
     assert say(0.0, 0.1, margin, cheaper=True) == "ship"
     assert say(0.0, 0.1, margin, cheaper=False) == "don't"
     assert say(0.05, 0.2, margin, cheaper=False) == "ship"  # dearer, but better
     assert say(-0.05, 0.1, margin, cheaper=True) == "don't"
     assert say(-0.01, 0.3, margin, cheaper=True) == "more"
-    nothing = compare.difference_of_means(np.zeros(0), np.zeros(0))
-    assert compare.decide(nothing, rule, cheaper=False).verdict == "don't"
+    nothing = paired.difference_of_means(np.zeros(0), np.zeros(0))
+    assert paired.decide(nothing, rule, cheaper=False).verdict == "don't"
 
 
 @pytest.mark.parametrize(
     ("found", "rule", "cheaper"),
     [
-        (0.025, compare.Rule(), False),
-        (0.002, compare.Rule(), False),
-        (-0.04, compare.Rule(non_inferior=0.05), True),
-        (-0.06, compare.Rule(non_inferior=0.04), True),
+        (0.025, paired.Rule(), False),
+        (0.002, paired.Rule(), False),
+        (-0.04, paired.Rule(non_inferior=0.05), True),
+        (-0.06, paired.Rule(non_inferior=0.04), True),
     ],
 )
 def test_as_many_more_items_as_it_says_settle_it(
-    found: float, rule: compare.Rule, cheaper: bool
+    found: float, rule: paired.Rule, cheaper: bool
 ) -> None:
     """If what was found is the truth, n + more items decide in about eight cases of ten."""
     gain = gain_of(found, 0.3)
-    decision = compare.decide(gain, rule, cheaper=cheaper)
+    decision = paired.decide(gain, rule, cheaper=cheaper)
     assert decision.verdict == "more"
     assert decision.more is not None
     n = gain.n + decision.more
@@ -275,6 +273,6 @@ def test_as_many_more_items_as_it_says_settle_it(
         # Means of n items each: as many draws as there are items are not needed.
         value = np.random.default_rng(seed).normal(found, 0.3 / math.sqrt(n))
         half = 1.96 * 0.3 / math.sqrt(n)
-        again = compare.Difference(value, value - half, value + half, n)
-        settled += compare.decide(again, rule, cheaper=cheaper).verdict != "more"
+        again = paired.Difference(value, value - half, value + half, n)
+        settled += paired.decide(again, rule, cheaper=cheaper).verdict != "more"
     assert settled >= 145

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-from llmcat.arms import arms_of, definition
+from llmcat.evaluation.arms import arms_of, definition
 from llmcat.taxonomy.tree import Taxonomy
 
 DATA = Path(os.environ.get("LLMCAT_DATA", ROOT.parent / "shared" / "data"))

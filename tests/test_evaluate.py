@@ -23,16 +23,16 @@ import pytest
 from conftest import EXAMPLES, Ran, read_rows
 from sklearn import metrics as sklearn_metrics
 
-from llmcat import audit, trial
-from llmcat.arms import arms_of
-from llmcat.compare import Rule
 from llmcat.config import RunConfig
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
-from llmcat.judge import Question, judge
+from llmcat.evaluation import collect, label_audit
+from llmcat.evaluation.arms import arms_of
+from llmcat.evaluation.comparison import Question, judge
+from llmcat.evaluation.paired import Rule
+from llmcat.evaluation.predictions import Labels, Scored
+from llmcat.evaluation.run_folder import MIGRATIONS, Look, Registry
 from llmcat.records import Ask, Item, Menu, Node, Prefix
-from llmcat.runs import MIGRATIONS, Look, Registry
-from llmcat.scored import Labels, Scored
 
 Cli = Callable[..., Ran]
 LABELS = "shoes,bags,toys"
@@ -166,9 +166,9 @@ def test_a_model_at_another_address_is_another_model(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     config = RunConfig(model=str(model))
-    before = trial._where(config)
+    before = collect._where(config)
     (model / "config.json").write_text("{ }")
-    assert trial._where(config) != before
+    assert collect._where(config) != before
     store.close()
 
 
@@ -377,7 +377,7 @@ def test_the_audit_finds_labels_that_were_changed(llmcat: Cli, tmp_path: Path) -
     found = {issue["id"] for issue in read_rows(folder / "audit.jsonl")}
     assert len(found & changed) >= 0.8 * len(changed)
     assert len(found - changed) <= 0.5 * len(changed)
-    assert audit.audit(folder, "eval").partial == 0
+    assert label_audit.audit(folder, "eval").partial == 0
 
 
 # -- ab ---------------------------------------------------------------------------------------

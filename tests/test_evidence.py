@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcat import config
-from llmcat.adds import added
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig
+from llmcat.evaluation.adds import added
 from llmcat.evidence import assemble, none_rule, place_prior
 from llmcat.evidence.artifact import Artifact, Part
 from llmcat.evidence.escalation import Escalation, sure_line

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat import metrics
+from llmcat.evaluation import metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 

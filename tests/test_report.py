@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from conftest import EXAMPLES, Ran
 
-from llmcat import report
-from llmcat.compare import Rule
-from llmcat.experiment import finish
-from llmcat.judge import Question
-from llmcat.runs import Folder
+from llmcat.evaluation import report
+from llmcat.evaluation.comparison import Question
+from llmcat.evaluation.experiment import finish
+from llmcat.evaluation.paired import Rule
+from llmcat.evaluation.run_folder import Folder
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(

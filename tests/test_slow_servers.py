@@ -33,10 +33,10 @@ from llmcat.engines.hardware import lacks_bf16
 from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, EngineUnsupported
+from llmcat.evaluation.speed import duration
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Ask, Item
-from llmcat.speed import duration
 from llmcat.transport.rate import START, InFlight
 from llmcat.transport.retry import refusal
 

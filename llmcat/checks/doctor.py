@@ -20,6 +20,7 @@ from llmcat.checks import reading
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
+from llmcat.evaluation.speed import LOCAL, duration, here
 from llmcat.evidence.gather import Gathered
 from llmcat.items.readers import Columns, ItemReader, count_rows, expand
 from llmcat.pipeline import file_run
@@ -28,7 +29,6 @@ from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.records import NONE
-from llmcat.speed import LOCAL, duration, here
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:

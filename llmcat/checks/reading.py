@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcat.adds import added as added_by
-from llmcat.adds import sentence
+from llmcat.evaluation.adds import added as added_by
+from llmcat.evaluation.adds import sentence
+from llmcat.evaluation.metrics import accuracy
 from llmcat.evidence.pool import Pool
-from llmcat.metrics import accuracy
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates

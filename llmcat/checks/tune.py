@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import llmcat
-from llmcat.adds import added
 from llmcat.annotations.labelled import Labelled, read_labelled
-from llmcat.arms import arms_of
 from llmcat.calibration import thresholds
-from llmcat.compare import difference_of_accuracy
 from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
+from llmcat.evaluation.adds import added
+from llmcat.evaluation.arms import arms_of
+from llmcat.evaluation.collect import Opened, Read, close_arms, open_arms
+from llmcat.evaluation.experiment import artifact_of
+from llmcat.evaluation.metrics import Estimate, accuracy
+from llmcat.evaluation.paired import difference_of_accuracy
 from llmcat.evidence.artifact import CHOICES
 from llmcat.evidence.gather import Gathered
 from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import Pool
-from llmcat.experiment import artifact_of
-from llmcat.metrics import Estimate, accuracy
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session, taxonomy_of
@@ -41,7 +42,6 @@ from llmcat.pipeline.writers import row_of
 from llmcat.prompting import templates
 from llmcat.records import NONE
 from llmcat.retrieval.documents import group_of, item_text
-from llmcat.trial import Opened, Read, close_arms, open_arms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat.compare import Rule
 from llmcat.errors import InputError
-from llmcat.judge import Question, judge
-from llmcat.scored import ERROR, Labels, Scored, measure
-from llmcat.trial import judged, nodes_of
+from llmcat.evaluation.collect import judged, nodes_of
+from llmcat.evaluation.comparison import Question, judge
+from llmcat.evaluation.paired import Rule
+from llmcat.evaluation.predictions import ERROR, Labels, Scored, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

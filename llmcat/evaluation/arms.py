@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmcat import config as settings
 from llmcat.engines.registry import ENGINES
 from llmcat.errors import BadConfig
-from llmcat.runs import SOLO
+from llmcat.evaluation.run_folder import SOLO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

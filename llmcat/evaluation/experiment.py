@@ -1,4 +1,4 @@
-"""An evaluation from settings to a folder: ask (llmcat.trial), measure, judge, report.
+"""An evaluation from settings to a folder: ask (llmcat.evaluation.collect), measure, judge, report.
 
 Everything after the asking is made from the folder's own files, so a report can be made again, and
 runs can be compared, without any engine.
@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from llmcat import metrics
-from llmcat.adds import added
 from llmcat.calibration.artifact import (
     Calibrated,
     Calibration,
@@ -29,20 +27,11 @@ from llmcat.calibration.artifact import (
     fit,
     scores_of_row,
 )
-from llmcat.compare import ALPHA
 from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.evidence.artifact import CHOICES, Artifact, Part
-from llmcat.evidence.learn import Learnt, learn, parted, usual_share
-from llmcat.evidence.pool import Pool
-from llmcat.judge import LOSSES, Question, detectable, judge, segments_of
-from llmcat.pipeline.file_run import unless
-from llmcat.records import NONE, digest
-from llmcat.retrieval.documents import group_of
-from llmcat.runs import SOLO, Folder, Look, Registry, load, named, now, stem_of
-from llmcat.scored import Labels, Scored, measure, same_items
-from llmcat.storage import whole
-from llmcat.trial import (
+from llmcat.evaluation import metrics
+from llmcat.evaluation.adds import added
+from llmcat.evaluation.collect import (
     BLOCK,
     close_arms,
     collect,
@@ -51,15 +40,26 @@ from llmcat.trial import (
     read_arms,
     record_of,
 )
+from llmcat.evaluation.comparison import LOSSES, Question, detectable, judge, segments_of
+from llmcat.evaluation.paired import ALPHA
+from llmcat.evaluation.predictions import Labels, Scored, measure, same_items
+from llmcat.evaluation.run_folder import SOLO, Folder, Look, Registry, load, named, now, stem_of
+from llmcat.evidence.artifact import CHOICES, Artifact, Part
+from llmcat.evidence.learn import Learnt, learn, parted, usual_share
+from llmcat.evidence.pool import Pool
+from llmcat.pipeline.file_run import unless
+from llmcat.records import NONE, digest
+from llmcat.retrieval.documents import group_of
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from llmcat.arms import Arm
+    from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.collect import Opened
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.file_run import Watch
     from llmcat.taxonomy.tree import Taxonomy
-    from llmcat.trial import Opened
 
 __all__ = [
     "Options",
@@ -215,7 +215,7 @@ def finish(
     costs: Mapping[tuple[str, str], float] | None = None,
 ) -> str:
     """Make metrics, comparison and reports from what the arms answered; return the line of it."""
-    from llmcat import report
+    from llmcat.evaluation import report
 
     path, record = folder.path, folder.record
     labels = Labels.read(path)

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from llmcat import compare, metrics
-from llmcat.bootstrap import DRAWS
-from llmcat.compare import Difference, Rule
 from llmcat.errors import BadConfig
-from llmcat.scored import at_level, same_items
+from llmcat.evaluation import metrics, paired
+from llmcat.evaluation.bootstrap import DRAWS
+from llmcat.evaluation.paired import Difference, Rule
+from llmcat.evaluation.predictions import at_level, same_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmcat.scored import Labels, Scored
+    from llmcat.evaluation.predictions import Labels, Scored
 
 __all__ = ["METRICS", "Question", "detectable", "judge", "segments_of"]
 
@@ -62,14 +62,14 @@ class Question:
 
     def level(self, alpha: float) -> float:
         """Return what a comparison that may err with `alpha` in all may err with at this look."""
-        return compare.spend(self.sizes, self.looks, alpha) if self.looks else alpha
+        return paired.spend(self.sizes, self.looks, alpha) if self.looks else alpha
 
 
-def detectable(n: int, *, alpha: float = compare.ALPHA) -> str:
+def detectable(n: int, *, alpha: float = paired.ALPHA) -> str:
     """Say which difference in accuracy so many items can show, before they are asked about."""
     said = []
     for differing in (0.1, 0.2):
-        effect = compare.smallest_effect(n, differing=differing, alpha=alpha)
+        effect = paired.smallest_effect(n, differing=differing, alpha=alpha)
         points = "none" if math.isnan(effect) else f"{100 * effect:.1f} points"
         said.append(f"{points} if the arms differ on {differing:.0%} of them")
     can = "; ".join(said)
@@ -101,11 +101,11 @@ def judge(
     cheap = {other: _cheaper(costs.get(other), costs.get(base)) for other in others}
     margin = question.rule.non_inferior or 0.0
     against = {other: -margin if cheap[other] else 0.0 for other in others}
-    levels = compare.step_down(gains, against=against, level=question.level)
+    levels = paired.step_down(gains, against=against, level=question.level)
     versus: list[dict[str, Any]] = []
     for other in others:
         cheaper = cheap[other]
-        decision = compare.decide(gains[other], question.rule, alpha=levels[other], cheaper=cheaper)
+        decision = paired.decide(gains[other], question.rule, alpha=levels[other], cheaper=cheaper)
         a, b = arms[base].correct, arms[other].correct
         versus.append(
             {
@@ -113,7 +113,7 @@ def judge(
                 "base": base,
                 "decision": asdict(decision) | {"gain": gains[other].value},
                 "cheaper": cheaper,
-                "mcnemar": asdict(compare.mcnemar(a, b)),
+                "mcnemar": asdict(paired.mcnemar(a, b)),
                 "both_right": int(np.count_nonzero(a & b)),
                 "both_wrong": int(np.count_nonzero(~a & ~b)),
                 "differences": {
@@ -166,19 +166,19 @@ def _differences(
     """Return every paired difference B - A by the metric's name."""
 
     def means(a: Array, b: Array) -> Difference:
-        return compare.difference_of_means(a, b, draws=draws, seed=seed)
+        return paired.difference_of_means(a, b, draws=draws, seed=seed)
 
     def shares(a: Array, b: Array) -> Difference:
-        return compare.difference_of_accuracy(a, b, draws=draws, seed=seed)
+        return paired.difference_of_accuracy(a, b, draws=draws, seed=seed)
 
     found = {"accuracy": shares(a.correct, b.correct)}
     classes = sorted({*a.classes, *b.classes})
-    hows = compare.differences_of_f1(a.gold, a.label, b.label, classes, draws=draws, seed=seed)
+    hows = paired.differences_of_f1(a.gold, a.label, b.label, classes, draws=draws, seed=seed)
     found |= {f"{how}_f1": difference for how, difference in hows.items()}
     if labels.depth > 1:
         ours, theirs = a.sets(labels), b.sets(labels)
         for of in get_args(metrics.Of):
-            ratios = compare.difference_of_ratios(ours[of], theirs[of], draws=draws, seed=seed)
+            ratios = paired.difference_of_ratios(ours[of], theirs[of], draws=draws, seed=seed)
             found[f"hierarchical_{of}"] = ratios
         for level in range(1, labels.depth):
             one, other = (at_level(arm, labels, level) for arm in (a, b))
@@ -244,7 +244,7 @@ def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[
             if np.count_nonzero(here) < LEAST_OF_SEGMENT:
                 continue
             mine, theirs = a[here], b[here]
-            difference = compare.difference_of_proportions(mine, theirs)
+            difference = paired.difference_of_proportions(mine, theirs)
             found.append(
                 {
                     "by": by,
@@ -255,14 +255,14 @@ def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[
                     "difference": difference.value,
                     "low": difference.low,
                     "high": difference.high,
-                    "p": compare.mcnemar(mine, theirs).p,
+                    "p": paired.mcnemar(mine, theirs).p,
                     "turned": difference.value * whole < 0,
                 }
             )
-    adjusted = compare.holm([segment["p"] for segment in found])
+    adjusted = paired.holm([segment["p"] for segment in found])
     for segment, p in zip(found, adjusted, strict=True):
         segment["p_adjusted"] = p
-        segment["clear"] = p <= compare.ALPHA
+        segment["clear"] = p <= paired.ALPHA
     return found
 
 

@@ -2,7 +2,7 @@
 
     runs/runs.sqlite     which runs there were, and how often a question was looked at
     runs/answers.sqlite  answers by request (llmcat.engines.cache)
-    runs/NAME-HASH/      one run: run.json, and what llmcat.trial and llmcat.experiment write
+    runs/NAME-HASH/      one run: run.json, and what `collect` and `experiment` write
 
 This module does not know engines, metrics or decisions.
 """

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from llmcat.bootstrap import DRAWS, Bootstrap, cells, resample, resample_all
-from llmcat.metrics import F1, How, Ratio
+from llmcat.evaluation.bootstrap import DRAWS, Bootstrap, cells, resample, resample_all
+from llmcat.evaluation.metrics import F1, How, Ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from llmcat import metrics
 from llmcat.errors import InputError, JournalError
-from llmcat.metrics import Estimate, nothing
+from llmcat.evaluation import metrics
+from llmcat.evaluation.metrics import Estimate, nothing
 from llmcat.records import NONE
 
 if TYPE_CHECKING:

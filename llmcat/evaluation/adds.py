@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat.compare import difference_of_accuracy, mcnemar
+from llmcat.evaluation.paired import difference_of_accuracy, mcnemar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

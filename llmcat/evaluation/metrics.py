@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from llmcat.bootstrap import BIASED, Bootstrap, cells, resample, resample_all
+from llmcat.evaluation.bootstrap import BIASED, Bootstrap, cells, resample, resample_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

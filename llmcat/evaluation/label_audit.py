@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.runs import named
+from llmcat.evaluation.run_folder import named
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmcat.adds import sentence
 from llmcat.errors import JournalError
-from llmcat.judge import LOSSES, gained, show
+from llmcat.evaluation.adds import sentence
+from llmcat.evaluation.comparison import LOSSES, gained, show
+from llmcat.evaluation.predictions import ERROR, Labels
+from llmcat.evaluation.run_folder import load, named
 from llmcat.records import NONE
-from llmcat.runs import load, named
-from llmcat.scored import ERROR, Labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -33,20 +33,20 @@ import llmcat
 from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.errors import InputError, JournalError
+from llmcat.evaluation.run_folder import Folder, named, stem_of
+from llmcat.evaluation.speed import alone
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.file_run import is_stream, unless
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session, engine_of, prompt_of, taxonomy_of
 from llmcat.pipeline.writers import row_of
 from llmcat.records import NONE, Ask, digest
-from llmcat.runs import Folder, named, stem_of
-from llmcat.speed import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from llmcat.arms import Arm
     from llmcat.config import RunConfig
+    from llmcat.evaluation.arms import Arm
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.file_run import Watch
     from llmcat.records import Item, Message, Scores, Verdict
@@ -444,7 +444,7 @@ def judged(verdict: Verdict) -> dict[str, float | int | None]:
 
 
 def nodes_of(taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
-    """Return the categories as `labels.json` has them (see `llmcat.scored.Labels`)."""
+    """Return the categories as `labels.json` has them (see `evaluation.predictions.Labels`)."""
     nodes = taxonomy.nodes.values()
     return {n.id: {"path": n.path, "parent": n.parent, "names": n.names} for n in nodes}
 
