@@ -31,11 +31,11 @@ from typing import Any
 
 import numpy as np
 
-from llmcat import fallback
 from llmcat.annotations.store import Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
-from llmcat.primary import Placed
+from llmcat.fallback import router
+from llmcat.fallback.primary import Placed
 from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation
 from llmcat.students import training
@@ -203,27 +203,27 @@ class Season:
         self, items: list[Item], student: Student, most: int
     ) -> list[tuple[str, float | None]]:
         """Label by llmcat's router."""
-        taxonomy, policy = self.world.taxonomy, fallback.Policy()
+        taxonomy, policy = self.world.taxonomy, router.Policy()
         placed = Placed.of(student, taxonomy)
-        stands = fallback.standings(
+        stands = router.standings(
             placed.labels, student.manifest.checked, taxonomy, self.store, policy,
             f"{placed.name}@{placed.key[:8]}",
         )  # fmt: skip
         self.store.name_primary(placed.key, placed.labels)
         warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-        line = fallback.line_of(student.held, policy).threshold
-        router = fallback.Router(
+        line = router.line_of(student.held, policy).threshold
+        ours = router.Router(
             taxonomy, placed, warm, line,
-            mixture=fallback.fitted(self.store.opinions(), placed.labels), policy=policy,
+            mixture=router.fitted(self.store.opinions(), placed.labels), policy=policy,
             novelty=student.novelty, most=most, store=self.store,
             origin={"model": "model", "prompt": "", "taxonomy": ""},
         )  # fmt: skip
-        router = router.choosing(items)
+        ours = ours.choosing(items)
         plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1])
         given: list[tuple[str, float | None]] = []
         verdicts = []
-        for item in router.ahead(items):
-            walk = router.walk(plan, item)
+        for item in ours.ahead(items):
+            walk = ours.walk(plan, item)
             asks = 0
             try:
                 menu = next(walk)
@@ -235,7 +235,7 @@ class Season:
             self.asked += asks
             given.append((scores.label, scores.confidence if asks else None))
             verdicts.append(Verdict(item, "labelled", scores))
-        router.keep(verdicts)
+        ours.keep(verdicts)
         return given
 
 

@@ -293,9 +293,10 @@ def _fallback(argv: list[str]) -> int:
     make.add_argument("--quiet", action="store_true", help="no progress, no closing lines")
     args = make.parse_args(argv)
     config = settings(args)
-    from llmcat import labeler, terminal
+    from llmcat import terminal
     from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
+    from llmcat.fallback import labeler
     from llmcat.pipeline.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
@@ -324,8 +325,8 @@ def _status(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from llmcat import labeler
     from llmcat.annotations.store import SOURCES, LabelStore
+    from llmcat.fallback import labeler
     from llmcat.pipeline.session import taxonomy_of
 
     taxonomy = taxonomy_of(config)
@@ -378,10 +379,10 @@ def _explain(argv: list[str]) -> int:
     make.add_argument("--run", required=True, metavar="FILE", help="the predictions (.jsonl)")
     add_settings(make, leave_out=_all_but("store", "labels", "taxonomy"), also=STORE)
     args = make.parse_args(argv)
-    from llmcat import ledger
+    from llmcat.fallback import explain
 
     config = settings(args)
-    for line in ledger.explain(Path(args.run), args.id, Path(config.store)):
+    for line in explain.explain(Path(args.run), args.id, Path(config.store)):
         print(line)
     return DONE
 

@@ -233,8 +233,8 @@ class Scores:
     the model's reasons, or which other model stepped in. `turned`: asked in several orders, and
     not the same answer in all. `chance` is the calibrated chance that the label is right.
     `sources`: who decided and why, and what each said, where there are several (see
-    `llmcat.fallback`). `evidence`: which categories were offered, and what each source adds for the
-    likeliest (see `llmcat.evidence`).
+    `llmcat.fallback.router`). `evidence`: which categories were offered, and what each source adds
+    for the likeliest (see `llmcat.evidence`).
     """
 
     label: str

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from llmcat.evaluation.experiment import Options
     from llmcat.evaluation.report import Result
     from llmcat.evidence.artifact import Artifact
-    from llmcat.labeler import Opened
+    from llmcat.fallback.labeler import Opened
     from llmcat.pipeline.file_run import Summary
 
 __all__ = [
@@ -150,7 +150,7 @@ def run_fallback(
     config: RunConfig, opened: Opened, *, command: Sequence[str], restart: bool, quiet: bool
 ) -> int:
     """Label with a primary and a model; show how it goes and went; return the exit code."""
-    from llmcat import labeler
+    from llmcat.fallback import labeler
 
     out = config.out or file_run.default_out(config.file)
     config = config.model_copy(update={"out": out})
@@ -172,7 +172,7 @@ def run_fallback(
 
 def run_redo(config: RunConfig, opened: Opened, *, quiet: bool) -> int:
     """Ask again about degraded rows; say how many are left."""
-    from llmcat import labeler
+    from llmcat.fallback import labeler
 
     asked, left = _interruptible(lambda stop: labeler.redo(config, opened=opened, stop=stop))
     if not quiet:

@@ -36,13 +36,14 @@ ORDER = [
     "annotations.labelled", "evaluation.arms", "evaluation.speed", "evaluation.collect",
     "evaluation.predictions", "evaluation.adds", "evaluation.comparison", "evaluation.report",
     "evaluation.experiment", "evaluation.measuring", "evaluation.label_audit",
-    "annotations.transfer", "students.training", "evidence.mixture", "graduation", "primary",
-    "fallback", "labeler", "ledger", "checks.reading", "checks.tune", "checks.doctor",
-    "starter", "terminal", "flags", "cli_learn", "cli", "__main__",
+    "annotations.transfer", "students.training", "evidence.mixture", "fallback.promotion",
+    "fallback.primary", "fallback.router", "fallback.labeler", "fallback.explain",
+    "checks.reading", "checks.tune", "checks.doctor", "starter", "terminal", "flags",
+    "cli_learn", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = (
-    "annotations", "calibration", "candidates", "checks", "evaluation", "evidence", "items",
-    "pipeline", "prompting", "retrieval", "taxonomy", "transport"
+    "annotations", "calibration", "candidates", "checks", "evaluation", "evidence", "fallback",
+    "items", "pipeline", "prompting", "retrieval", "taxonomy", "transport"
 )  # fmt: skip
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
@@ -85,7 +86,7 @@ ADAPTERS = {
         "checks.tune",
         "evidence.none_rule",
         "evidence.pool",
-        "graduation",
+        "fallback.promotion",
         "evidence.mixture",
     },
     "aiohttp": {"engines.vllm_http"},

@@ -30,13 +30,13 @@ from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
 from llmcat.errors import BadConfig, EngineDown, JournalError
 from llmcat.evidence.mixture import Mixture, Said, fit
-from llmcat.fallback import Outlook, Policy, Router, _usable, standings
-from llmcat.graduation import standing
+from llmcat.fallback.labeler import FallbackLabeler, background, open_route, open_session
+from llmcat.fallback.primary import Placed
+from llmcat.fallback.promotion import standing
+from llmcat.fallback.router import Outlook, Policy, Router, _usable, standings
 from llmcat.items.readers import Columns, to_items
-from llmcat.labeler import FallbackLabeler, background, open_route, open_session
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.writers import row_of
-from llmcat.primary import Placed
 from llmcat.records import Ask, Item, Prefix
 from llmcat.students.model import Student
 from llmcat.students.registry import load, make
@@ -481,7 +481,8 @@ def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
     pickled = tmp_path / "first"
     pickled.write_bytes(pickle.dumps(first))
     code = (
-        "import pickle, sys; from llmcat import Taxonomy; from llmcat.primary import Placed\n"
+        "import pickle, sys\nfrom llmcat import Taxonomy\n"
+        "from llmcat.fallback.primary import Placed\n"
         "first = pickle.load(open('first', 'rb')); first.predict(['boot'])\n"
         "print(Placed.of(first, Taxonomy.from_labels(sys.argv[1:])).key)\n"
     )

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat import graduation
 from llmcat.annotations.store import Label, key_of
 from llmcat.calibration import thresholds
 from llmcat.candidates.walks import choose
@@ -32,6 +31,7 @@ from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence import mixture
 from llmcat.evidence.escalation import Escalation
 from llmcat.evidence.mixture import FAINT, Mixture, Said
+from llmcat.fallback import promotion
 from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
 from llmcat.students.model import Held, Student, text_of
 from llmcat.students.training import name_of
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from llmcat.annotations.store import LabelStore, Opinion
     from llmcat.candidates.plan import Plan
     from llmcat.candidates.walks import Walk
-    from llmcat.graduation import Standing
-    from llmcat.primary import Placed
+    from llmcat.fallback.primary import Placed
+    from llmcat.fallback.promotion import Standing
     from llmcat.students.novelty import Novelty
     from llmcat.taxonomy.tree import Taxonomy
 
@@ -196,7 +196,7 @@ def standings(
         if check.firm and check.by == by:
             hits.setdefault(check.label, []).append(check.right)
     return {
-        node.id: graduation.standing(
+        node.id: promotion.standing(
             hits.get(node.id, ()),
             gate=policy.precision,
             risk=policy.risk,

@@ -4,7 +4,7 @@
     fallback_file(config), redo(config)        a file, and its degraded rows again
     status(config)                             where each category stands
 
-This module knows files, stores and settings; what decides is in `llmcat.fallback`.
+This module knows files, stores and settings; what decides is in `llmcat.fallback.router`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 import orjson
 
 from llmcat import config as configuration
-from llmcat import fallback
 from llmcat.aio import LoopThread
 from llmcat.annotations.labelled import read_labelled
 from llmcat.annotations.store import LabelStore
@@ -32,7 +31,18 @@ from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.errors import BadConfig, EngineError, InputError, JournalError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of
-from llmcat.fallback import Background, FallbackJudge, Policy, Router
+from llmcat.fallback.primary import Placed, open_primary
+from llmcat.fallback.router import (
+    PLENTY,
+    PRECISION,
+    Background,
+    FallbackJudge,
+    Policy,
+    Router,
+    fitted,
+    line_of,
+    standings,
+)
 from llmcat.items.readers import Columns, ItemReader, expand, to_items
 from llmcat.pipeline import file_run
 from llmcat.pipeline.decode import Plain
@@ -41,7 +51,6 @@ from llmcat.pipeline.journal import check_writable, hold, locked, refuse_other, 
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
 from llmcat.pipeline.writers import row_of
-from llmcat.primary import Placed, open_primary
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
 from llmcat.storage import whole
@@ -55,9 +64,9 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
     from llmcat.estimator import Items, Labels
-    from llmcat.graduation import Standing
+    from llmcat.fallback.primary import Primary
+    from llmcat.fallback.promotion import Standing
     from llmcat.pipeline.file_run import Summary, Watch
-    from llmcat.primary import Primary
     from llmcat.records import Item, Verdict
     from llmcat.taxonomy.tree import Taxonomy
 
@@ -135,7 +144,7 @@ class Opened:
 
 def policy_of(config: RunConfig) -> Policy:
     """Return when the model is asked, by the settings."""
-    precision = config.accept_precision or fallback.PRECISION
+    precision = config.accept_precision or PRECISION
     return Policy(precision, config.risk, config.unlike, config.near)
 
 
@@ -160,11 +169,11 @@ def open_route(
     policy = policy_of(config)
     known = known or background_of(primary, placed, config)
     by = f"{placed.name}@{placed.key[:8]}"
-    stands = fallback.standings(placed.labels, known.checked, taxonomy, store, policy, by)
+    stands = standings(placed.labels, known.checked, taxonomy, store, policy, by)
     if store:
         store.name_primary(placed.key, placed.labels)
     warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-    line = fallback.line_of(known.held, policy)
+    line = line_of(known.held, policy)
     opinions = store.opinions() if store else []
     judge, lined = FallbackJudge(), None
     if config.accept_precision:
@@ -177,7 +186,7 @@ def open_route(
         placed,
         warm,
         line.threshold,
-        mixture=lined or fallback.fitted(opinions, placed.labels),
+        mixture=lined or fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
         most=config.max_asks or None,
@@ -428,7 +437,7 @@ def status(
     config: RunConfig, taxonomy: Taxonomy, opened: Opened, store: LabelStore
 ) -> list[Status]:
     """Return where each category stands."""
-    from llmcat.graduation import still_needed
+    from llmcat.fallback.promotion import still_needed
 
     policy = policy_of(config)
     counts = store.counts()
@@ -440,10 +449,10 @@ def status(
         agree, both = agreement.get(node.id, (0, 0))
         missing = 0
         if one.state == "cold":
-            missing = max(0, fallback.PLENTY - checked[node.id])
+            missing = max(0, PLENTY - checked[node.id])
         elif not one.decides:
             by_checks = still_needed(one.checks, one.right, gate=policy.precision, risk=policy.risk)
-            by_examples = max(0, fallback.PLENTY - checked[node.id])
+            by_examples = max(0, PLENTY - checked[node.id])
             missing = min(by_checks, by_examples) if one.state == "on trial" else by_checks
         found.append(
             Status(

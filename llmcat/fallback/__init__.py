@@ -1,0 +1,1 @@
+"""A classifier first, the model for the rest."""
