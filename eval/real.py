@@ -210,7 +210,7 @@ def run(found: Set, engine: list[Any], runs: Path, *, whole: bool = False) -> Pa
     command = [
         sys.executable,
         "-m",
-        "llmcat.cli",
+        "llmcat",
         "eval",
         "--quiet",
         "--file",

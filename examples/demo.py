@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 DEMO_MODEL = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
 OUT = ROOT / "out"
-LLMCAT = [sys.executable, "-m", "llmcat.cli"]
+LLMCAT = [sys.executable, "-m", "llmcat"]
 PATIENCE = 900  # seconds until a server counts as failed; a large model loads for minutes
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from llmcat.cli import main
+from llmcat.cli.main import main
 
 sys.exit(main())

@@ -86,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def serve(model: Path, log: Path, *extra: str) -> Iterator[str]:
     """Run a model server until the end of the block."""
     port = free_port()
-    command = [sys.executable, "-m", "llmcat.cli", "serve", "model", "--model", str(model)]
+    command = [sys.executable, "-m", "llmcat", "serve", "model", "--model", str(model)]
     command += ["--name", "tiny", "--profile", "cpu", "--port", str(port)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as sink:
@@ -223,7 +223,7 @@ def llmcat(tmp_path: Path) -> Callable[..., Ran]:
     def run(*args: object, stdin: str | bytes = "", **env: str) -> Ran:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
-            [sys.executable, "-m", "llmcat.cli", *map(str, args)],
+            [sys.executable, "-m", "llmcat", *map(str, args)],
             input=data, capture_output=True, cwd=tmp_path, timeout=120, check=False,
             env={**os.environ, "COLUMNS": "100", **env},
         )  # fmt: skip

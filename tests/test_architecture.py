@@ -38,12 +38,12 @@ ORDER = [
     "evaluation.experiment", "evaluation.measuring", "evaluation.label_audit",
     "annotations.transfer", "students.training", "evidence.mixture", "fallback.promotion",
     "fallback.primary", "fallback.router", "fallback.labeler", "fallback.explain",
-    "checks.reading", "checks.tune", "checks.doctor", "starter", "terminal", "flags",
-    "cli_learn", "cli", "__main__",
+    "checks.reading", "checks.tune", "checks.doctor", "cli.starter", "cli.terminal",
+    "cli.options", "cli.learn", "cli.main", "__main__",
 ]  # fmt: skip
 ROOMS = (
-    "annotations", "calibration", "candidates", "checks", "evaluation", "evidence", "fallback",
-    "items", "pipeline", "prompting", "retrieval", "taxonomy", "transport"
+    "annotations", "calibration", "candidates", "checks", "cli", "evaluation", "evidence",
+    "fallback", "items", "pipeline", "prompting", "retrieval", "taxonomy", "transport"
 )  # fmt: skip
 """Folders whose `__init__` says what they are for, and nothing else."""
 HEAVY = {
@@ -94,7 +94,7 @@ ADAPTERS = {
     "pyarrow": {"items.parquet"},
     "cleanlab": {"evaluation.label_audit"},
     "pynvml": {"evaluation.speed"},
-    "rich": {"cli_learn", "estimator", "terminal"},
+    "rich": {"cli.learn", "estimator", "cli.terminal"},
     "jinja2": {"prompting.templates"},
 }
 
@@ -154,7 +154,7 @@ def test_each_adapted_package_has_one_home(package: str) -> None:
 
 def test_help_is_light() -> None:
     """`llmcat --help` loads no heavy package, so it is instant."""
-    code = "import sys; from llmcat.cli import main; main(['--help']); print(*sys.modules)"
+    code = "import sys; from llmcat.cli.main import main; main(['--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert not loaded & HEAVY

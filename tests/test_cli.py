@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import EXAMPLES, Proxy, Ran, free_port, read_rows
 
-from llmcat.cli import COMMANDS
+from llmcat.cli.main import COMMANDS
 
 Cli = Callable[..., Ran]
 FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake")
@@ -41,7 +41,7 @@ def test_a_pipe_of_titles(llmcat: Cli) -> None:
 )
 def test_rows_come_while_the_pipe_is_open(flags: tuple[str, ...]) -> None:
     """A row is written when it is answered, not when the input ends; Ctrl-C ends the wait."""
-    command = [sys.executable, "-m", "llmcat.cli", "classify", *flags]
+    command = [sys.executable, "-m", "llmcat", "classify", *flags]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -136,9 +136,7 @@ def test_the_key_is_shown_nowhere(llmcat: Cli, tmp_path: Path) -> None:
 def test_a_reader_that_leaves(tmp_path: Path) -> None:
     """`llmcat ... | head -1` is no error."""
     (tmp_path / "i.txt").write_text("".join(f"thing {i}\n" for i in range(5000)))
-    line = (
-        f"{sys.executable} -m llmcat.cli classify --file i.txt --out - {' '.join(FAKE)} | head -1"
-    )
+    line = f"{sys.executable} -m llmcat classify --file i.txt --out - {' '.join(FAKE)} | head -1"
     ran = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
     assert len(ran.stdout.splitlines()) == 1
     assert "Traceback" not in ran.stderr
@@ -206,7 +204,7 @@ def test_every_bad_row_is_a_row(llmcat: Cli, tmp_path: Path) -> None:
 
 def test_a_named_pipe_is_read_once(llmcat: Cli, tmp_path: Path) -> None:
     """Process substitution works like standard input."""
-    line = f"{sys.executable} -m llmcat.cli classify --input-format txt --file <(seq 1 5) {' '.join(FAKE)} -o -"  # noqa: E501
+    line = f"{sys.executable} -m llmcat classify --input-format txt --file <(seq 1 5) {' '.join(FAKE)} -o -"  # noqa: E501
     ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert len(ran.stdout.splitlines()) == 5, ran.stderr
 
@@ -222,7 +220,7 @@ def test_init_writes_a_project_that_runs_and_never_overwrites(llmcat: Cli, tmp_p
     again = llmcat("init", "shop")
     assert (again.code, "there already" in again.err) == (2, True)
     ran = subprocess.run(
-        [sys.executable, "-m", "llmcat.cli", "classify", "--file", "items.jsonl",
+        [sys.executable, "-m", "llmcat", "classify", "--file", "items.jsonl",
          "--engine", "fake"], cwd=tmp_path / "shop", check=False,
     )  # fmt: skip
     assert ran.returncode == 0
@@ -300,7 +298,7 @@ def test_resume_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> 
     flags = ["classify", *map(str, SHOP), "--base-url", server, "--concurrency", "2"]
     whole, out = tmp_path / "whole.jsonl", tmp_path / "o.jsonl"
     assert llmcat(*flags, "--out", whole).code == 0
-    process = subprocess.Popen([sys.executable, "-m", "llmcat.cli", *flags, "--out", str(out)],
+    process = subprocess.Popen([sys.executable, "-m", "llmcat", *flags, "--out", str(out)],
                                stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 60
     while not (out.exists() and out.stat().st_size) and time.monotonic() < deadline:
@@ -429,7 +427,7 @@ def test_output_for_a_person_is_a_table(tmp_path: Path) -> None:
     """On a terminal: a table of results on standard output, a progress bar while it runs."""
     pty = pytest.importorskip("pty")
     main, child = pty.openpty()
-    command = [sys.executable, "-m", "llmcat.cli", "classify", *FAKE]
+    command = [sys.executable, "-m", "llmcat", "classify", *FAKE]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=child, stderr=child,
                                env={**os.environ, "COLUMNS": "100", "TERM": "xterm"})  # fmt: skip
     os.close(child)
@@ -449,7 +447,7 @@ def test_output_for_a_person_is_a_table(tmp_path: Path) -> None:
 def test_a_bug_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of error rows: a script that goes on with some errors must not go on with this."""
     import llmcat.pipeline.session
-    from llmcat.cli import main
+    from llmcat.cli.main import main
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError

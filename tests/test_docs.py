@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from llmcat.cli.options import COMMANDS, GROUPS
 from llmcat.config import RunConfig
 from llmcat.engines import registry
 from llmcat.engines.completions import DIALECTS
@@ -26,7 +27,6 @@ from llmcat.engines.student import StudentEngine
 from llmcat.engines.transformers_local import TransformersLocal
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.engines.vllm_local import VllmLocal
-from llmcat.flags import COMMANDS, GROUPS
 from llmcat.taxonomy.tree import Taxonomy
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -43,7 +43,7 @@ def blocks(text: str, language: str) -> list[str]:
 def help_of(command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-m", "llmcat.cli", *([command] if command else []), "--help"],
+        [sys.executable, "-m", "llmcat", *([command] if command else []), "--help"],
         capture_output=True, text=True, check=True, env=environment,
     ).stdout  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_the_first_command_of_the_readme_prints_what_it_says(tmp_path: Path) -> 
     """Speed aside."""
     block = blocks(README, "console")[0]
     command, expected = block.split("\n", 1)
-    command = command.removeprefix("$ ").replace("llmcat", f"{sys.executable} -m llmcat.cli")
+    command = command.removeprefix("$ ").replace("llmcat", f"{sys.executable} -m llmcat")
     ran = subprocess.run(["bash", "-c", f"{command} 2>&1 >out; cat out"], capture_output=True,
                          text=True, check=True, cwd=tmp_path)  # fmt: skip
 
@@ -201,7 +201,7 @@ def test_the_yaml_and_the_prompt_of_the_docs_load(tmp_path: Path) -> None:
     (jinja,) = blocks((ROOT / "docs" / "prompts.md").read_text("utf-8"), "jinja")
     (tmp_path / "mine.jinja").write_text(jinja)
     ran = subprocess.run(
-        [sys.executable, "-m", "llmcat.cli", "classify", "--labels", "cats,dogs",
+        [sys.executable, "-m", "llmcat", "classify", "--labels", "cats,dogs",
          "--engine", "fake", "--prompt", "./mine.jinja"],
         input="cats", capture_output=True, text=True, check=False,
     )  # fmt: skip

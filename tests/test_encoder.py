@@ -355,7 +355,7 @@ def test_one_example_of_each(tiny: str) -> None:
 def served(folder: Path, log: Path) -> Iterator[str]:
     """Run `llmcat serve model --profile classify` until the end of the block."""
     port = free_port()
-    command = [sys.executable, "-m", "llmcat.cli", "serve", "model", "--model", str(folder)]
+    command = [sys.executable, "-m", "llmcat", "serve", "model", "--model", str(folder)]
     command += ["--name", "student", "--profile", "classify", "--port", str(port)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as sink:

@@ -266,7 +266,7 @@ def test_what_there_are_no_probabilities_for_is_not_a_number(llmcat: Cli, tmp_pa
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     """Ctrl-C: exit 130 and the command; the same command asks only for the rest."""
     labelled(tmp_path / "x.jsonl", 2000)
-    command = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE]
+    command = [sys.executable, "-m", "llmcat", "eval", "--file", "x.jsonl", *FAKE]
     command += ["--engine-option", "latency=0.05", "--concurrency", "16"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -286,7 +286,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
 def test_killed_runs_keep_their_answers(tmp_path: Path) -> None:
     """Kill -9: what was written stays, the folder is not locked, the run goes on."""
     labelled(tmp_path / "x.jsonl", 3000)
-    command = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE, "--quiet"]
+    command = [sys.executable, "-m", "llmcat", "eval", "--file", "x.jsonl", *FAKE, "--quiet"]
     command += ["--engine-option", "latency=0.02", "--concurrency", "16"]
     process = subprocess.Popen(command, cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -329,7 +329,7 @@ def test_a_folder_that_is_no_run_is_left_alone(llmcat: Cli, tmp_path: Path) -> N
 def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
     """Not a traceback; and with room again the run goes on."""
     labelled(tmp_path / "x.jsonl", 400)
-    words = [sys.executable, "-m", "llmcat.cli", "eval", "--file", "x.jsonl", *FAKE]
+    words = [sys.executable, "-m", "llmcat", "eval", "--file", "x.jsonl", *FAKE]
     limited = ["bash", "-c", f"ulimit -f 64; trap '' XFSZ; exec {' '.join(words)}"]
     ran = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2, ran.stderr
@@ -668,7 +668,7 @@ def test_two_at_once_share_the_answers_but_not_the_folder(llmcat: Cli, tmp_path:
     """The second is told that the folder is being written."""
     labelled(tmp_path / "x.jsonl", 500)
     words = ["eval", "--file", "x.jsonl", *FAKE, "--engine-option", "latency=0.1"]
-    command = [sys.executable, "-m", "llmcat.cli", *words, "--concurrency", "8"]
+    command = [sys.executable, "-m", "llmcat", *words, "--concurrency", "8"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60

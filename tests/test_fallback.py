@@ -573,7 +573,7 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     assert llmcat(*common, *away).code == 0
     again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
     killed = (
-        "import os, signal, sys; from llmcat import labeler; from llmcat.cli import main\n"
+        "import os, signal, sys; from llmcat import labeler; from llmcat.cli.main import main\n"
         "note = labeler.write_record\n"
         "def dies(path, record):\n"
         "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
@@ -712,7 +712,7 @@ def test_an_engine_that_comes_back_is_opened_again() -> None:
 def test_an_interrupted_run_is_not_called_done(student: Path, tmp_path: Path) -> None:
     """What was read ahead is asked about when the same command goes on."""
     items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 30))
-    command = [sys.executable, "-m", "llmcat.cli", "fallback", "--file", items, "--labels", LABELS,
+    command = [sys.executable, "-m", "llmcat", "fallback", "--file", items, "--labels", LABELS,
                "--primary", student, "--out", "o.jsonl", "--engine", "fake", "--concurrency", "1",
                "--engine-option", "latency=0.1"]  # fmt: skip
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

@@ -72,7 +72,7 @@ def flags(url: str, out: str = "o.jsonl") -> tuple[str, ...]:
 
 def begin(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "llmcat.cli", *arguments],
+        [sys.executable, "-m", "llmcat", *arguments],
         cwd=tmp_path, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -341,7 +341,7 @@ def jump():
         drift[0] += draw.choice([-86_400.0, 3_600.0, 1e7])
 time.time = lambda: real() + drift[0]
 threading.Thread(target=jump, daemon=True).start()
-from llmcat.cli import main
+from llmcat.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -42,7 +42,7 @@ FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake", "--engine-option", "l
 
 def command(items: Path, out: Path) -> list[str]:
     flags = ["classify", "--file", str(items), "--out", str(out), *FAKE]
-    return [sys.executable, "-m", "llmcat.cli", *flags]
+    return [sys.executable, "-m", "llmcat", *flags]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -294,7 +294,7 @@ def test_a_folder_gets_one_file_per_input(tmp_path: Path, llmcat: Cli) -> None:
         path.write_text("\n".join(rows))
     flags = ("--file", "in/**/*.jsonl", "--out", "out/", "--out-format", "parquet", *FAKE)
     process = subprocess.Popen(
-        [sys.executable, "-m", "llmcat.cli", "classify", *flags],
+        [sys.executable, "-m", "llmcat", "classify", *flags],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     journal = tmp_path / "out" / "journal.jsonl"

@@ -114,7 +114,7 @@ def test_doctor_knows_whether_a_model_reads(
     monkeypatch.delenv("LLMCAT_PROMPT")
 
     def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "llmcat.cli", "doctor", "--model", str(real)]
+        command = [sys.executable, "-m", "llmcat", "doctor", "--model", str(real)]
         return subprocess.run(
             [*command, "--engine", "transformers_local", *flags],
             capture_output=True, text=True, check=False, cwd=tmp_path,

@@ -179,7 +179,7 @@ def test_tune_keeps_to_its_bounds(llmcat: Callable[..., Ran], labelled: Path) ->
 
 def test_an_interrupted_tune_shows_what_it_has(labelled: Path, tmp_path: Path) -> None:
     """Ctrl-C: the table so far, nothing chosen, nothing written; the command that goes on."""
-    command = [sys.executable, "-m", "llmcat.cli", "tune", "--file", str(labelled), *SHOP, *FAKE]
+    command = [sys.executable, "-m", "llmcat", "tune", "--file", str(labelled), *SHOP, *FAKE]
     command += ["--engine-option", "latency=0.05", "--concurrency", "4"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

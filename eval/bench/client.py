@@ -140,7 +140,7 @@ def cached(url: str, file: Path) -> str:
 def whole(url: str, file: Path, count: int) -> float:
     """Run `llmcat classify` on a file; return items per second, start and end included."""
     out = file.with_suffix(".predictions.jsonl")
-    command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", str(file)]
+    command = [sys.executable, "-m", "llmcat", "classify", "--file", str(file)]
     command += ["--out", str(out), "--taxonomy", str(taxonomy()), "--base-url", url]
     command += ["--concurrency", str(IN_FLIGHT), *WHOLE_MENU]
     started = time.perf_counter()

@@ -101,7 +101,7 @@ def stub(folder: Path) -> Iterator[str]:
 def vllm(folder: Path, model: str, *extra: str) -> Iterator[str]:
     """Serve a model as `llmcat serve model` does."""
     port = free_port()
-    command = [sys.executable, "-m", "llmcat.cli", "serve", "model", "--model", model]
+    command = [sys.executable, "-m", "llmcat", "serve", "model", "--model", model]
     command += ["--port", str(port), "--", *extra]
     command += ["--dtype", "float32"] if Path(model).resolve() == DEMO else []
     with running(command, f"http://127.0.0.1:{port}", log=folder / "vllm.log") as url:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import DEMO, ROOT, WHOLE_MENU, alternate, header, items, table, taxonomy, vllm
 
-LLMCAT = [sys.executable, "-m", "llmcat.cli"]
+LLMCAT = [sys.executable, "-m", "llmcat"]
 
 
 def rate(folder: Path, file: Path, url: str, *more: str) -> float:

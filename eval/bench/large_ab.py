@@ -50,7 +50,7 @@ def main() -> int:
             for i in range(args.items):
                 row = {"id": i, "title": f"thing {draw.random()}", "label": draw.choice(labels)}
                 sink.write(json.dumps(row) + "\n")
-        command = [sys.executable, "-m", "llmcat.cli", "ab", "--file", "items.jsonl", "--quiet"]
+        command = [sys.executable, "-m", "llmcat", "ab", "--file", "items.jsonl", "--quiet"]
         command += ["--labels", ",".join(labels), "--engine", "fake"]
         command += ["--a", "engine_option=accuracy=0.80", "--b", "engine_option=accuracy=0.81"]
         first, peak, _ = ran(command, folder)

@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as kept, vllm(Path(kept), args.model) as url:
         for name, flags in ARMS.items():
             out = Path(kept) / f"{name}.jsonl"
-            command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", args.items]
+            command = [sys.executable, "-m", "llmcat", "classify", "--file", args.items]
             command += ["--taxonomy", args.taxonomy, "--base-url", url, "--out", str(out)]
             command += ["--limit", str(args.limit), "--quiet", *flags]
             subprocess.run(command, check=True)

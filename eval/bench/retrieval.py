@@ -77,7 +77,7 @@ def lexical(taxonomy: Taxonomy, items: list) -> None:  # type: ignore[type-arg]
 
 def whole(here: Path, count: int) -> None:
     """Run the command, start to end."""
-    command = [sys.executable, "-m", "llmcat.cli", "classify", "--file", here / "items.txt"]
+    command = [sys.executable, "-m", "llmcat", "classify", "--file", here / "items.txt"]
     command += ["--taxonomy", here / "t.txt", "--engine", "retriever", "--sources", "lexical"]
     began = time.perf_counter()
     done = subprocess.run(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import alternate, header, items, table, taxonomy
 
-LLMCAT = [sys.executable, "-m", "llmcat.cli"]
+LLMCAT = [sys.executable, "-m", "llmcat"]
 
 
 def per_second(command: list[str]) -> float:

@@ -14,8 +14,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llmcat import __version__
-from llmcat.flags import COMMANDS, LEARNING, add_settings, flags_of, settings
-from llmcat.flags import parser as make_parser
+from llmcat.cli.options import COMMANDS, LEARNING, add_settings, flags_of, settings
+from llmcat.cli.options import parser as make_parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,9 +111,9 @@ def _learning(name: str) -> Callable[[list[str]], int] | None:
     """Find a command of labels, students and the fallback labeler."""
     if name not in LEARNING:
         return None
-    from llmcat import cli_learn
+    from llmcat.cli import learn
 
-    return cli_learn.HANDLERS[name]
+    return learn.HANDLERS[name]
 
 
 def _by_student(argv: list[str]) -> tuple[str, list[str]]:
@@ -166,7 +166,7 @@ def _classify(argv: list[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
     config = settings(args)
-    from llmcat import terminal
+    from llmcat.cli import terminal
     from llmcat.pipeline import session
 
     session.taxonomy_of(config)  # what needs no engine is checked first
@@ -193,7 +193,7 @@ def _show(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, default=20, help="how many rows (default: 20)")
     parser.add_argument("--decision", metavar="D", help="only rows with this decision")
     args = parser.parse_args(argv)
-    from llmcat import terminal
+    from llmcat.cli import terminal
 
     return terminal.show(
         args.predictions,
@@ -257,7 +257,7 @@ def _eval(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     config = settings(args)
     _check_items(config)
-    from llmcat import terminal
+    from llmcat.cli import terminal
     from llmcat.evaluation import arms, label_audit, run_folder
 
     if args.audit:
@@ -293,7 +293,7 @@ def _calibrate(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     config = settings(args)
     _check_items(config)
-    from llmcat import terminal
+    from llmcat.cli import terminal
     from llmcat.errors import BadConfig
 
     if args.share is not None and not 0.1 <= args.share <= 0.9:  # noqa: PLR2004
@@ -345,7 +345,7 @@ def _tune(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     config = settings(args)
     _check_items(config)
-    from llmcat import terminal
+    from llmcat.cli import terminal
     from llmcat.errors import BadConfig
     from llmcat.evaluation.arms import definition
 
@@ -392,7 +392,7 @@ def _ab(argv: list[str]) -> int:
                        "pair, with the lines of the prompts that show either")  # fmt: skip
     _add_evaluation(parser)
     args = parser.parse_args(argv)
-    from llmcat import terminal
+    from llmcat.cli import terminal
     from llmcat.errors import BadConfig
     from llmcat.evaluation.arms import arms_of, definition
 
@@ -503,7 +503,8 @@ def _runs(argv: list[str]) -> int:
     exported.add_argument("run", help="its name, or the end of it, or its folder")
     exported.add_argument("file", help="the .zip to write")
     args = parser.parse_args(argv)
-    from llmcat import config, terminal
+    from llmcat import config
+    from llmcat.cli import terminal
 
     folder = args.runs or config.load().runs
     if args.action == "list":
@@ -557,7 +558,7 @@ def _init(argv: list[str]) -> int:
     parser = make_parser("init")
     parser.add_argument("folder", nargs="?", default=".", help="where (default: here)")
     args = parser.parse_args(argv)
-    from llmcat import starter
+    from llmcat.cli import starter
 
     written = starter.write(args.folder)
     for path in written:
@@ -572,7 +573,7 @@ def _doctor(argv: list[str]) -> int:
     )
     add_settings(parser, leave_out=frozenset({"out", "limit", "runs"}))
     args = parser.parse_args(argv)
-    from llmcat import terminal
+    from llmcat.cli import terminal
 
     return terminal.run_doctor(settings(args))
 

@@ -54,7 +54,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 ELSEWHERE = {"fallback", "label store"}
 """Groups that a command has only where it says so."""
 LEARNING = ("student", "fallback", "labels", "explain")
-"""Commands in `llmcat.cli_learn`."""
+"""Commands in `llmcat.cli.learn`."""
 SHORT = {"file": "-f", "out": "-o"}
 
 

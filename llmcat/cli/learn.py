@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.flags import GROUPS, add_settings, flags_of, parser, settings
+from llmcat.cli.options import GROUPS, add_settings, flags_of, parser, settings
 from llmcat.storage import wrote
 
 if TYPE_CHECKING:
@@ -293,8 +293,8 @@ def _fallback(argv: list[str]) -> int:
     make.add_argument("--quiet", action="store_true", help="no progress, no closing lines")
     args = make.parse_args(argv)
     config = settings(args)
-    from llmcat import terminal
     from llmcat.annotations.store import LabelStore
+    from llmcat.cli import terminal
     from llmcat.errors import BadConfig
     from llmcat.fallback import labeler
     from llmcat.pipeline.session import taxonomy_of
