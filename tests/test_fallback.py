@@ -573,7 +573,8 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     assert llmcat(*common, *away).code == 0
     again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
     killed = (
-        "import os, signal, sys; from llmcat.fallback import labeler; from llmcat.cli.main import main\n"
+        "import os, signal, sys\nfrom llmcat.cli.main import main\n"
+        "from llmcat.fallback import labeler\n"
         "note = labeler.write_record\n"
         "def dies(path, record):\n"
         "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
