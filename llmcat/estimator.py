@@ -226,7 +226,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         await self._shut()
         settings = self._settings()
         if plain:  # a calibration is yet to be fitted
-            from llmcat.calibration.artifact import UNCALIBRATED
+            from llmcat.calibration.decider import UNCALIBRATED
 
             settings = settings.model_copy(update=UNCALIBRATED)
         engine = None if self.engine is None or isinstance(self.engine, str) else self.engine
@@ -239,7 +239,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return self._open
 
     def _judge(self, made: Calibration, session: Session) -> Any:
-        from llmcat.calibration.artifact import Calibrated, Wanted
+        from llmcat.calibration.decider import Calibrated, Wanted
 
         made.check(session.identity())
         return Calibrated(made, session.taxonomy, Wanted.of(self._settings()))
@@ -345,7 +345,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self, verdicts: Sequence[Verdict], y: Iterable[Any], *, path: str | Path, **how: Any
     ) -> Calibration:
         """Fit a calibration on what was answered, and use it from here on."""
-        from llmcat.calibration.artifact import bound_of, distinct, fit
+        from llmcat.calibration.artifact import bound_of
+        from llmcat.calibration.fit import distinct, fit
 
         known, session = self._learnt(), self._open.session
         taxonomy = known.taxonomy

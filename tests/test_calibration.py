@@ -12,7 +12,9 @@ import pytest
 from conftest import EXAMPLES, Ran, read_rows
 
 from llmcat import Classifier
-from llmcat.calibration.artifact import Calibrated, Calibration, Wanted, fit, no_line, scores_of_row
+from llmcat.calibration.artifact import Calibration
+from llmcat.calibration.decider import Calibrated, Wanted
+from llmcat.calibration.fit import fit, no_line, scores_of_row
 from llmcat.calibration.scaling import logs, normalised
 from llmcat.errors import BadConfig, InputError, LlmcatWarning
 from llmcat.taxonomy.tree import Taxonomy

@@ -9,11 +9,12 @@ none: such an item can never be covered.
 from __future__ import annotations
 
 import math
+import random
 from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["cut_off", "members", "scores_of"]
+__all__ = ["cut_off", "members", "scores_of", "uniform"]
 
 Array = np.ndarray[Any, Any]
 Method = Literal["aps", "lac"]
@@ -51,3 +52,8 @@ def members(p: Array, u: Array, cut: float, *, method: Method = "aps") -> Array:
     # As in `scores_of`: what is strictly likelier, so that ties count the same in both.
     before = np.array([np.where(row[None, :] > row[:, None], row, 0.0).sum(axis=1) for row in p])
     return np.asarray(before + u[:, None] * p <= cut)
+
+
+def uniform(*parts: str) -> float:
+    """Return a number in [0, 1) that depends on the parts only: the share `u` of an item."""
+    return random.Random("\0".join(parts)).random()

@@ -433,7 +433,7 @@ def run_calibrate(
     quiet: bool,
 ) -> int:
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
-    from llmcat.calibration.artifact import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.calibration.decider import UNCALIBRATED, Calibrated, Wanted, check
     from llmcat.evaluation import experiment
     from llmcat.evaluation.arms import Arm
     from llmcat.evaluation.run_folder import SOLO, load
@@ -572,7 +572,7 @@ def _tune_table(found: Tuned) -> Table:
 
 def run_suppose(config: RunConfig, supposed: float) -> int:
     """Say how many labels a promise would take, by unlabelled items' confidences."""
-    from llmcat.calibration.artifact import UNCALIBRATED
+    from llmcat.calibration.decider import UNCALIBRATED
     from llmcat.checks.tune import labels_for_a_promise
 
     precision = config.accept_precision or 0.95
@@ -609,7 +609,7 @@ def _weights_line(artifact: Artifact) -> str:
 
 def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:
     """Say where a calibration is worth little: `loss` is the log-loss of what it gives or keeps."""
-    from llmcat.calibration.artifact import no_line
+    from llmcat.calibration.fit import no_line
 
     parts = made.fitting, made.gating
     said = [

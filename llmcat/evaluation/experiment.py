@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from llmcat.calibration.artifact import (
-    Calibrated,
-    Calibration,
-    Wanted,
-    bound_of,
-    distinct,
-    fit,
-    scores_of_row,
-)
+from llmcat.calibration.artifact import Calibration, bound_of
+from llmcat.calibration.decider import Calibrated, Wanted
+from llmcat.calibration.fit import distinct, fit, scores_of_row
 from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evaluation import metrics

@@ -321,7 +321,8 @@ class Session:
             return Plain()
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
-        from llmcat.calibration.artifact import Calibrated, Calibration, Wanted
+        from llmcat.calibration.artifact import Calibration
+        from llmcat.calibration.decider import Calibrated, Wanted
 
         if config.calibration:
             calibration = Calibration.load(config.calibration)

@@ -1,0 +1,266 @@
+"""Labelled answers to a calibration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmcat.calibration import conformal, thresholds
+from llmcat.calibration.artifact import Array, Calibration, Gating
+from llmcat.calibration.drift import Reference
+from llmcat.calibration.hierarchy import branch_of, climb, leaves_under
+from llmcat.calibration.scaling import (
+    ConfidenceMap,
+    Posterior,
+    Scaling,
+    fit_confidence,
+    fit_posterior,
+    logs,
+)
+from llmcat.errors import InputError
+from llmcat.records import NONE, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.taxonomy.tree import Taxonomy
+
+__all__ = ["distinct", "fit", "no_line", "scores_of_row"]
+
+
+LEAST = 40
+"""Items in each half, or nothing is fitted."""
+USEFUL, FEW = 0.5, 10
+"""Who accepts less than half of what is right, of so many items at least, accepts nothing."""
+
+
+def fit(
+    p: Array,
+    seen: Array,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    decided: Sequence[tuple[str, float]],
+    taxonomy: Taxonomy,
+    *,
+    bound: Mapping[str, str],
+    mass: float | None,
+    version: str,
+    fields: Sequence[str] = (),
+    prior: bool = True,
+    plain: bool = False,
+    share: float = 0.5,
+    seed: int = 0,
+    first: Array | None = None,
+) -> Calibration:
+    """Fit on one part of labelled items, and keep the other part for lines to be drawn.
+
+    The items are different ones, and none is an example that the prompt shows (see `distinct`). `p`
+    has shape `(n, labels)`; `seen` tells which rows hold every label. `decided` is each item's
+    label and confidence as they came, which is all there is where a row is not whole. `first` says
+    which items fit, where that was decided already (groups are not parted). Raises
+    `InputError` where neither posteriors nor the decisions' confidences get a smaller log-loss,
+    cross-validated, by more than a standard error, and says how many items would do.
+    """
+    n = len(gold)
+    first = _first(n, share, seed) if first is None else first
+    if min(first.sum(), n - first.sum()) < LEAST:
+        raise InputError(
+            f"{n} labelled items are too few to fit and to draw a line",
+            hint=f"at least {2 * LEAST}; some hundreds are good",
+        )
+    at = {label: i for i, label in enumerate(labels)}
+    column = np.array([at.get(label, -1) for label in gold])
+    whole = bool(seen.all())
+    posterior = Posterior(None, Scaling.plain(), {})
+    if whole and not plain:
+        posterior = _posterior(p, column, first, prior=prior, seed=seed)
+    q = posterior(logs(p)) if whole else None
+    if q is None:
+        given, sure = [label for label, _ in decided], np.array([c for _, c in decided])
+    else:
+        best = q.argmax(axis=1)
+        given, sure = [labels[i] for i in best], np.exp(q[np.arange(n), best])
+    correct = np.array([a == b for a, b in zip(given, gold, strict=True)])
+    chance = ConfidenceMap() if plain else fit_confidence(sure[first], correct[first])
+    if not plain and not posterior.changes:
+        _check_gain(sure[first], correct[first], share, seed)
+    rows = _rows(q, labels, gold, given, chance(sure), taxonomy)
+    none = sum(label == NONE for label in given)
+    reference = Reference.of(rows.confidence, none, mass)
+    losses = {"cross_validated_log_loss": posterior.losses} if posterior.losses else {}
+    return Calibration(
+        llmcat=version,
+        bound=dict(bound),
+        labels=list(labels) if whole else [],
+        prior=None if posterior.prior is None else posterior.prior.tolist(),
+        scaling=posterior.scaling.kind,
+        weights=posterior.scaling.weights.tolist(),
+        bias=posterior.scaling.bias.tolist(),
+        slope=chance.slope,
+        intercept=chance.intercept,
+        fitting=rows.part(first),
+        gating=rows.part(~first),
+        bounds=list(reference.bounds),
+        counts=list(reference.counts),
+        none=none,
+        mass=mass,
+        gating_rows=np.flatnonzero(~first).tolist(),
+        fields=sorted(fields),
+        share=share,
+        report={"items": n, "fitting": int(first.sum()), **losses},
+    )
+
+
+def _posterior(p: Array, column: Array, first: Array, *, prior: bool, seed: int) -> Posterior:
+    """Return what is done to whole rows of probabilities, fitted on the first part."""
+    usable = first & (column >= 0)
+    if usable.sum() < LEAST:
+        raise InputError(f"only {usable.sum()} items have a label that is on the menu")
+    return fit_posterior(logs(p[usable]), column[usable], prior=prior, seed=seed)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is kept of each labelled item: a list each, in their order."""
+
+    confidence: Array
+    correct: list[bool]
+    branch: list[str]
+    strangeness: list[float | None]
+    depth: list[list[tuple[float, bool]]]
+
+    def part(self, mask: Array) -> Gating:
+        """Return the items of one part."""
+        rows = np.flatnonzero(mask).tolist()
+        return Gating(
+            confidence=[float(self.confidence[i]) for i in rows],
+            correct=[self.correct[i] for i in rows],
+            branch=[self.branch[i] for i in rows],
+            strangeness=[self.strangeness[i] for i in rows],
+            depth=[self.depth[i] for i in rows],
+        )
+
+
+def _rows(
+    q: Array | None,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    given: Sequence[str],
+    confidence: Array,
+    taxonomy: Taxonomy,
+) -> _Rows:
+    """Return what is kept of each item, `q` its log-probabilities where rows are whole."""
+    strangeness: list[float | None] = [None] * len(given)
+    chains: list[list[tuple[str, float]]] = [[] for _ in given]
+    if q is not None:
+        probabilities = np.exp(q)
+        at = {label: i for i, label in enumerate(labels)}
+        column = np.array([at.get(label, -1) for label in gold])
+        strangeness = [_finite(x) for x in _strangeness(probabilities, column, gold)]
+        under = leaves_under(taxonomy)
+        for i, label in enumerate(given):
+            if label != NONE:
+                p_of = dict(zip(labels, probabilities[i].tolist(), strict=True))
+                chains[i] = climb(label, p_of, taxonomy, under)
+    right = {label: {label, *(a.id for a in taxonomy.ancestors(taxonomy.nodes[label]))}
+             for label in set(gold) if label in taxonomy.nodes}  # fmt: skip
+    return _Rows(
+        confidence=confidence,
+        correct=[a == b for a, b in zip(given, gold, strict=True)],
+        branch=[branch_of(label, taxonomy) for label in given],
+        strangeness=strangeness,
+        depth=[
+            [(mass, node in right.get(g, set())) for node, mass in chain]
+            for chain, g in zip(chains, gold, strict=True)
+        ],
+    )
+
+
+def _first(n: int, share: float, seed: int) -> Array:
+    """Return which of n items fit, drawn by the seed."""
+    first = np.zeros(n, dtype=bool)
+    first[np.random.default_rng(seed).permutation(n)[: round(share * n)]] = True
+    return first
+
+
+def distinct(texts: Sequence[str], shown: frozenset[str] = frozenset()) -> list[int]:
+    """Return which items to fit on: the first of each text, and none that the prompt shows."""
+    seen = set(shown)
+    return [i for i, text in enumerate(texts) if not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
+
+
+def scores_of_row(
+    p: Array, seen: bool, labels: Sequence[str], decided: tuple[str, float]
+) -> Scores:
+    """Return the scores that a kept row of probabilities was made of."""
+    label, confidence = decided
+    if not seen:
+        found = {} if label == NONE else {label: confidence}
+        return Scores(label, found, confidence if label == NONE else None, kind="top")
+    values = dict(zip(labels[:-1], p[:-1].tolist(), strict=True))
+    return Scores(label, values, float(p[-1]))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def no_line(confidence: Sequence[float] | Array, correct: Sequence[bool] | Array) -> str:
+    """Say that at no confidence half of the decisions are right, where that is so; else nothing.
+
+    Looked at are the surest `FEW` items, and all larger shares of the surest.
+    """
+    hit = np.asarray(correct, dtype=bool)
+    accepted, right = thresholds.counts(np.asarray(confidence, dtype=float), hit)
+    enough = accepted >= min(FEW, len(hit))
+    if (right[enough] >= USEFUL * accepted[enough]).any():
+        return ""
+    return (
+        f"right on {100 * hit.mean():.0f} % of {len(hit):,} items: no line can be drawn, at no "
+        "confidence half of the decisions are right"
+    )
+
+
+def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
+    """Raise `InputError` unless mapped confidences, cross-validated, beat those that came.
+
+    For decisions that stay as they came: the losses of others are no measure, since rarely being
+    right is easier to foretell than being right more often.
+    """
+
+    def loss(chance: Array, hit: Array) -> Array:
+        chance = np.clip(chance, 1e-6, 1 - 1e-6)
+        return np.asarray(-np.where(hit, np.log(chance), np.log1p(-chance)))
+
+    n = len(sure)
+    before, after = loss(sure, correct), np.zeros(n)
+    fold = np.random.default_rng(seed + 1).permutation(n) % 5
+    for k in range(5):
+        out = fold == k
+        after[out] = loss(fit_confidence(sure[~out], correct[~out])(sure[out]), correct[out])
+    gain = before - after
+    error = float(gain.std(ddof=1)) / math.sqrt(n)
+    if gain.mean() > error:
+        return
+    if gain.mean() <= 0:
+        bad = no_line(sure, correct)
+        raise InputError(
+            f"no calibration is better than these confidences, by {n} items"
+            + (f"; {bad}" if bad else ""),
+            hint="--plain keeps them as they are, and only lets you draw a line"
+            if not bad
+            else "another --prompt, or a larger model",
+        )
+    more = math.ceil(n / share * ((error / gain.mean()) ** 2))
+    raise InputError(
+        f"{round(n / share)} labelled items are too few to beat no calibration",
+        hint=f"about {more:,} would do; --plain keeps confidences as they are",
+    )
+
+
+def _strangeness(p: Array, column: Array, gold: Sequence[str]) -> Array:
+    u = np.array([conformal.uniform(str(i), g) for i, g in enumerate(gold)])
+    return conformal.scores_of(p, column, u)
