@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmcat.evaluation import report
+from llmcat.evaluation import report, report_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "eval" / "results"
@@ -51,7 +51,9 @@ def keep(folder: Path, name: str) -> None:
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     head = f"    {' '.join(kept['command'])}\n\n{kept['date']}, {kept['machine']}\n\n"
-    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{head}{report.markdown(found, items=False)}")
+    (RESULTS / f"{name}.md").write_text(
+        f"# {name}\n\n{head}{report_markdown.markdown(found, items=False)}"
+    )
     print(f"wrote {RESULTS / name}.json and .md")
 
 

@@ -34,7 +34,8 @@ import numpy as np
 from llmcat.annotations.store import Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
-from llmcat.fallback import router
+from llmcat.fallback import decider, router
+from llmcat.fallback import policy as deciding
 from llmcat.fallback.primary import Placed
 from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
 from llmcat.retrieval.vectors import representation
@@ -203,18 +204,18 @@ class Season:
         self, items: list[Item], student: Student, most: int
     ) -> list[tuple[str, float | None]]:
         """Label by llmcat's router."""
-        taxonomy, policy = self.world.taxonomy, router.Policy()
+        taxonomy, policy = self.world.taxonomy, deciding.Policy()
         placed = Placed.of(student, taxonomy)
-        stands = router.standings(
+        stands = deciding.standings(
             placed.labels, student.manifest.checked, taxonomy, self.store, policy,
             f"{placed.name}@{placed.key[:8]}",
         )  # fmt: skip
         self.store.name_primary(placed.key, placed.labels)
         warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-        line = router.line_of(student.held, policy).threshold
+        line = deciding.line_of(student.held, policy).threshold
         ours = router.Router(
             taxonomy, placed, warm, line,
-            mixture=router.fitted(self.store.opinions(), placed.labels), policy=policy,
+            mixture=decider.fitted(self.store.opinions(), placed.labels), policy=policy,
             novelty=student.novelty, most=most, store=self.store,
             origin={"model": "model", "prompt": "", "taxonomy": ""},
         )  # fmt: skip

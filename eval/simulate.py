@@ -26,7 +26,7 @@ import numpy as np
 import scipy
 from scipy.stats import binom
 
-from llmcat.evaluation import metrics, paired
+from llmcat.evaluation import metrics, paired, testing
 
 CLASSES = 10
 SHARES = np.array([0.2, 0.15, 0.12, 0.1, 0.1, 0.09, 0.08, 0.06, 0.05, 0.05])
@@ -129,13 +129,13 @@ def shipped(seed: int, arms: int, sizes: tuple[int, ...], skill: float = 2.6) ->
         n = sizes[look - 1]
 
         def level(alpha: float, look: int = look) -> float:
-            return paired.spend(sizes[:look], len(sizes), alpha)
+            return testing.spend(sizes[:look], len(sizes), alpha)
 
         gains = {
             str(i): paired.difference_of_accuracy(right[0][:n], one[:n], draws=draws, seed=seed)
             for i, one in enumerate(right[1:])
         }
-        for name, alpha in paired.step_down(gains, level=level).items():
+        for name, alpha in testing.step_down(gains, level=level).items():
             rule = paired.Rule(min_effect=0.01)
             if paired.decide(gains[name], rule, alpha=alpha, cheaper=False).verdict == "ship":
                 return True
@@ -197,7 +197,7 @@ def main() -> int:
         for n, effect, differing in PLANS:
             one = partial(detected, n=n, effect=effect, differing=differing)
             found_ = np.mean(pool.map(one, range(4 * sets), chunksize=50))
-            predicted = paired.power(n, effect, differing=differing)
+            predicted = testing.power(n, effect, differing=differing)
             plan = f"{n:,} | {100 * effect:.0f} points | {differing:.0%}"
             print(f"| {plan} | {predicted:.1%} | {found_:.1%} |")
             missed += [f"power at {n}"] if abs(found_ - predicted) > 0.03 else []

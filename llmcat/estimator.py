@@ -25,7 +25,8 @@ from llmcat.items.readers import Columns, to_items
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
-from llmcat.pipeline.session import Session, with_gold
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import with_gold
 from llmcat.prompting.few_shot import Pool
 from llmcat.records import NONE
 from llmcat.taxonomy.tree import Taxonomy

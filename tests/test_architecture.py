@@ -6,46 +6,24 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
-# Imports go from later to earlier in this order: along the data path, downward only.
-ORDER = [
-    "errors", "records", "resources", "engines.hardware", "storage", "candidates.codes",
-    "config", "items.cleaning", "items.redact", "items.parquet", "items.images",
-    "items.readers", "annotations.store", "taxonomy.tree", "retrieval.served",
-    "retrieval.vectors", "retrieval.documents", "retrieval.scorers", "candidates.plan",
-    "candidates.walks", "evidence.posterior", "evidence.place_prior", "evidence.none_rule",
-    "evidence.pool", "evidence.escalation", "evidence.gather", "evidence.artifact",
-    "evidence.learn", "evidence.assemble", "prompting.templates", "prompting.few_shot",
-    "prompting.builder", "students", "students.archive", "students.linear", "students.encoder",
-    "students.single", "students.ensemble", "students.registry", "students.augment",
-    "calibration.scaling", "students.novelty", "students.model", "engines", "transport.retry",
-    "transport.rate", "engines.vllm_probe", "engines.fake", "engines.vllm_http",
-    "engines.chat_template", "engines.vllm_local", "engines.transformers_local",
-    "engines.completions", "engines.openai", "engines.litellm", "engines.student",
-    "engines.retriever", "engines.circuit_breaker", "engines.registry", "engines.cache",
-    "pipeline.decode", "evaluation.bootstrap", "evaluation.metrics", "evaluation.paired",
-    "calibration.thresholds", "calibration.conformal", "calibration.drift",
-    "calibration.artifact", "pipeline.writers", "pipeline.duplicates", "pipeline.journal",
-    "pipeline.collapse", "pipeline.loop", "pipeline.session", "pipeline.file_run",
-    "pipeline.preview", "aio", "estimator", "classifier", "evaluation.run_folder",
-    "annotations.labelled", "evaluation.arms", "evaluation.speed", "evaluation.collect",
-    "evaluation.predictions", "evaluation.adds", "evaluation.comparison", "evaluation.report",
-    "evaluation.experiment", "evaluation.measuring", "evaluation.label_audit",
-    "annotations.transfer", "students.training", "evidence.mixture", "fallback.promotion",
-    "fallback.primary", "fallback.router", "fallback.labeler", "fallback.explain",
-    "checks.reading", "checks.tune", "checks.doctor", "cli.starter", "cli.terminal",
-    "cli.options", "cli.learn", "cli.main", "__main__",
-]  # fmt: skip
-ROOMS = (
-    "annotations", "calibration", "candidates", "checks", "cli", "evaluation", "evidence",
-    "fallback", "items", "pipeline", "prompting", "retrieval", "taxonomy", "transport"
+LAYERS = (
+    "errors", "resources", "records", "storage", "config", "aio",
+    "taxonomy", "items", "transport", "calibration", "retrieval", "annotations", "students",
+    "candidates", "prompting", "engines", "evidence", "pipeline", "estimator", "classifier",
+    "evaluation", "fallback", "checks", "cli", "__main__",
 )  # fmt: skip
-"""Folders whose `__init__` says what they are for, and nothing else."""
+"""The rule: a file or folder imports only from those before it, along the data path."""
+APART = {"evaluation", "fallback"}
+"""Neither imports the other."""
+MOST_FILES, MOST_LINES, LONGEST = 10, 450, 60
+"""Files in `llmcat/` beside its folders, lines of a module, lines of a function."""
 HEAVY = {
     "aiohttp", "jinja2", "litellm", "numpy", "openai", "orjson", "outlines", "pandas", "pyarrow",
     "pydantic", "ray", "rich", "scipy", "sklearn", "tenacity", "torch", "transformers", "vllm",
@@ -66,7 +44,7 @@ ADAPTERS = {
         "classifier",
         "estimator",
         "prompting.few_shot",
-        "evaluation.metrics",
+        "evaluation.f1",
         "students.novelty",
         "retrieval.scorers",
         "retrieval.vectors",
@@ -78,8 +56,10 @@ ADAPTERS = {
     "scipy": {
         "retrieval.scorers",
         "evaluation.bootstrap",
+        "evaluation.f1",
         "evaluation.metrics",
         "evaluation.paired",
+        "evaluation.testing",
         "calibration.scaling",
         "calibration.thresholds",
         "calibration.drift",
@@ -105,8 +85,7 @@ def modules() -> dict[str, ast.Module]:
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         found[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"))
-    for package in ("__init__", *ROOMS):
-        found.pop(package)
+    found.pop("__init__")
     return found
 
 
@@ -122,17 +101,49 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    """A new module must be placed on the data path, here and in the README's tree."""
-    assert set(modules()) == set(ORDER)
+@cache
+def imported(name: str) -> set[str]:
+    """The modules of ours that one of ours imports; a folder itself only for what is in it."""
+    mine = {i.removeprefix("llmcat.") for i in imports(modules()[name])} & set(modules())
+    within = {other.rpartition(".")[0] for other in mine if "." in other}
+    bare = {node.module for node in ast.walk(modules()[name]) if isinstance(node, ast.ImportFrom)
+            and any(f"{node.module}.{a.name}".removeprefix("llmcat.") not in modules()
+                    for a in node.names)}  # fmt: skip
+    return {m for m in mine - {name} if m not in within or f"llmcat.{m}" in bare}
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_imports_go_downward(name: str) -> None:
-    """A module imports only what stands before it on the data path."""
-    mine = {i.removeprefix("llmcat.") for i in imports(modules()[name]) if "llmcat" in i}
-    later = {other for other in ORDER[ORDER.index(name) :] if other in mine and other != name}
-    assert not later, f"{name} imports {later}"
+def test_every_part_has_its_layer() -> None:
+    """A new file or folder of `llmcat/` takes its place here and in the README's tree."""
+    assert {name.split(".")[0] for name in modules()} == set(LAYERS)
+    files = [path for path in PACKAGE.iterdir() if path.suffix == ".py"]
+    assert len(files) <= MOST_FILES
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_downward(layer: str) -> None:
+    """A part imports only from parts before it."""
+    lower = set(LAYERS[: LAYERS.index(layer) + 1]) - (APART - {layer} if layer in APART else set())
+    for name in modules():
+        if name.split(".")[0] == layer:
+            upward = {other for other in imported(name) if other.split(".")[0] not in lower}
+            assert not upward, f"{name} imports {upward}"
+
+
+def test_no_circle_within_a_folder() -> None:
+    """Modules of one folder have an order too."""
+    graph = {name: imported(name) for name in modules()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+
+
+def test_what_is_long_is_cut() -> None:
+    """No module and no function is longer than can be read at once."""
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert text.count("\n") <= MOST_LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < LONGEST, f"{path}: {node.name}"
 
 
 def test_nothing_in_the_library_imports_the_server() -> None:

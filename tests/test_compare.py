@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm
 from sklearn.metrics import f1_score
 
-from llmcat.evaluation import paired
+from llmcat.evaluation import paired, testing
 from llmcat.evaluation.metrics import Ratio
 
 
@@ -47,7 +47,7 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     from statsmodels.stats.multitest import multipletests
 
     expected = multipletests(p_values, method="holm")[1]
-    assert paired.holm(p_values) == pytest.approx(list(expected))
+    assert testing.holm(p_values) == pytest.approx(list(expected))
 
 
 @pytest.mark.parametrize("skewed", [False, True])
@@ -132,10 +132,10 @@ def test_intervals_hold_the_truth() -> None:
 def test_power_is_as_predicted() -> None:
     """With as many items as are needed, McNemar's test finds the effect eight times in ten."""
     differing = 0.5 * (0.7 * 0.25 + 0.3 * 0.75) + 0.5 * 0.05
-    n = math.ceil(paired.items_needed(0.05, differing=differing))
+    n = math.ceil(testing.items_needed(0.05, differing=differing))
     found = [paired.mcnemar(*two_arms(n, seed, a=0.70, b=0.75)).p < 0.05 for seed in range(400)]
     assert np.mean(found) == pytest.approx(0.8, abs=0.07)
-    assert paired.smallest_effect(n, differing=differing) == pytest.approx(0.05, abs=1e-3)
+    assert testing.smallest_effect(n, differing=differing) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_too_little_to_compare() -> None:
@@ -151,8 +151,8 @@ def test_too_little_to_compare() -> None:
     assert math.isnan(paired.difference_of_means(none, none).value)
     gold = np.array(["a"] * 5)
     assert math.isnan(paired.differences_of_f1(gold, gold, gold, ["a"])["macro"].value)
-    assert math.isnan(paired.smallest_effect(3, differing=0.1))
-    assert paired.items_needed(0.0, differing=0.1) == math.inf
+    assert math.isnan(testing.smallest_effect(3, differing=0.1))
+    assert testing.items_needed(0.0, differing=0.1) == math.inf
 
 
 def test_holm_by_intervals_agrees_with_holm_by_p_values() -> None:
@@ -161,9 +161,9 @@ def test_holm_by_intervals_agrees_with_holm_by_p_values() -> None:
     for seed in range(40):
         arms = [two_arms(300, 10 * seed + i, a=0.70, b=0.70 + 0.04 * i) for i in range(3)]
         gains = {str(i): paired.difference_of_means(*arm) for i, arm in enumerate(arms)}
-        levels = paired.step_down(gains)
+        levels = testing.step_down(gains)
         clear = {i for i, alpha in levels.items() if not _holds_0(gains[i], alpha)}
-        p_values = paired.holm([paired.mcnemar(*arm).p for arm in arms])
+        p_values = testing.holm([paired.mcnemar(*arm).p for arm in arms])
         agreed += clear == {str(i) for i, p in enumerate(p_values) if p <= 0.05}
     assert agreed >= 35
 
@@ -175,19 +175,19 @@ def _holds_0(gain: paired.Difference, alpha: float) -> bool:
 
 def test_spending_over_looks() -> None:
     """One look spends all; five equal ones are as in a simulation of the random walk."""
-    assert paired.spend([100], 1) == pytest.approx(0.05)
-    assert paired.spend([100], 5) == pytest.approx(0.01)
+    assert testing.spend([100], 1) == pytest.approx(0.05)
+    assert testing.spend([100], 5) == pytest.approx(0.01)
     sizes = [100, 200, 300, 400, 500]
-    levels = [paired.spend(sizes[: i + 1], 5) for i in range(5)]
+    levels = [testing.spend(sizes[: i + 1], 5) for i in range(5)]
     walk = np.random.default_rng(0).normal(0, 10, (200_000, 5)).cumsum(axis=1)
     z = np.abs(walk) / np.sqrt(sizes)
     bounds = norm.ppf(1 - np.array(levels) / 2)
     crossed = (z > bounds).cumsum(axis=1) > 0
     assert crossed.mean(axis=0) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05], abs=0.0015)
     with pytest.raises(ValueError, match="growing"):
-        paired.spend([100, 100], 5)
+        testing.spend([100, 100], 5)
     with pytest.raises(ValueError, match="planned"):
-        paired.spend([1, 2, 3], 2)
+        testing.spend([1, 2, 3], 2)
 
 
 @pytest.mark.parametrize(("n", "differing"), [(100, 0.05), (200, 0.02), (400, 0.01)])
@@ -212,7 +212,7 @@ def test_holm_where_not_being_worse_is_asked_for() -> None:
         gains = {
             str(i): paired.difference_of_accuracy(*arm, draws=1000) for i, arm in enumerate(arms)
         }
-        levels = paired.step_down(gains, against=dict.fromkeys(gains, -margin))
+        levels = testing.step_down(gains, against=dict.fromkeys(gains, -margin))
         rule = paired.Rule(non_inferior=margin)
         found = [paired.decide(g, rule, alpha=levels[i], cheaper=True) for i, g in gains.items()]
         shipped += any(decision.verdict == "ship" for decision in found)

@@ -26,7 +26,7 @@ from sklearn import metrics as sklearn_metrics
 from llmcat.config import RunConfig
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
-from llmcat.evaluation import collect, label_audit
+from llmcat.evaluation import label_audit, opening
 from llmcat.evaluation.arms import arms_of
 from llmcat.evaluation.comparison import Question, judge
 from llmcat.evaluation.paired import Rule
@@ -166,9 +166,9 @@ def test_a_model_at_another_address_is_another_model(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     config = RunConfig(model=str(model))
-    before = collect._where(config)
+    before = opening._where(config)
     (model / "config.json").write_text("{ }")
-    assert collect._where(config) != before
+    assert opening._where(config) != before
     store.close()
 
 

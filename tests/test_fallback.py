@@ -30,10 +30,13 @@ from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
 from llmcat.errors import BadConfig, EngineDown, JournalError
 from llmcat.evidence.mixture import Mixture, Said, fit
-from llmcat.fallback.labeler import FallbackLabeler, background, open_route, open_session
+from llmcat.fallback.assemble import background, open_route, open_session
+from llmcat.fallback.decider import _usable
+from llmcat.fallback.labeler import FallbackLabeler
+from llmcat.fallback.policy import Policy, standings
 from llmcat.fallback.primary import Placed
 from llmcat.fallback.promotion import standing
-from llmcat.fallback.router import Outlook, Policy, Router, _usable, standings
+from llmcat.fallback.router import Outlook, Router
 from llmcat.items.readers import Columns, to_items
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.writers import row_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcat.evaluation import metrics
+from llmcat.evaluation import f1, metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -28,7 +28,7 @@ def columns(pairs: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
 def test_classes_and_averages_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     """Per class; macro and weighted over the classes that have items."""
     gold, label = columns(pairs)
-    found = metrics.of_classes(gold, label, LABELS)
+    found = f1.of_classes(gold, label, LABELS)
     p, r, f, s = sklearn_metrics.precision_recall_fscore_support(
         gold, label, labels=LABELS, zero_division=np.nan
     )
@@ -41,11 +41,11 @@ def test_classes_and_averages_are_those_of_scikit_learn(pairs: list[tuple[str, s
             expected = sklearn_metrics.precision_recall_fscore_support(
                 gold, label, labels=there, average=how, zero_division=0
             )[at]
-            mine = metrics.averages(gold, label, LABELS, draws=0)[how, of]  # type: ignore[index]
+            mine = f1.averages(gold, label, LABELS, draws=0)[how, of]  # type: ignore[index]
             assert mine.value == pytest.approx(expected)
     some = ["a", "b", "c"]
     expected = sklearn_metrics.f1_score(gold, label, labels=some, average="micro", zero_division=0)
-    mine = metrics.averages(gold, label, some, draws=0)["micro", "f1"]
+    mine = f1.averages(gold, label, some, draws=0)["micro", "f1"]
     assert mine.value == pytest.approx(expected)
 
 
@@ -114,7 +114,7 @@ def test_the_influence_is_the_derivative(of: str, how: str) -> None:
     draw = np.random.default_rng(2)
     gold, label = draw.choice(["a", "b", "c"], 90), draw.choice(["a", "b", "c", "none"], 90)
     (g, p), counts = metrics.cells(gold, label)
-    found = metrics.F1(g, p, counts, ["a", "b", "c"], how=how, of=of)  # type: ignore[arg-type]
+    found = f1.F1(g, p, counts, ["a", "b", "c"], how=how, of=of)  # type: ignore[arg-type]
     step = 1e-5
     for i, expected in enumerate(found.influence):
         more = counts.astype(float)
@@ -178,7 +178,7 @@ def test_averages_over_very_many_classes_have_no_interval() -> None:
     gold = np.repeat([f"c{i:04}" for i in range(1000)], 10)
     label = np.where(draw.random(10_000) < 0.75, gold, draw.permutation(gold))
     names = sorted(set(gold))
-    found = metrics.averages(gold, label, names, draws=200)
+    found = f1.averages(gold, label, names, draws=200)
     assert math.isnan(found["macro", "f1"].low)
     assert found["micro", "f1"].low < found["micro", "f1"].value < found["micro", "f1"].high
 
@@ -214,8 +214,8 @@ def test_nothing_is_not_a_number_and_says_why() -> None:
         metrics.coverage_at(none, none, precision=0.9), metrics.top_k(none, 3),
         metrics.hierarchical(metrics.hierarchical_ratios([], [])["f1"]),
         *metrics.calibration_error(none, none),
-        *metrics.averages(none, none, LABELS).values(),
+        *f1.averages(none, none, LABELS).values(),
     ):  # fmt: skip
         assert math.isnan(found.value)
         assert found.why
-    assert metrics.of_classes(none, none, LABELS) == []
+    assert f1.of_classes(none, none, LABELS) == []

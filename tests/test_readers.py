@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat.errors import BadConfig, InputError
-from llmcat.items.readers import Columns, ItemReader, count_rows, expand
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import count_rows, expand
 from llmcat.records import Item
 
 Write = Callable[[str, str | bytes], Path]

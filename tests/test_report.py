@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import EXAMPLES, Ran
 
-from llmcat.evaluation import report
+from llmcat.evaluation import report, report_markdown
 from llmcat.evaluation.comparison import Question
 from llmcat.evaluation.experiment import finish
 from llmcat.evaluation.paired import Rule
@@ -247,15 +247,15 @@ def test_300_classes(browser: Any, tmp_path: Path) -> None:
 def test_markdown_has_the_same_content(made: Path) -> None:
     """The verdict first; tables that a pull request shows; item text is no markup."""
     found = report.read(made)
-    text = report.markdown(found)
+    text = report_markdown.markdown(found)
     assert text.startswith("## ship b: accuracy +")
     for section in report.sections(found):
         assert f"### {section.title}" in text
     assert "### Right only in b" in text
     table = [line for line in text.splitlines() if line.startswith("| accuracy ")]
     assert table
-    assert report._md_row([HOSTILE.replace("\u2028", "")]).count("|") == 2
-    assert "<b>" not in report._md_row([HOSTILE])
+    assert report_markdown._row([HOSTILE.replace("\u2028", "")]).count("|") == 2
+    assert "<b>" not in report_markdown._row([HOSTILE])
 
 
 @needs_browser

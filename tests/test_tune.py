@@ -24,7 +24,8 @@ from llmcat.engines.fake import FakeEngine
 from llmcat.evidence.gather import Gathered
 from llmcat.items.readers import ItemReader
 from llmcat.pipeline.duplicates import PlainMemory
-from llmcat.pipeline.session import Session, with_gold
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import with_gold
 from llmcat.records import Answer
 
 if TYPE_CHECKING:

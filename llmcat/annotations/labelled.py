@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
-from llmcat.items.readers import Columns, ItemReader, expand
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import expand
 from llmcat.records import NONE, digest
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import orjson
 
 from llmcat.annotations.store import Label, key_of, now
 from llmcat.errors import BadConfig, InputError
-from llmcat.items.readers import Columns, ItemReader, expand
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import expand
 from llmcat.records import NONE
 from llmcat.storage import text_in, whole
 

@@ -22,13 +22,16 @@ from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evaluation.speed import LOCAL, duration, here
 from llmcat.evidence.gather import Gathered
-from llmcat.items.readers import Columns, ItemReader, count_rows, expand
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import count_rows, expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.collapse import Watch
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
-from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import engine_of, with_gold
 from llmcat.records import NONE
+from llmcat.taxonomy.load import taxonomy_of
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:

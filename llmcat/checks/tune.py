@@ -27,9 +27,9 @@ from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evaluation.adds import added
 from llmcat.evaluation.arms import arms_of
-from llmcat.evaluation.collect import Opened, Read, close_arms, open_arms
-from llmcat.evaluation.experiment import artifact_of
+from llmcat.evaluation.fitting import artifact_of
 from llmcat.evaluation.metrics import Estimate, accuracy
+from llmcat.evaluation.opening import Opened, Read, close_arms, open_arms
 from llmcat.evaluation.paired import difference_of_accuracy
 from llmcat.evidence.artifact import CHOICES
 from llmcat.evidence.gather import Gathered
@@ -37,11 +37,12 @@ from llmcat.evidence.learn import learn, parted
 from llmcat.evidence.pool import Pool
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import Tally
-from llmcat.pipeline.session import Session, taxonomy_of
+from llmcat.pipeline.session import Session
 from llmcat.pipeline.writers import row_of
 from llmcat.prompting import templates
 from llmcat.records import NONE
 from llmcat.retrieval.documents import group_of, item_text
+from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

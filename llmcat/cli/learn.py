@@ -67,7 +67,7 @@ def _labels(argv: list[str]) -> int:
     from llmcat.annotations import transfer
     from llmcat.annotations.store import LabelStore
     from llmcat.errors import BadConfig
-    from llmcat.pipeline.session import taxonomy_of
+    from llmcat.taxonomy.load import taxonomy_of
 
     path = Path(config.store)
     if args.action == "import":
@@ -184,9 +184,9 @@ def _student(argv: list[str]) -> int:
 
 def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     from llmcat.annotations.store import LabelStore
-    from llmcat.pipeline.session import taxonomy_of
     from llmcat.students import training
     from llmcat.students.model import check_out
+    from llmcat.taxonomy.load import taxonomy_of
 
     given = flags_of(args)
     if "file" not in given and with_store:
@@ -296,14 +296,14 @@ def _fallback(argv: list[str]) -> int:
     from llmcat.annotations.store import LabelStore
     from llmcat.cli import terminal
     from llmcat.errors import BadConfig
-    from llmcat.fallback import labeler
-    from llmcat.pipeline.session import taxonomy_of
+    from llmcat.fallback import assemble
+    from llmcat.taxonomy.load import taxonomy_of
 
     taxonomy = taxonomy_of(config)
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise BadConfig("no items", hint="--file FILE, or pipe them in")
     with LabelStore(Path(config.store)) as store:
-        opened = labeler.open_route(config, taxonomy, store=store)
+        opened = assemble.open_route(config, taxonomy, store=store)
         if not args.quiet:
             for line in opened.remarks:
                 print(line, file=sys.stderr)
@@ -326,8 +326,8 @@ def _status(argv: list[str]) -> int:
     from rich.table import Table
 
     from llmcat.annotations.store import SOURCES, LabelStore
-    from llmcat.fallback import labeler
-    from llmcat.pipeline.session import taxonomy_of
+    from llmcat.fallback import assemble, status
+    from llmcat.taxonomy.load import taxonomy_of
 
     taxonomy = taxonomy_of(config)
     table = Table(show_edge=False, pad_edge=False)
@@ -337,8 +337,8 @@ def _status(argv: list[str]) -> int:
         table.add_column(head, justify="left" if left else "right", no_wrap=True,
                          min_width=len(head))  # fmt: skip
     with LabelStore(Path(config.store), make=False) as store:
-        opened = labeler.open_route(config, taxonomy, store=store)
-        found = labeler.status(config, taxonomy, opened, store)
+        opened = assemble.open_route(config, taxonomy, store=store)
+        found = status.status(config, taxonomy, opened, store)
     for one in found:
         stands = one.standing
         state = stands.state

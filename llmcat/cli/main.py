@@ -167,9 +167,9 @@ def _classify(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     config = settings(args)
     from llmcat.cli import terminal
-    from llmcat.pipeline import session
+    from llmcat.taxonomy import load
 
-    session.taxonomy_of(config)  # what needs no engine is checked first
+    load.taxonomy_of(config)  # what needs no engine is checked first
     if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
         _complain("no items", "--file FILE, or pipe them in")
         return BAD_INPUT
@@ -425,7 +425,7 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
     from llmcat.errors import BadConfig
     from llmcat.evaluation.comparison import Question
     from llmcat.evaluation.paired import Rule
-    from llmcat.pipeline.session import taxonomy_of
+    from llmcat.taxonomy.load import taxonomy_of
 
     known = {"metric": str, "min_effect": float, "non_inferior": float, "looks": int, "block": int}
     for name, kind in known.items():
@@ -456,7 +456,8 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
 def _options(args: argparse.Namespace, command: list[str], question: Any = None) -> Any:
     from llmcat.errors import BadConfig
     from llmcat.evaluation.collect import BLOCK, LEAST_BLOCK
-    from llmcat.evaluation.experiment import Options, read_costs
+    from llmcat.evaluation.costs import read_costs
+    from llmcat.evaluation.experiment import Options
 
     block = getattr(args, "block", None) or BLOCK
     if block < LEAST_BLOCK:
@@ -547,9 +548,9 @@ def _prompts(argv: list[str]) -> int:
     if args.action == "show":
         print(templates.load(args.prompt).text, end="")
         return DONE
-    from llmcat.pipeline import session
+    from llmcat.pipeline import rendered
 
-    for message in session.rendered(settings(args), args.item):
+    for message in rendered.rendered(settings(args), args.item):
         print(f"--- {message['role']} ---\n{message['content']}")
     return DONE
 

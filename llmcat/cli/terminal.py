@@ -34,7 +34,9 @@ from rich.text import Text
 
 from llmcat.errors import InputError
 from llmcat.evaluation.speed import duration
-from llmcat.items.readers import Columns, ItemReader, bare, expand, lines_of, open_bytes
+from llmcat.items.formats import bare, lines_of, open_bytes
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import expand
 from llmcat.pipeline import file_run
 from llmcat.storage import wrote
 
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from llmcat.evaluation.experiment import Options
     from llmcat.evaluation.report import Result
     from llmcat.evidence.artifact import Artifact
-    from llmcat.fallback.labeler import Opened
+    from llmcat.fallback.assemble import Opened
     from llmcat.pipeline.file_run import Summary
 
 __all__ = [
@@ -150,17 +152,17 @@ def run_fallback(
     config: RunConfig, opened: Opened, *, command: Sequence[str], restart: bool, quiet: bool
 ) -> int:
     """Label with a primary and a model; show how it goes and went; return the exit code."""
-    from llmcat.fallback import labeler
+    from llmcat.fallback.file_run import fallback_file, opener
 
     out = config.out or file_run.default_out(config.file)
     config = config.model_copy(update={"out": out})
     if out == "-":
         summary = file_run.Summary(out=out, price_per_hour=config.price_per_hour)
-        _interruptible(lambda stop: _stream(config, summary, stop, labeler.opener(opened)))
+        _interruptible(lambda stop: _stream(config, summary, stop, opener(opened)))
     else:
         with Bar(quiet=quiet) as bar:
             summary = _interruptible(
-                lambda stop: labeler.fallback_file(
+                lambda stop: fallback_file(
                     config, opened=opened, restart=restart, watch=bar, stop=stop
                 )
             )
@@ -172,9 +174,9 @@ def run_fallback(
 
 def run_redo(config: RunConfig, opened: Opened, *, quiet: bool) -> int:
     """Ask again about degraded rows; say how many are left."""
-    from llmcat.fallback import labeler
+    from llmcat.fallback.file_run import redo
 
-    asked, left = _interruptible(lambda stop: labeler.redo(config, opened=opened, stop=stop))
+    asked, left = _interruptible(lambda stop: redo(config, opened=opened, stop=stop))
     if not quiet:
         print(f"{asked:,} degraded rows asked about again, {left:,} are still degraded",
               file=sys.stderr)  # fmt: skip
@@ -346,11 +348,11 @@ def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, An
 
 def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]) -> int:
     """Print a run's result; return 1 if rows are errors, or an arm is worse and that matters."""
-    from llmcat.evaluation import report
+    from llmcat.evaluation import report, report_markdown
 
     found = report.read(folder)
     if shown["form"] == "md":
-        print(report.markdown(found), end="")
+        print(report_markdown.markdown(found), end="")
     else:
         _print_tables(found)
     if shown["explain"]:
@@ -434,11 +436,11 @@ def run_calibrate(
 ) -> int:
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
     from llmcat.calibration.decider import UNCALIBRATED, Calibrated, Wanted, check
-    from llmcat.evaluation import experiment
+    from llmcat.evaluation import experiment, fitting
     from llmcat.evaluation.arms import Arm
     from llmcat.evaluation.run_folder import SOLO, load
     from llmcat.evidence.gather import Gathered
-    from llmcat.pipeline.session import taxonomy_of
+    from llmcat.taxonomy.load import taxonomy_of
 
     kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
@@ -460,7 +462,7 @@ def run_calibrate(
         return 130
     if fallen := load(folder)["arms"][SOLO]["collapse"]:
         print(fallen["said"])
-    fitted = experiment.fit_calibration(
+    fitted = fitting.fit_calibration(
         folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed,
         kept=kept, group=config.group,
     )  # fmt: skip

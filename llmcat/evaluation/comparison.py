@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from llmcat.errors import BadConfig
-from llmcat.evaluation import metrics, paired
+from llmcat.evaluation import metrics, paired, testing
 from llmcat.evaluation.bootstrap import DRAWS
 from llmcat.evaluation.paired import Difference, Rule
 from llmcat.evaluation.predictions import at_level, same_items
@@ -62,14 +62,14 @@ class Question:
 
     def level(self, alpha: float) -> float:
         """Return what a comparison that may err with `alpha` in all may err with at this look."""
-        return paired.spend(self.sizes, self.looks, alpha) if self.looks else alpha
+        return testing.spend(self.sizes, self.looks, alpha) if self.looks else alpha
 
 
 def detectable(n: int, *, alpha: float = paired.ALPHA) -> str:
     """Say which difference in accuracy so many items can show, before they are asked about."""
     said = []
     for differing in (0.1, 0.2):
-        effect = paired.smallest_effect(n, differing=differing, alpha=alpha)
+        effect = testing.smallest_effect(n, differing=differing, alpha=alpha)
         points = "none" if math.isnan(effect) else f"{100 * effect:.1f} points"
         said.append(f"{points} if the arms differ on {differing:.0%} of them")
     can = "; ".join(said)
@@ -101,7 +101,7 @@ def judge(
     cheap = {other: _cheaper(costs.get(other), costs.get(base)) for other in others}
     margin = question.rule.non_inferior or 0.0
     against = {other: -margin if cheap[other] else 0.0 for other in others}
-    levels = paired.step_down(gains, against=against, level=question.level)
+    levels = testing.step_down(gains, against=against, level=question.level)
     versus: list[dict[str, Any]] = []
     for other in others:
         cheaper = cheap[other]
@@ -259,7 +259,7 @@ def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[
                     "turned": difference.value * whole < 0,
                 }
             )
-    adjusted = paired.holm([segment["p"] for segment in found])
+    adjusted = testing.holm([segment["p"] for segment in found])
     for segment, p in zip(found, adjusted, strict=True):
         segment["p_adjusted"] = p
         segment["clear"] = p <= paired.ALPHA

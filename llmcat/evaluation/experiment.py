@@ -7,63 +7,38 @@ runs can be compared, without any engine.
 from __future__ import annotations
 
 import asyncio
-import csv
-import math
 import zipfile
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
-from llmcat.calibration.artifact import Calibration, bound_of
-from llmcat.calibration.decider import Calibrated, Wanted
-from llmcat.calibration.fit import distinct, fit, scores_of_row
 from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
-from llmcat.evaluation import metrics
 from llmcat.evaluation.adds import added
-from llmcat.evaluation.collect import (
-    BLOCK,
-    close_arms,
-    collect,
-    name_of,
-    open_arms,
-    read_arms,
-    record_of,
-)
+from llmcat.evaluation.collect import BLOCK, collect, name_of, record_of
 from llmcat.evaluation.comparison import LOSSES, Question, detectable, judge, segments_of
+from llmcat.evaluation.costs import cheapness, costs_of
+from llmcat.evaluation.looks import key_of, noted, planned, rule_of, second_look
+from llmcat.evaluation.opening import close_arms, open_arms, read_arms
 from llmcat.evaluation.paired import ALPHA
 from llmcat.evaluation.predictions import Labels, Scored, measure, same_items
-from llmcat.evaluation.run_folder import SOLO, Folder, Look, Registry, load, named, now, stem_of
-from llmcat.evidence.artifact import CHOICES, Artifact, Part
-from llmcat.evidence.learn import Learnt, learn, parted, usual_share
-from llmcat.evidence.pool import Pool
+from llmcat.evaluation.run_folder import SOLO, Folder, Registry, load, named, now, stem_of
 from llmcat.pipeline.file_run import unless
 from llmcat.records import NONE, digest
-from llmcat.retrieval.documents import group_of
 from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from llmcat.evaluation.arms import Arm
-    from llmcat.evaluation.collect import Opened
+    from llmcat.evaluation.opening import Opened
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.file_run import Watch
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = [
-    "Options",
-    "artifact_of",
-    "compare_runs",
-    "evaluate",
-    "export_run",
-    "finish",
-    "read_costs",
-]
+__all__ = ["Options", "compare_runs", "evaluate", "export_run", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +90,7 @@ async def evaluate(
         path = Path(config.out) if config.out else runs / name_of(opened)
         question = options.question
         if question is not None:
-            question, remarks = _planned(registry, path, record, question, opened[0])
+            question, remarks = planned(registry, path, record, question, opened[0])
             record["remarks"] += remarks
             alpha = question.level(ALPHA / (len(opened) - 1))
             say(detectable(record["items"]["n"], alpha=alpha))
@@ -154,7 +129,7 @@ async def evaluate(
             return None
         registry.note(path, folder.record, result)
         if question is not None:
-            _noted(registry, path, folder.record, question)
+            noted(registry, path, folder.record, question)
         return path
     finally:
         if folder is not None:
@@ -209,7 +184,7 @@ def finish(
     costs: Mapping[tuple[str, str], float] | None = None,
 ) -> str:
     """Make metrics, comparison and reports from what the arms answered; return the line of it."""
-    from llmcat.evaluation import report
+    from llmcat.evaluation import report, report_html, report_markdown
 
     path, record = folder.path, folder.record
     labels = Labels.read(path)
@@ -232,8 +207,8 @@ def finish(
         folder.write("comparison.json", compared)
     folder.save(record["status"])
     found = report.read(path)
-    folder.write("report.html", report.html(found))
-    folder.write("report.md", report.markdown(found))
+    folder.write("report.html", report_html.html(found))
+    folder.write("report.md", report_markdown.markdown(found))
     return report.line(found)
 
 
@@ -260,367 +235,10 @@ def _columns(path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
 # -- what an arm costs --------------------------------------------------------------------------
 
 
-def costs_of(arm: Mapping[str, Any], n: int) -> dict[str, float | None]:
-    """Return what an arm takes: tokens per item, seconds and price per 1,000 items.
-
-    The price is the provider's own where it says one, else the server's hourly price for the time
-    of the solo pass; None where neither is known.
-    """
-    used, speed = arm["usage"], arm["speed"] or {}
-    seconds = speed.get("server_seconds_per_1000")
-    price = None
-    if used["cost"] and n:
-        price = 1000 * used["cost"] / n
-    elif arm["price_per_hour"] and seconds is not None:
-        price = arm["price_per_hour"] * seconds / 3600
-    each = {name: used[name] / n if n else None for name in ("prompt", "cached", "generated")}
-    return {
-        **{f"{name}_tokens_per_item": value for name, value in each.items()},
-        "server_seconds_per_1000": seconds,
-        "price_per_1000": price,
-        "joules_per_1000": speed.get("joules_per_1000"),
-    }
-
-
-def cheapness(arms: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, float | None]]:
-    """Return by what arms can be called cheaper, and each one's: the best that all have.
-
-    Tokens tell only between arms of one model.
-    """
-    for by in ("price_per_1000", "server_seconds_per_1000"):
-        cost = {name: arm["costs"][by] for name, arm in arms.items()}
-        if all(value is not None for value in cost.values()):
-            return by.replace("_", " "), cost
-    if len({arm["served"]["model"] for arm in arms.values()}) > 1:
-        return "", dict.fromkeys(arms)
-    tokens = {
-        name: arm["costs"]["prompt_tokens_per_item"] + arm["costs"]["generated_tokens_per_item"]
-        for name, arm in arms.items()
-    }
-    return "tokens per item", tokens
-
-
-def read_costs(path: str) -> dict[tuple[str, str], float]:
-    """Read what errors cost: a CSV with the columns gold, label, cost. Raises `InputError`."""
-    found = {}
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(csv.DictReader(lines), 2):
-                try:
-                    cost = found[row["gold"], row["label"]] = float(row["cost"])
-                    if not 0 <= cost < math.inf:
-                        raise ValueError("a cost is a number from 0")
-                except (KeyError, TypeError, ValueError) as exc:
-                    raise InputError(
-                        f"{path}: line {number}: a gold label, a label and a number are needed",
-                        hint="the columns are gold, label, cost",
-                    ) from exc
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise InputError(f"{path}: {exc}") from exc
-    return found
-
-
 # -- looks --------------------------------------------------------------------------------------
 
 
-def _key(record: Mapping[str, Any]) -> str:
-    """Return what makes two comparisons the same question: the arms, whatever they are called.
-
-    Neither the items nor the rule: another rule is another look.
-    """
-    arms = (digest(*(f"{k}={v}" for k, v in sorted(arm["identity"].items())))
-            for arm in record["arms"].values())  # fmt: skip
-    return digest(*sorted(arms))
-
-
-def _rule(question: Question) -> str:
-    rule = question.rule
-    return f"{question.metric} {rule.min_effect} {rule.non_inferior}"
-
-
-def _planned(
-    registry: Registry, path: Path, record: Mapping[str, Any], question: Question, one: Opened
-) -> tuple[Question, list[str]]:
-    """Find the looks there were at this question; refuse one that the plan does not allow.
-
-    Returns the question with the sizes so far, and remarks.
-    """
-    n, items, rule = len(one.labelled.items), one.labelled.digest, _rule(question)
-    every = registry.looks(_key(record))
-    if not question.looks:
-        return question, _second_look(every, items, rule)
-    hint = "label new items, and compare the arms on these alone in another --runs folder"
-    for look in every:
-        if look.planned != question.looks or look.rule != rule:
-            plan = f"with {look.planned} looks planned" if look.planned else "without a plan"
-            was = "" if look.rule == rule else " by another rule"
-            raise BadConfig(f"this question was looked at {plan}{was} on {look.at[:10]}", hint=hint)
-    again = next((look for look in every if look.items == items), None)
-    earlier = [look for look in every if again is None or look.n < again.n]
-    for look in earlier:
-        if look.n >= n or not _contains(one, path, look):
-            raise BadConfig(
-                f"the {look.n:,} items of the look of {look.at[:10]} are not all among these {n:,}",
-                hint="a further look adds items to the same ones",
-            )
-    if len(earlier) >= question.looks:
-        raise BadConfig(f"all {question.looks} looks have been taken", hint=hint)
-    sizes = (*sorted(look.n for look in earlier), n)
-    planned = Question(question.metric, question.rule, question.looks, sizes)
-    remark = (
-        f"look {len(sizes)} of {question.looks}: the interval that decides is at "
-        f"{100 * (1 - planned.level(ALPHA)):.2f} %"
-    )
-    return planned, [remark]
-
-
-def _second_look(every: Sequence[Look], items: str, rule: str) -> list[str]:
-    """Say what an unplanned look is worth after others."""
-    for look in reversed(every):
-        when = f"({look.at[:10]}, {look.n:,} items)"
-        if look.planned:
-            return [
-                f"WARNING: {look.planned} looks at this question were planned {when}; without "
-                "--looks this one is not among them, and errs more often than it says"
-            ]
-        if (look.items, look.rule) != (items, rule):
-            how = "" if look.rule == rule else "by another rule "
-            return [
-                f"WARNING: this question was looked at before {how}{when}: unless all items are "
-                "new ones, a second look is not a fresh test, and errs more often than 5 %; "
-                "--looks K plans several"
-            ]
-    return []
-
-
-def _contains(one: Opened, path: Path, look: Look) -> bool:
-    """Tell whether an earlier look's items are among these, by the folder it left."""
-    folder = Path(look.run) if Path(look.run).is_dir() else path.parent / Path(look.run).name
-    try:
-        with (folder / "items.jsonl").open("rb") as lines:
-            before = {_short(orjson.loads(line)) for line in lines}
-    except OSError as exc:
-        raise JournalError(f"the items of an earlier look are gone: {exc}") from exc
-    these = {
-        _short({"id": i.id, "gold": i.gold, "fields": dict(i.fields)}) for i in one.labelled.items
-    }
-    return before <= these
-
-
-def _short(item: Mapping[str, Any]) -> str:
-    return digest(item["id"], item["gold"], *item["fields"].values())
-
-
-def _noted(registry: Registry, path: Path, record: Mapping[str, Any], question: Question) -> None:
-    n, items = record["items"]["n"], record["identity"]["items"]
-    look = Look(_rule(question), question.looks, n, items, str(path.resolve()), now())
-    registry.look(_key(record), look)
-
-
 # -- calibrating --------------------------------------------------------------------------------
-
-
-def fit_calibration(
-    path: Path,
-    taxonomy: Taxonomy,
-    *,
-    share: float | None,
-    prior: bool,
-    plain: bool,
-    seed: int,
-    kept: Gathered | None = None,
-    group: str = "",
-) -> Fitted:
-    """Fit a calibration from a run's folder, and measure the gating part before and after it.
-
-    With `kept`, what each source said of each item, weights are learnt first, and all of it makes
-    an artifact. Raises `InputError` where it cannot be fitted.
-    """
-    record = load(path)
-    arm = record["arms"][SOLO]
-    scored = Scored.read(path / "predictions.jsonl")
-    there = _fitting_rows(path, scored, arm)
-    decided = list(
-        zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
-    )
-    if not len(there) or np.isnan(scored.confidence[there]).any():
-        raise InputError("a calibration needs probabilities, these answers have none")
-    kept_p = np.load(path / "posteriors.npz")
-    p, seen = kept_p["p"].astype(float)[there], kept_p["seen"][there]
-    labels = kept_p["labels"].tolist()
-    gold = scored.gold[there].tolist()
-    bound = bound_of(arm["identity"])
-    learnt, first = None, None
-    if share is None:
-        share = usual_share(len(gold)) if kept is not None and kept.signals else 0.5
-    if kept is not None and kept.signals:
-        rows = scored.row[there].tolist()
-        groups = _groups(path, there, group)
-        first = parted(groups, share, seed)
-        learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
-        p, seen = learnt.p, np.ones(len(rows), dtype=bool)
-        best = p.argmax(axis=1).tolist()
-        decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
-        bound = bound | {"pool": learnt.pool.digest}
-    fitting = partial(
-        fit,
-        p,
-        seen,
-        labels,
-        gold,
-        decided,
-        taxonomy,
-        bound=bound,
-        first=first,
-        mass=arm["label_mass"],
-        version=record["llmcat"],
-        fields=_fields(path),
-        prior=prior,
-        share=share,
-        seed=seed,
-    )
-    try:
-        made = fitting(plain=plain)
-    except InputError:
-        if learnt is None:
-            raise
-        made = fitting(plain=True)  # the weights are the gain: what they give is kept as it is
-    found = _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
-    artifact = None
-    if learnt is not None:
-        artifact = artifact_of(arm["identity"], arm["settings"], learnt, made, record["llmcat"])
-    return Fitted(made, found, artifact)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A calibration, metrics of the gating part `before` and `after` it, and the artifact."""
-
-    calibration: Calibration
-    metrics: dict[str, dict[str, Any]]
-    artifact: Artifact | None = None
-
-
-def _groups(path: Path, there: Any, group: str) -> list[int]:
-    """Return which items belong together: near duplicates, and those of one group."""
-    items = [orjson.loads(line) for line in (path / "items.jsonl").read_bytes().splitlines()]
-    some = [items[i] for i in there.tolist()]
-    names = [item["kept"].get(group, "") for item in some] if group else None
-    return group_of([" ".join(item["fields"].values()) for item in some], names)
-
-
-def _learnt(
-    kept: Gathered,
-    rows: Sequence[int],
-    gold: Sequence[str],
-    labels: Sequence[str],
-    groups: Sequence[int],
-    first: Any,
-    arm: Mapping[str, Any],
-    seed: int,
-) -> Learnt:
-    """Learn weights, none rule, place prior and line from what was kept of an arm's items."""
-    at = {label: i for i, label in enumerate(labels[:-1])}
-    known = arm["evidence"]["place_prior"]
-    return learn(
-        kept,
-        rows,
-        np.array([at.get(label, -1) for label in gold]),
-        groups,
-        first,
-        start=Pool(weights=arm["evidence"]["sources"]),
-        prior=None if known is None else np.array(known),
-        seed=seed,
-    )
-
-
-def artifact_of(
-    identity: Mapping[str, str],
-    settings: Mapping[str, Any],
-    learnt: Learnt | None,
-    made: Calibration | None,
-    version: str,
-) -> Artifact:
-    """Put together what was learnt, each part bound to what it holds for.
-
-    `identity` is that of the session that answered; `settings` are its choices.
-    """
-    reader = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
-    retrieval = ("sources", "source_category", "examples", "taxonomy")
-    parts: dict[str, Part] = {}
-    report: dict[str, Any] = {}
-    if learnt is not None:
-        bound = {key: identity[key] for key in retrieval}
-        parts["pool"] = Part(bound=bound, learnt=learnt.pool.record())
-        report["fitted_on"] = learnt.pool.n
-        if learnt.prior is not None:
-            prior = [float(x) for x in learnt.prior]
-            bound = {key: identity[key] for key in reader}
-            chosen_by = dict(learnt.first.weights)
-            parts["reader"] = Part(
-                bound=bound, learnt={"place_prior": prior, "chosen_by": chosen_by}
-            )
-            if math.isfinite(learnt.line):
-                parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
-    if made is not None:
-        parts["calibration"] = Part(bound={}, learnt=made.model_dump(mode="json"))
-    kept = {name: settings[name] for name in CHOICES if settings.get(name)}
-    return Artifact(llmcat=version, settings=kept, parts=parts, report=report).sealed()
-
-
-def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:
-    """Return which items to fit on: answered, each text once, none that the prompt shows."""
-    texts = [
-        "\x1f".join(orjson.loads(line)["fields"].values())
-        for line in (path / "items.jsonl").read_bytes().splitlines()
-    ]
-    leaked = set(arm["leaked"])
-    rows = np.array(distinct(texts), dtype=int)
-    keep = [scored.answered[i] and int(scored.row[i]) not in leaked for i in rows.tolist()]
-    return rows[np.array(keep, dtype=bool)]
-
-
-def _fields(path: Path) -> list[str]:
-    """Return the columns that the items show."""
-    lines = (path / "items.jsonl").read_bytes().splitlines()
-    return sorted({name for line in lines for name in orjson.loads(line)["fields"]})
-
-
-def _before_and_after(
-    made: Calibration,
-    p: Any,
-    seen: Any,
-    labels: Sequence[str],
-    gold: Sequence[str],
-    decided: Sequence[tuple[str, float]],
-    taxonomy: Taxonomy,
-) -> dict[str, dict[str, Any]]:
-    """Measure the gating part: what came, and what the calibration makes of it."""
-    judge = Calibrated(made, taxonomy, Wanted())
-    rows = made.gating_rows
-    found = {}
-    for name in ("before", "after"):
-        sure, right, p_gold = [], [], []
-        for i in rows:
-            scores = scores_of_row(p[i], bool(seen[i]), labels, decided[i])
-            scores = judge.refine(scores) if name == "after" else scores
-            sure.append(scores.confidence or 0.0)
-            right.append(scores.label == gold[i])
-            there = scores.p_none if gold[i] == NONE else scores.p.get(gold[i])
-            p_gold.append(math.nan if there is None or not seen[i] else there)
-        arrays = np.array(sure), np.array(right), np.array(p_gold)
-        lacks = np.isnan(arrays[2]).any()
-        found[name] = {
-            "accuracy": asdict(metrics.accuracy(arrays[1])),
-            "log_loss": asdict(
-                metrics.nothing("labels without a probability")
-                if lacks
-                else metrics.log_loss(arrays[2])
-            ),
-            "ece_debiased": asdict(metrics.calibration_error(arrays[0], arrays[1])[1]),
-            "coverage_at_95": asdict(metrics.coverage_at(arrays[0], arrays[1], precision=0.95)),
-        }
-    return found
 
 
 # -- runs again ---------------------------------------------------------------------------------
@@ -670,10 +288,10 @@ def compare_runs(
     record = {**first, "kind": "ab", "created": now(), "command": list(command)}
     record |= {"arms": arms, "identity": identity}
     registry = Registry(Path(runs))
-    looks = registry.looks(_key(record))
+    looks = registry.looks(key_of(record))
     record["remarks"] = [
         *first["remarks"],
-        *_second_look(looks, identity["items"], _rule(question)),
+        *second_look(looks, identity["items"], rule_of(question)),
     ]
     folder = Folder.begin(path, record)
     try:
@@ -689,7 +307,7 @@ def compare_runs(
         result = finish(folder, question=question)
         folder.save("done")
         registry.note(path, folder.record, result)
-        _noted(registry, path, folder.record, question)
+        noted(registry, path, folder.record, question)
     finally:
         folder.close()
         registry.close()

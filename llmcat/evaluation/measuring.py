@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat.errors import InputError
-from llmcat.evaluation.collect import judged, nodes_of
 from llmcat.evaluation.comparison import Question, judge
+from llmcat.evaluation.kept import judged, nodes_of
 from llmcat.evaluation.paired import Rule
 from llmcat.evaluation.predictions import ERROR, Labels, Scored, measure
 

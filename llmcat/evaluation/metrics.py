@@ -10,23 +10,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llmcat.evaluation.bootstrap import BIASED, Bootstrap, cells, resample, resample_all
+from llmcat.evaluation.bootstrap import BIASED, Bootstrap, cells, resample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "F1",
+    "LEAST_ITEMS",
+    "Array",
     "Confusion",
     "Estimate",
-    "OfClass",
     "Ratio",
     "accuracy",
-    "averages",
     "brier_score",
     "calibration_error",
     "confusions",
@@ -36,7 +35,7 @@ __all__ = [
     "kappa",
     "log_loss",
     "losses",
-    "of_classes",
+    "nothing",
     "reliability",
     "risk_coverage",
     "squared_errors",
@@ -51,6 +50,9 @@ NORMAL = 1.959963984540054
 """The normal quantile of a 95 % interval."""
 LEAST = 1e-15
 """A probability of 0 for what happened counts as this, as in scikit-learn's `log_loss`."""
+
+
+Of = Literal["precision", "recall", "f1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,121 +109,6 @@ def kappa(gold: Array, label: Array) -> Estimate:
     return Estimate(value, value - half, min(1.0, value + half), n)
 
 
-@dataclass(frozen=True, slots=True)
-class OfClass:
-    """One class: how many items have it, how many were given it, and how well that went.
-
-    Precision is NaN for a class that was never given, recall for one without items.
-    """
-
-    label: str
-    support: int
-    given: int
-    precision: float
-    recall: float
-    f1: float
-
-
-def of_classes(gold: Array, label: Array, labels: Sequence[str]) -> list[OfClass]:
-    """Precision, recall and F1 of each class, in the order of `labels`."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    if not len(gold):
-        return []
-    precision, recall, f1, support = precision_recall_fscore_support(
-        gold, label, labels=list(labels), zero_division=np.nan
-    )
-    given = Counter(label.tolist())
-    columns = zip(labels, support, precision, recall, f1, strict=True)
-    return [OfClass(c, int(s), given[c], float(p), float(r), float(f)) for c, s, p, r, f in columns]
-
-
-Of = Literal["precision", "recall", "f1"]
-How = Literal["micro", "macro", "weighted"]
-
-
-class F1:
-    """Averaged F1 (or precision, or recall) over cells: weights `(draws, cells)` to `(draws,)`.
-
-    `gold` and `label` have one entry per cell, `counts` says how often it occurs. Macro and
-    weighted averages run over those of `labels` that have at least `least` items (in `.labels`).
-    A class that was never given has precision 0, as in scikit-learn with `zero_division=0`.
-    `.sound` tells whether each class has enough items for an interval.
-    """
-
-    def __init__(
-        self,
-        gold: Array,
-        label: Array,
-        counts: Array,
-        labels: Sequence[str],
-        *,
-        how: How,
-        of: Of = "f1",
-        least: int = 1,
-    ) -> None:
-        """Find the classes that are counted, and what each cell adds to them."""
-        self.how, self.of = how, of
-        support = Counter(dict(zip(gold.tolist(), [0] * len(gold), strict=True)))
-        for name, count in zip(gold.tolist(), counts.tolist(), strict=True):
-            support[name] += count
-        self.labels = [c for c in labels if how == "micro" or support[c] >= least]
-        self.sound = how == "micro" or all(support[c] >= LEAST_ITEMS for c in self.labels)
-        self._is_gold = _indicator(gold, self.labels)
-        self._is_given = _indicator(label, self.labels)
-        self._is_both = self._is_gold.multiply((gold == label)[:, None]).tocsr()
-        self._counts = counts
-
-    def _parts(self, weights: Array) -> tuple[Array, Array, Array]:
-        """Return numerators, denominators and items of each class, shape `(draws, classes)`."""
-        both, gold = weights @ self._is_both, weights @ self._is_gold
-        given = weights @ self._is_given
-        if self.of == "precision":
-            return both, given, gold
-        return (both, gold, gold) if self.of == "recall" else (2 * both, gold + given, gold)
-
-    def __call__(self, weights: Array) -> Array:
-        """Return the average for each draw; a class that does not occur in a draw is left out."""
-        above, below, items = self._parts(weights)
-        if self.how == "micro":
-            return np.asarray(above.sum(axis=1) / np.maximum(below.sum(axis=1), 1))
-        values = above / np.maximum(below, 1)
-        shares = items if self.how == "weighted" else (items + below > 0).astype(float)
-        return np.asarray((values * shares).sum(axis=1) / np.maximum(shares.sum(axis=1), 1))
-
-    @property
-    def influence(self) -> Array:
-        """The derivative by each cell's weight, shape `(cells,)`."""
-        above, below, items = (part[0] for part in self._parts(self._counts[None].astype(float)))
-        gold, given, both = self._is_gold, self._is_given, self._is_both
-        if self.of == "f1":
-            d_above, d_below = 2 * both, gold + given
-        else:
-            d_above, d_below = both, given if self.of == "precision" else gold
-        if self.how == "micro":
-            total = max(below.sum(), 1)
-            value = above.sum() / total
-            change = np.asarray((d_above - value * d_below).sum(axis=1)).ravel()
-            return np.asarray(change / total)
-        values, below = above / np.maximum(below, 1), np.maximum(below, 1)
-        shares = items if self.how == "weighted" else np.ones_like(values)
-        change = d_above @ (shares / below) - d_below @ (shares * values / below)
-        if self.how == "weighted":
-            change += gold @ (values - values @ items / max(items.sum(), 1))
-        return np.asarray(change / max(shares.sum(), 1))
-
-
-def _indicator(names: Array, labels: Sequence[str]) -> Any:
-    """Return which cell has which label, sparse, shape `(cells, labels)`."""
-    from scipy.sparse import csr_matrix
-
-    at = {name: i for i, name in enumerate(labels)}
-    column = np.array([at.get(name, -1) for name in names.tolist()], dtype=np.int64)
-    rows = np.flatnonzero(column >= 0)
-    ones = np.ones(len(rows))
-    return csr_matrix((ones, (rows, column[rows])), shape=(len(names), len(labels)))
-
-
 class Ratio:
     """A ratio of sums over cells: weights `(draws, cells)` to `(draws,)`."""
 
@@ -237,43 +124,6 @@ class Ratio:
         """The derivative by each cell's weight, up to a factor, shape `(cells,)`."""
         value = (counts @ self.above) / (counts @ self.below)
         return np.asarray((self.above - value * self.below) / (counts @ self.below))
-
-
-def averages(
-    gold: Array,
-    label: Array,
-    labels: Sequence[str],
-    *,
-    least: int = 1,
-    draws: int = 2000,
-    seed: int = 0,
-) -> dict[tuple[How, Of], Estimate]:
-    """Average precision, recall and F1 over classes, with BCa intervals (`draws` 0 for none).
-
-    Macro and weighted averages take classes with at least `least` items; micro averages over all
-    labels are the accuracy. `n` counts classes. No interval is sound for an average over classes
-    of which one has fewer than `LEAST_ITEMS` items.
-    """
-    pairs: list[tuple[How, Of]] = [(how, of) for how in get_args(How) for of in get_args(Of)]
-    if not len(gold):
-        return dict.fromkeys(pairs, nothing())
-    (g, p), counts = cells(gold, label)
-    found = [F1(g, p, counts, labels, how=how, of=of, least=least) for how, of in pairs]
-    whole = counts[None].astype(float)
-    spans = [(math.nan, math.nan)] * len(pairs)
-    if draws:
-        both = [(one, one.influence) for one in found]
-        straps = resample_all(both, counts, draws=draws, seed=seed)
-        spans = [
-            _span(strap) if one.sound else span
-            for strap, one, span in zip(straps, found, spans, strict=True)
-        ]
-    return {
-        pair: Estimate(float(one(whole)[0]), *span, len(one.labels))
-        if one.labels
-        else nothing(f"no class has {least} items")
-        for pair, one, span in zip(pairs, found, spans, strict=True)
-    }
 
 
 def hierarchical_ratios(
@@ -302,10 +152,10 @@ def hierarchical(ratio: Ratio, *, draws: int = 2000, seed: int = 0) -> Estimate:
     (above, below), counts = cells(ratio.above, ratio.below)
     one = Ratio(above, below)
     strap = resample(one, counts, one.influence(counts), draws=draws, seed=seed)
-    return Estimate(strap.value, *_span(strap), len(ratio.above))
+    return Estimate(strap.value, *interval_of(strap), len(ratio.above))
 
 
-def _span(strap: Bootstrap) -> tuple[float, float]:
+def interval_of(strap: Bootstrap) -> tuple[float, float]:
     """Return an interval where one is sound: the draws differ, and around the estimate."""
     if not len(strap.drawn) or abs(strap.bias) > 2 * BIASED:
         return math.nan, math.nan

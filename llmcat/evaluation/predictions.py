@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from llmcat.errors import InputError, JournalError
-from llmcat.evaluation import metrics
+from llmcat.evaluation import f1, metrics
 from llmcat.evaluation.metrics import Estimate, nothing
 from llmcat.records import NONE
 
@@ -181,8 +181,7 @@ def measure(
         "metrics": {name: asdict(e) for name, e in _estimates(scored, labels, draws).items()},
         "errors": dict(scored.errors.most_common()),
         "classes": [
-            asdict(c)
-            for c in metrics.of_classes(scored.gold, scored.label, [*scored.classes, NONE])
+            asdict(c) for c in f1.of_classes(scored.gold, scored.label, [*scored.classes, NONE])
         ],
         "confusions": [
             asdict(c) for c in metrics.confusions(scored.gold, scored.label, cost=costs)
@@ -194,7 +193,7 @@ def measure(
 def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate]:
     gold, label = scored.gold, scored.label
     found = {"accuracy": metrics.accuracy(scored.correct)}
-    for (how, of), estimate in metrics.averages(gold, label, scored.classes, draws=draws).items():
+    for (how, of), estimate in f1.averages(gold, label, scored.classes, draws=draws).items():
         found[f"{how}_{of}"] = estimate
     found["kappa"] = metrics.kappa(gold, label)
     depth = labels.depth

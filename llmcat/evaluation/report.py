@@ -22,13 +22,8 @@ from llmcat.records import NONE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Result", "Section", "explain", "html", "line", "markdown", "read", "sections"]
+__all__ = ["PAIRS", "Result", "Section", "explain", "line", "read", "sections"]
 
-ASSETS = Path(__file__).parent / "_report"
-ROWS = 20_000
-"""Rows in the page; the interesting ones come first."""
-PROMPTS = 2_000
-"""Rows whose prompts are in the page."""
 PAIRS = 10
 LEAST_NAME = 4
 """Characters a name needs to be looked for in running text."""
@@ -328,14 +323,14 @@ def _arms(result: Result) -> Section:
         rows.append([name, arm["said"], identity["prompt"], what])
     items = result.record["items"]
     notes = [
-        f"{items['n']:,} of {items['rows']:,} rows of {_files(result)}"
+        f"{items['n']:,} of {items['rows']:,} rows of {files_line(result)}"
         + (f", a sample with seed {items['seed']}" if items["limit"] else ""),
         f"llmcat {result.record['llmcat']}, {result.record['created']}",
     ]
     return Section("Arms", ["arm", "changes", "prompt", "engine and model"], rows, notes, 4)
 
 
-def _files(result: Result) -> str:
+def files_line(result: Result) -> str:
     """Return the names of the items' files, without their folders."""
     return ", ".join(Path(name).name for name in result.record["items"]["file"].split("\n"))
 
@@ -343,58 +338,10 @@ def _files(result: Result) -> str:
 # -- Markdown ---------------------------------------------------------------------------------
 
 
-def markdown(result: Result, *, items: bool = True) -> str:
-    """Return the report for a pull request; without `items`, figures only."""
-    parts = [f"## {line(result)}", ""]
-    parts += [f"> {_md_text(remark)}\n" for remark in result.record["remarks"]]
-    for section in sections(result):
-        parts += [f"### {section.title}", ""]
-        width = len(section.heads)
-        bars = [":--" if i < section.text_columns else "--:" for i in range(width)]
-        parts += [_md_row(section.heads), _md_row(bars)]
-        parts += [_md_row([*row, *[""] * (width - len(row))]) for row in section.rows]
-        parts += ["", *(f"{note}\n" for note in section.notes)]
-    if items and result.comparison is not None:
-        parts += _md_disagreements(result)
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def _md_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_md_text(str(cell)) for cell in cells) + " |"
-
-
-def _md_text(text: str) -> str:
-    """Keep text from being read as Markdown or HTML."""
-    for mark in "\\`*[]|":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("<", "&lt;").replace("\n", " ")
-
-
-def _md_disagreements(result: Result) -> list[str]:
-    arms = list(result.metrics)
-    parts = []
-    for versus in (result.comparison or {})["versus"]:
-        pair = (versus["base"], versus["arm"])
-        for mine, theirs in (pair, pair[::-1]):
-            shown = []
-            for row in _joined(result):
-                labels = dict(zip(arms, row["labels"], strict=True))
-                if labels[mine] == row["gold"] != labels[theirs]:
-                    path = result.labels.path
-                    shown.append([row["title"], path(row["gold"]), path(labels[theirs])])
-                if len(shown) == PAIRS:
-                    break
-            if shown:
-                parts += [f"### Right only in {mine} (the first {len(shown)})", ""]
-                heads = ["item", f"gold, and {mine}", theirs]
-                parts += [_md_row(heads), _md_row([":--"] * 3), *map(_md_row, shown), ""]
-    return parts
-
-
 # -- rows -------------------------------------------------------------------------------------
 
 
-def _joined(result: Result) -> Iterator[dict[str, Any]]:
+def joined(result: Result) -> Iterator[dict[str, Any]]:
     """Yield each item with what every arm said."""
     arms = list(result.metrics)
     sources = [(result.path / named(arm, "predictions.jsonl")).open("rb") for arm in arms]
@@ -421,7 +368,7 @@ def _joined(result: Result) -> Iterator[dict[str, Any]]:
             source.close()
 
 
-def _interest(row: Mapping[str, Any]) -> tuple[int, float]:
+def interest(row: Mapping[str, Any]) -> tuple[int, float]:
     """Sort what people want to see to the front: disagreements, then sure mistakes."""
     right = [label == row["gold"] for label in row["labels"]]
     sure = max((p or 0.0) for p in row["p"])
@@ -432,7 +379,7 @@ def _interest(row: Mapping[str, Any]) -> tuple[int, float]:
     return (2, -sure) if not any(right) else (3, sure)
 
 
-def _asks(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, list[Any]]]]:
+def asks_of(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, list[Any]]]]:
     """Return the asks of some rows: the key of what is shared, and the messages after that."""
     found: dict[int, list[tuple[str, list[Any]]]] = {}
     try:
@@ -449,91 +396,10 @@ def _asks(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, lis
 # -- HTML -------------------------------------------------------------------------------------
 
 
-def html(result: Result) -> str:
-    """Return the page."""
-    data = orjson.dumps(_data(result)).decode()
-    for mark, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        data = data.replace(mark, code)
-    page = (ASSETS / "page.html").read_text("utf-8")
-    for name in ("style.css", "script.js"):
-        page = page.replace(f"/* {name} */", (ASSETS / name).read_text("utf-8"))
-    return page.replace("null /* data */", data)
+# -- what to change ---------------------------------------------------------------------------
 
 
-def _data(result: Result) -> dict[str, Any]:
-    arms = list(result.metrics)
-    labels: dict[str, int] = {}
-
-    def at(label: str) -> int:
-        return labels.setdefault(label, len(labels))
-
-    rows = sorted(_joined(result), key=_interest)
-    shown = rows[:ROWS]
-    with_prompts = {row["row"] for row in shown[:PROMPTS]}
-    prompts = {}
-    for arm in arms:
-        asks = _asks(result.path, arm, with_prompts)
-        used = {key for tails in asks.values() for key, _ in tails}
-        prompts[arm] = {
-            "shared": {k: v for k, v in _shared(result.path, arm) if k in used},
-            "asks": {str(row): said for row, said in asks.items()},
-        }
-    return {
-        "title": " against ".join(reversed(arms)) if len(arms) > 1 else "Evaluation",
-        "file": _files(result),
-        "line": line(result),
-        "verdict": (result.comparison or {}).get("ship") or "",
-        "decided": result.comparison is not None,
-        "remarks": result.record["remarks"],
-        "sections": [
-            {
-                "title": s.title,
-                "heads": s.heads,
-                "rows": s.rows,
-                "notes": s.notes,
-                "text": s.text_columns,
-            }
-            for s in sections(result)
-        ],
-        "arms": arms,
-        "classes": {
-            arm: [
-                [at(c["label"]), c["support"], c["given"], c["precision"], c["recall"], c["f1"]]
-                for c in result.metrics[arm]["classes"]
-            ]
-            for arm in arms
-        },
-        "confusions": {
-            arm: [
-                [at(c["gold"]), at(c["label"]), c["count"], c["cost"]]
-                for c in result.metrics[arm]["confusions"]
-            ]
-            for arm in arms
-        },
-        "sent": {arm: (result.record["arms"][arm].get("adds") or {}).get("curve") for arm in arms},
-        "reliability": {arm: result.metrics[arm]["reliability"] for arm in arms},
-        "risk_coverage": {arm: result.metrics[arm]["risk_coverage"] for arm in arms},
-        "rows": [
-            [
-                row["row"],
-                row["id"],
-                row["title"],
-                at(row["gold"]),
-                [at(label) for label in row["labels"]],
-                row["p"],
-                row["notes"],
-                row["fields"] if len(row["fields"]) > 1 else None,
-            ]
-            for row in shown
-        ],
-        "total": len(rows),
-        "prompts": prompts,
-        "labels": [result.labels.path(label) for label in labels],
-        "error": labels.get(ERROR, -1),
-    }
-
-
-def _shared(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
+def shared_asks(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
     """Yield what asks share: a key, and the messages."""
     try:
         with (path / named(arm, "prefixes.jsonl")).open("rb") as lines:
@@ -544,9 +410,6 @@ def _shared(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
         raise JournalError(f"{exc.filename}: {exc.strerror}") from exc
 
 
-# -- what to change ---------------------------------------------------------------------------
-
-
 def explain(result: Result, *, most: int = 8) -> list[str]:
     """Group the disagreements by confused pair; print the lines of each prompt that show either.
 
@@ -554,7 +417,7 @@ def explain(result: Result, *, most: int = 8) -> list[str]:
     """
     arms = list(result.metrics)
     found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
-    for row in _joined(result):
+    for row in joined(result):
         right = [label == row["gold"] for label in row["labels"]]
         if any(right) and not all(right):
             for arm, label in zip(arms, row["labels"], strict=True):
@@ -583,7 +446,7 @@ def _lines(path: Path, arm: str) -> list[str]:
     return list(
         dict.fromkeys(
             text.strip()
-            for _, messages in _shared(path, arm)
+            for _, messages in shared_asks(path, arm)
             for message in messages
             if isinstance(message["content"], str)
             for text in message["content"].splitlines()

@@ -9,463 +9,47 @@ This module knows files, stores and settings; what decides is in `llmcat.fallbac
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-from collections import Counter
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import orjson
 
 from llmcat import config as configuration
 from llmcat.aio import LoopThread
-from llmcat.annotations.labelled import read_labelled
 from llmcat.annotations.store import LabelStore
 from llmcat.classifier import rows_for
 from llmcat.engines.circuit_breaker import Tolerant
-from llmcat.errors import BadConfig, EngineError, InputError, JournalError
+from llmcat.errors import EngineError
 from llmcat.estimator import taxonomy_of as labels_of
 from llmcat.estimator import values_of
+from llmcat.fallback.assemble import background, open_route, open_session
+from llmcat.fallback.file_run import routed
 from llmcat.fallback.primary import Placed, open_primary
-from llmcat.fallback.router import (
-    PLENTY,
-    PRECISION,
-    Background,
-    FallbackJudge,
-    Policy,
-    Router,
-    fitted,
-    line_of,
-    standings,
-)
-from llmcat.items.readers import Columns, ItemReader, expand, to_items
-from llmcat.pipeline import file_run
-from llmcat.pipeline.decode import Plain
-from llmcat.pipeline.duplicates import DiskMemory, PlainMemory
-from llmcat.pipeline.journal import check_writable, hold, locked, refuse_other, write_record
-from llmcat.pipeline.loop import Tally
-from llmcat.pipeline.session import Session, engine_of, taxonomy_of, with_gold
-from llmcat.pipeline.writers import row_of
+from llmcat.items.readers import Columns, to_items
+from llmcat.pipeline.duplicates import PlainMemory
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import engine_of, with_gold
 from llmcat.records import NONE
-from llmcat.retrieval.vectors import representation
-from llmcat.storage import whole
-from llmcat.students import novelty
-from llmcat.students.model import Held, Student, text_of
-from llmcat.students.training import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from llmcat.config import RunConfig
     from llmcat.engines import Engine
     from llmcat.estimator import Items, Labels
     from llmcat.fallback.primary import Primary
-    from llmcat.fallback.promotion import Standing
-    from llmcat.pipeline.file_run import Summary, Watch
-    from llmcat.records import Item, Verdict
-    from llmcat.taxonomy.tree import Taxonomy
+    from llmcat.records import Verdict
 
-__all__ = ["FallbackLabeler", "Status", "fallback_file", "open_route", "redo", "status"]
-
-PATIENCE = 5.0
-"""Seconds that a model server is waited for, where the settings do not say: there is an answer."""
-PILOT = 16
-"""Texts that tell what an ask costs."""
+__all__ = ["FallbackLabeler"]
 
 
 # -- opening ------------------------------------------------------------------------------------
 
 
-def background_of(primary: Primary, placed: Placed, config: RunConfig) -> Background:
-    """Return what is known of a primary: from a student itself, else from labelled items."""
-    student = getattr(primary, "student", primary)
-    if isinstance(student, Student):
-        return Background.of_student(student)
-    if not config.known:
-        return Background()
-    taxonomy = taxonomy_of(config)
-    labelled = read_labelled(config.model_copy(update={"file": config.known, "limit": 0}), taxonomy)
-    items = [item for item in labelled.items if item.error is None and item.gold in placed.labels]
-    texts, gold = [text_of(i) for i in items], [str(i.gold) for i in items]
-    return background(texts, gold, placed, taxonomy, features=config.features, seed=config.seed)
-
-
-def background(
-    texts: Sequence[str],
-    gold: Sequence[str],
-    placed: Placed,
-    taxonomy: Taxonomy,
-    *,
-    features: str,
-    seed: int,
-) -> Background:
-    """Return what labelled items say of a primary. Raises `InputError` where they are too few."""
-    if not texts:
-        raise InputError("none of the known items is of a category that the primary can name")
-    p = placed.probabilities(texts)
-    best = p.argmax(axis=1)
-    held = Held(
-        label=[placed.labels[i] for i in best.tolist()],
-        gold=list(gold),
-        confidence=p.max(axis=1).tolist(),
-    )
-    names = {label: name_of(label, taxonomy) for label in placed.labels}
-    cold = sum(n.id not in placed.labels for n in taxonomy.leaves)
-    try:
-        seen = novelty.fit(
-            texts,
-            gold,
-            p,
-            placed.labels,
-            names,
-            represent=representation(features).fit([*texts, *names.values()]),
-            share=min(0.5, max(0.2, cold / (cold + len(placed.labels)))),
-            seed=seed,
-        )
-    except InputError:  # too few categories to learn from what is new
-        seen = None
-    return Background(held, seen, None)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A router, and what it rests on."""
-
-    route: Router
-    judge: FallbackJudge
-    standings: dict[str, Standing]
-    remarks: tuple[str, ...]
-
-
-def policy_of(config: RunConfig) -> Policy:
-    """Return when the model is asked, by the settings."""
-    precision = config.accept_precision or PRECISION
-    return Policy(precision, config.risk, config.unlike, config.near)
-
-
-def open_route(
-    config: RunConfig,
-    taxonomy: Taxonomy,
-    *,
-    primary: Primary | None = None,
-    store: LabelStore | None = None,
-    known: Background | None = None,
-) -> Opened:
-    """Put a router together from primary, store and settings. Raises `InputError`."""
-    if primary is None:
-        if not config.primary:
-            raise BadConfig(
-                "no primary", hint="--primary FOLDER of a student (llmcat student train), or URL"
-            )
-        primary = open_primary(config.primary, url=config.primary_url)
-    if config.calibration or config.by_branch or config.back_off or config.sets:
-        raise BadConfig("the fallback labeler calibrates by its own checks", hint="see docs")
-    placed = Placed.of(primary, taxonomy)
-    policy = policy_of(config)
-    known = known or background_of(primary, placed, config)
-    by = f"{placed.name}@{placed.key[:8]}"
-    stands = standings(placed.labels, known.checked, taxonomy, store, policy, by)
-    if store:
-        store.name_primary(placed.key, placed.labels)
-    warm = frozenset(id_ for id_, one in stands.items() if one.decides)
-    line = line_of(known.held, policy)
-    opinions = store.opinions() if store else []
-    judge, lined = FallbackJudge(), None
-    if config.accept_precision:
-        named = [label for label in placed.labels if label != NONE]
-        judge, lined = FallbackJudge.of(
-            named, line, opinions, precision=policy.precision, risk=policy.risk
-        )
-    router = Router(
-        taxonomy,
-        placed,
-        warm,
-        line.threshold,
-        mixture=lined or fitted(opinions, placed.labels),
-        policy=policy,
-        novelty=known.novelty,
-        most=config.max_asks or None,
-        bound=f"{config.max_asks} {config.max_cost}" if config.max_asks or config.max_cost else "",
-        store=store,
-        keep_text=config.keep_text,
-    )
-    states = Counter(one.state for one in stands.values())
-    remarks = [
-        "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
-        line.promise,
-        f"the mixture is fitted on {router.mixture.n:,} checked opinions",
-    ]
-    if not warm:
-        remarks.append(
-            "WARNING: the primary decides nothing yet, the model is asked about all: no category "
-            "is warm (llmcat fallback status says what is missing)"
-        )
-    if known.novelty is None:
-        remarks.append(
-            "WARNING: nothing tells items of cold categories apart: give --known labelled items"
-        )
-    return Opened(router, judge, stands, tuple(remarks))
-
-
-async def open_session(
-    config: RunConfig, opened: Opened, taxonomy: Taxonomy, engine: Engine | None = None
-) -> Session:
-    """Open a session whose items are routed; the model may be away."""
-    if "retry_seconds" not in config.model_fields_set:
-        config = config.model_copy(update={"retry_seconds": PATIENCE})
-    session = await Session.open(
-        config,
-        engine=engine or Tolerant(engine_of(config)),
-        taxonomy=taxonomy,
-        route=opened.route,
-        judge=opened.judge,
-    )
-    origin = {
-        "model": session.served.model,
-        "prompt": session.task.prompt.ref,
-        "taxonomy": taxonomy.digest,
-    }
-    return replace(session, route=replace(opened.route, origin=origin))
-
-
 # -- files --------------------------------------------------------------------------------------
 
 
-async def fallback_file(
-    config: RunConfig,
-    *,
-    opened: Opened,
-    restart: bool = False,
-    watch: Watch | None = None,
-    stop: asyncio.Event | None = None,
-) -> Summary:
-    """Label a file, as `llmcat.pipeline.file_run.classify_file` does; items are routed.
-
-    With a bound on asks the items are read twice: first to find where asking brings most.
-    """
-    _check_twice(config)
-    return await file_run.classify_file(
-        config, restart=restart, watch=watch, stop=stop, opener=opener(opened)
-    )
-
-
-def _check_twice(config: RunConfig) -> None:
-    """Raise `BadConfig` if items must be read twice and cannot."""
-    if (config.max_asks or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
-        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
-
-
-def opener(opened: Opened) -> file_run.Opener:
-    """Return what opens a session whose items are routed, and chooses what to ask about."""
-
-    async def open_(config: RunConfig) -> Session:
-        _check_twice(config)
-        session = await open_session(config, opened, opened.route.taxonomy)
-        route = routed(session)
-        if config.max_cost:
-            route = replace(route, most=await _affordable(config, session))
-        if route.most is not None:
-            route = await asyncio.to_thread(route.choosing, _items(config))
-        return replace(session, route=route)
-
-    return open_
-
-
-def routed(session: Session) -> Router:
-    """Return a session's router."""
-    assert isinstance(session.route, Router)  # noqa: S101  it was opened here
-    return session.route
-
-
-def _items(config: RunConfig) -> Iterable[Item]:
-    reader = ItemReader(columns=Columns.of(config))
-    items = reader.read(*expand(config.file), fmt=config.input_format or None)
-    usable = (item for item in items if item.error is None)
-    return islice(usable, config.limit or None)
-
-
-async def _affordable(config: RunConfig, session: Session) -> int:
-    """Return how many texts can be asked about for the money, by what the first few cost."""
-    if not (config.price_per_hour or session.engine.capabilities.cost):
-        raise BadConfig("--max-cost needs a price", hint="--price-per-hour of the server")
-    bound = routed(session).most
-    pilot = replace(routed(session), most=min(PILOT, bound or PILOT))
-    pilot = await asyncio.to_thread(pilot.choosing, _items(config))
-    few = list(islice((item for item in _items(config) if pilot.would_ask(item)), pilot.most))
-    if not few:
-        return bound or 0
-    tally = Tally()
-    began = asyncio.get_running_loop().time()
-    trial = replace(session, route=pilot, judge=Plain())
-    async for _ in trial.classify(few, memory=PlainMemory(), tally=tally):
-        pass
-    seconds = asyncio.get_running_loop().time() - began
-    spent = config.price_per_hour * seconds / 3600 + tally.usage.cost
-    answered = tally.asked - tally.failed
-    if not answered:  # the model is away: nothing is spent
-        return bound or PILOT
-    affordable = int(max(0.0, config.max_cost - spent) / (spent / answered)) if spent else 10**9
-    return min(affordable, bound) if bound else affordable
-
-
-async def redo(
-    config: RunConfig,
-    *,
-    opened: Opened,
-    stop: asyncio.Event | None = None,
-) -> tuple[int, int]:
-    """Ask again about the degraded rows of a finished file; return how many, how many still are so.
-
-    All other rows stay as they are, byte for byte. The file is replaced as a whole, at the end.
-    """
-    out = Path(config.out or file_run.default_out(config.file))
-    check_writable(str(out), expand(config.file))
-    if out.suffix != ".jsonl":
-        raise BadConfig("--redo needs predictions in a .jsonl file")
-    with hold(out, make=False):
-        return await _redo(config, out, opened, stop)
-
-
-async def _redo(
-    config: RunConfig, out: Path, opened: Opened, stop: asyncio.Event | None
-) -> tuple[int, int]:
-    taxonomy = taxonomy_of(config)
-    again = _degraded(out, config, taxonomy)
-    if not again:
-        return 0, 0
-    session = await open_session(config, opened, taxonomy)
-    memory, summary = DiskMemory(), file_run.Summary(out=str(out))
-    fresh: dict[int, dict[str, Any]] = {}
-    try:
-        every = file_run.items_of(config, taxonomy, memory, summary)
-        items = (item for item in every if item.row in again)
-        async for verdict in session.classify(items, memory=memory, stop=stop):
-            routed(session).keep([verdict])
-            fresh[verdict.item.row] = row_of(verdict, taxonomy)
-    finally:
-        memory.close()
-        await session.engine.close()
-        _put_in(out, fresh)
-    left = sum(bool(row.get("degraded")) for row in fresh.values())
-    return len(fresh), left + len(again) - len(fresh)
-
-
-def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
-    """Return the degraded rows of a finished file. Raises `JournalError` for any other file.
-
-    Also for the predictions of other items, or for other categories. Where the last one to ask
-    again was killed the record is settled.
-    """
-    path = out.with_name(f"{out.name}.run.json")
-    try:
-        record = orjson.loads(path.read_bytes())
-        with out.open("rb") as lines:
-            rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
-        if record.pop("becomes", None) is not None:
-            record["bytes"] = out.stat().st_size
-            write_record(path, record)
-    except (OSError, ValueError, KeyError) as exc:
-        raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
-    if record.get("status") != "done":
-        raise JournalError(f"{out} is not finished", hint="run it to its end first")
-    now = {"input": file_run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
-           "limit": str(config.limit)}  # fmt: skip
-    refuse_other(
-        str(out),
-        {name: record["identity"].get(name, "") for name in now},
-        now,
-        hint="give the items and categories of that run",
-    )
-    return {number for number, degraded in rows if degraded}
-
-
-def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
-    """Replace rows of a finished file, and note it in the run's record.
-
-    The record holds the file's size before and after while the one takes the place of the other:
-    killed at any moment, the run is a finished one.
-    """
-    if not fresh:
-        return
-    path = out.with_name(f"{out.name}.run.json")
-    decisions: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        with whole(out) as new:
-            locked(new)  # nobody else has it before its record is written
-            stack.enter_context(os.fdopen(os.dup(new.fileno())))
-            record = orjson.loads(path.read_bytes())
-            with out.open("rb") as old:
-                for number, line in enumerate(old):
-                    row = fresh.get(number) or orjson.loads(line)
-                    decisions[row["decision"]] += 1
-                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
-            write_record(path, record | {"becomes": new.tell()})
-            record["bytes"] = new.tell()
-        last = record["sessions"][-1]
-        ended = datetime.now(UTC).isoformat(timespec="seconds")
-        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
-        record["sessions"].append({**last, **redone})
-        write_record(path, record)
-
-
 # -- status -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where a category stands. Labels by source; agreement of primary and model, of how many.
-
-    `examples` are the checked ones that a student can learn from; `missing` how many of them, or
-    right checks, it takes until the primary decides.
-    """
-
-    label: str
-    standing: Standing
-    labels: dict[str, int]
-    agree: int
-    both: int
-    examples: int
-    missing: int
-
-
-def status(
-    config: RunConfig, taxonomy: Taxonomy, opened: Opened, store: LabelStore
-) -> list[Status]:
-    """Return where each category stands."""
-    from llmcat.fallback.promotion import still_needed
-
-    policy = policy_of(config)
-    counts = store.counts()
-    agreement = store.agreement()
-    checked = Counter(label.label for label in store.holding("person", "gold"))
-    found = []
-    for node in taxonomy.leaves:
-        one = opened.standings[node.id]
-        agree, both = agreement.get(node.id, (0, 0))
-        missing = 0
-        if one.state == "cold":
-            missing = max(0, PLENTY - checked[node.id])
-        elif not one.decides:
-            by_checks = still_needed(one.checks, one.right, gate=policy.precision, risk=policy.risk)
-            by_examples = max(0, PLENTY - checked[node.id])
-            missing = min(by_checks, by_examples) if one.state == "on trial" else by_checks
-        found.append(
-            Status(
-                node.id,
-                one,
-                {source: n for source, n in counts.get(node.id, {}).items() if n},
-                agree,
-                both,
-                checked[node.id],
-                missing,
-            )
-        )
-    return found
 
 
 # -- from Python --------------------------------------------------------------------------------

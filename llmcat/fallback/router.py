@@ -25,40 +25,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat.annotations.store import Label, key_of
-from llmcat.calibration import thresholds
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
-from llmcat.evidence import mixture
 from llmcat.evidence.escalation import Escalation
-from llmcat.evidence.mixture import FAINT, Mixture, Said
-from llmcat.fallback import promotion
-from llmcat.records import NONE, Decided, Item, Scores, Verdict, digest
-from llmcat.students.model import Held, Student, text_of
+from llmcat.evidence.mixture import Mixture, Said
+from llmcat.fallback.decider import labels_of
+from llmcat.fallback.policy import SURE, Policy
+from llmcat.records import NONE, Item, Scores, Verdict, digest
+from llmcat.students.model import text_of
 from llmcat.students.training import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmcat.annotations.store import LabelStore, Opinion
+    from llmcat.annotations.store import LabelStore
     from llmcat.candidates.plan import Plan
     from llmcat.candidates.walks import Walk
     from llmcat.fallback.primary import Placed
-    from llmcat.fallback.promotion import Standing
     from llmcat.students.novelty import Novelty
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = [
-    "Background",
-    "FallbackJudge",
-    "Line",
-    "Outlook",
-    "Policy",
-    "Router",
-    "fitted",
-    "labels_of",
-    "line_of",
-    "standings",
-]
+__all__ = ["Outlook", "Router"]
 
 Array = np.ndarray[Any, Any]
 
@@ -66,27 +53,9 @@ BEST = 5
 """The primary's best labels are on the menu beside the cold ones, so many at least ..."""
 COVER = 0.99
 """... and as many as it takes for the right one to be among them so often, by its word."""
-PRECISION = 0.9
-"""The gate of the primary, and of a category that is to graduate, where none is asked for."""
-PLENTY = 10
-"""With so many checked examples in training a category begins with the primary's trust."""
 BATCH = 256
-SURE = "sure"
-"""Why the model is not asked, where there is no reason to."""
 LEAST = 1e-4
 """What the primary gives less to is left out of its answer."""
-LEAST_CHECKS = 40
-"""Checked opinions in all, or no line is drawn for what the model had a say in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """When the model is asked: see the settings of the same names."""
-
-    precision: float = PRECISION
-    risk: float = 0.05
-    unlike: float = 0.98
-    near: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,92 +88,6 @@ class Outlook:
     def sure(self) -> float:
         """The chance that it is right."""
         return (1.0 - self.novelty) * max(self.p.values(), default=0.0)
-
-
-@dataclass(frozen=True)
-class Background:
-    """What is known of a primary beside its answers.
-
-    `held`: what it said of labelled items that it was not trained on. `checked`: its checked
-    training examples by category, None if that is unknown.
-    """
-
-    held: Held | None = None
-    novelty: Novelty | None = None
-    checked: Mapping[str, int] | None = None
-
-    @classmethod
-    def of_student(cls, student: Student) -> Background:
-        """Return what a student keeps of its training."""
-        return cls(student.held, student.novelty, student.manifest.checked)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Above which confidence the primary decides; `promise` says what that is worth."""
-
-    threshold: float
-    promise: str
-    proved: bool = False
-
-
-def line_of(held: Held | None, policy: Policy) -> Line:
-    """Return above which confidence the primary decides, and what is promised of it.
-
-    By what it said of items that it was not trained on: of its answers above the line, to items of
-    categories that it knows, at least the precision is right (see `llmcat.calibration.thresholds`).
-    Where nothing proves a line, the precision itself is one, and nothing is promised.
-    """
-    if held is None:
-        return Line(policy.precision, "the primary's confidence is believed as it is")
-    sure = np.array(held.confidence)
-    right = np.array([a == b for a, b in zip(held.label, held.gold, strict=True)], dtype=bool)
-    half = np.random.default_rng(0).permutation(len(sure)) % 2 == 0
-    options: dict[str, Any] = {"precision": policy.precision, "risk": policy.risk}
-    tried = thresholds.sequence(sure[half], right[half], gating=int((~half).sum()), **options)
-    line = thresholds.choose(sure[~half], right[~half], tried, **options)
-    if math.isinf(line.threshold):
-        return Line(
-            policy.precision,
-            f"no line is proved by {len(sure):,} items it was not trained on: the primary decides "
-            f"above {policy.precision:.4g}, and nothing is promised",
-        )
-    return Line(
-        line.threshold,
-        f"of what the primary decides in its categories at least {policy.precision:.4g} is right "
-        f"(risk {policy.risk:.4g}), by {line.n:,} items it was not trained on; items of other "
-        "categories that look like its own are not counted",
-        proved=True,
-    )
-
-
-def standings(
-    known: Sequence[str],
-    checked: Mapping[str, int] | None,
-    taxonomy: Taxonomy,
-    store: LabelStore | None,
-    policy: Policy,
-    by: str = "",
-) -> dict[str, Standing]:
-    """Return where each category stands with the primary: cold, on trial, warm, fallen back.
-
-    `known` are the categories it can name, `checked` as in `Background`. By the checks of what this
-    primary (`by`) would have decided; the rest, and another's, say nothing of it.
-    """
-    hits: dict[str, list[bool]] = {}
-    for check in store.checks("primary") if store else ():
-        if check.firm and check.by == by:
-            hits.setdefault(check.label, []).append(check.right)
-    return {
-        node.id: promotion.standing(
-            hits.get(node.id, ()),
-            gate=policy.precision,
-            risk=policy.risk,
-            known=node.id in known,
-            trusted=checked is None or checked.get(node.id, 0) >= PLENTY,
-        )
-        for node in taxonomy.leaves
-    }
 
 
 @dataclass
@@ -568,139 +451,3 @@ def _distribution(scores: Scores) -> dict[str, float]:
     q = {**scores.p, NONE: scores.p_none or 0.0}
     total = math.fsum(q.values())
     return {label: x / total for label, x in q.items()} if total > 0 else {NONE: 1.0}
-
-
-def fitted(opinions: Iterable[Opinion], named: Iterable[str]) -> Mixture:
-    """Return the mixture that checked opinions make for a primary that can name these."""
-    return mixture.fit(list(_usable(opinions, frozenset(named))))
-
-
-def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tuple[Said, str]]:
-    """Yield what was said of checked texts, as a primary that can name these would have it."""
-    for opinion in opinions:
-        said, gold = Said.of(opinion.said).among(named), opinion.gold
-        if not said.p or (gold in named and gold not in opinion.named):
-            continue  # nothing is left of it, or its category has become known since
-        faint = ({gold, *said.q} & named & opinion.named) - said.p.keys()
-        if faint:  # so little that it was not written down
-            said = replace(said, p={**said.p, **dict.fromkeys(sorted(faint), FAINT / 2)})
-        yield said, gold
-
-
-@dataclass
-class FallbackJudge:
-    """The judge of a fallback run (see `pipeline.decode.Judge`); without a line all is labelled.
-
-    `alone`: what the primary decides is accepted, its line is proved. `together` is the line of the
-    mixture's answers, inf for none. What is degraded is never accepted.
-    """
-
-    lined: bool = False
-    alone: bool = False
-    together: float = math.inf
-    said: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        named: Iterable[str],
-        first: Line,
-        opinions: Iterable[Opinion],
-        *,
-        precision: float,
-        risk: float,
-    ) -> tuple[FallbackJudge, Mixture | None]:
-        """Draw the line of what the model had a say in, by checked opinions.
-
-        Also returns the mixture that the line is drawn for, fitted on half of them only; None where
-        they are too few. `named` are the categories that the primary can name.
-        """
-        pairs = list(_usable(opinions, frozenset(named)))
-        line, made = math.inf, None
-        if len(pairs) >= LEAST_CHECKS:
-            fit, other = pairs[::2], pairs[1::2]
-            options: dict[str, Any] = {"precision": precision, "risk": risk}
-            made = mixture.fit(fit)
-            tried = thresholds.sequence(*_results(made, fit), gating=len(other), **options)
-            line = thresholds.choose(*_results(made, other), tried, **options).threshold
-        mixed = (
-            f"of what the model had a say in, {precision:.4g} too, by {len(pairs):,} checks"
-            if math.isfinite(line)
-            else f"what the model had a say in is to review: {len(pairs):,} checks prove no line"
-        )
-        return cls(True, first.proved, line, (first.promise, mixed)), made
-
-    @property
-    def key(self) -> str:
-        """What shapes its decisions."""
-        return "lined" if self.lined else ""
-
-    def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
-        """Decide: accept, review or none behind a line, else the best label."""
-        none = scores.label == NONE
-        if not self.lined:
-            return Decided("none" if none else "labelled", scores)
-        sources = scores.sources or {}
-        line = self.together
-        if "model" not in sources:
-            line = -math.inf if self.alone and sources.get("why") == SURE else math.inf
-        if sources.get("degraded") or (scores.confidence or 0.0) < line:
-            return Decided("review", scores)
-        return Decided("none" if none else "accept", scores)
-
-    def watch(self, verdict: Verdict) -> None:
-        """Nothing to learn from it."""
-
-    def promise(self) -> list[str]:
-        """Say what is promised of what is accepted."""
-        return list(self.said)
-
-    def seen(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
-        """Nothing was watched for."""
-        return []
-
-
-def _results(made: Mixture, pairs: Sequence[tuple[Said, str]]) -> tuple[Array, Array]:
-    """Return the mixture's confidence in each item, and whether it is right."""
-    sure, right = [], []
-    for said, gold in pairs:
-        p = made(said)
-        label = max(p, key=p.__getitem__)
-        sure.append(p[label])
-        right.append(label == gold)
-    return np.array(sure), np.array(right, dtype=bool)
-
-
-def labels_of(
-    verdict: Verdict, *, model: str, primary: str, prompt: str, taxonomy: str
-) -> tuple[list[Label], dict[str, Any]]:
-    """Return what a verdict adds to the store: each source's word, and what both said.
-
-    The confidence of the model's word is the chance that it is right by the mixture: calibrated.
-    """
-    scores, item = verdict.scores, verdict.item
-    if scores is None or scores.sources is None or scores.sources["degraded"]:
-        return [], {}
-    key = key_of(item.content)
-    common = Label(key, "", "primary", item.id, prompt=prompt, taxonomy=taxonomy)
-    found = []
-    said = scores.sources
-    if (first := said["primary"]) is not None:
-        found.append(
-            replace(
-                common, label=first["label"], confidence=first["p"], by=primary, firm=first["firm"]
-            )
-        )
-    opinions = {}
-    if "model" in said:
-        found.append(
-            replace(
-                common,
-                source="model",
-                label=said["model"]["label"],
-                confidence=said["model"]["chance"],
-                by=model,
-            )
-        )
-        opinions[key] = said["said"]
-    return found, opinions

@@ -7,41 +7,29 @@ not know taxonomies, prompts or engines.
 
 from __future__ import annotations
 
-import csv
-import glob
-import gzip
-import io
 import json
 import math
-import os
-import zlib
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
-
-import orjson
-from backports import zstd
+from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import BadConfig, BadItem, InputError
-from llmcat.items import images, parquet, redact
+from llmcat.items import images, redact
 from llmcat.items.cleaning import clean
+from llmcat.items.formats import ROWS, Format, Row, format_of, open_bytes
 from llmcat.items.redact import Redactor
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from llmcat.config import RunConfig
 
-__all__ = ["Columns", "ItemReader", "bare", "count_rows", "expand", "to_items"]
+__all__ = ["Columns", "ItemReader", "to_items"]
 
-Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
-Row = tuple[Mapping[str, Any] | None, str | None]
-"""A raw row, or what is wrong with it."""
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
 _FIRST = TEXT_COLUMNS[:4]
@@ -49,14 +37,6 @@ _USUAL = {name: (name, *TEXT_COLUMNS[4:]) for name in _FIRST}
 CUT = "text cut to fit"
 LOOK_AHEAD = 100
 """Rows looked at for the columns before a missing one is an error."""
-_SUFFIX: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "txt",
-    ".parquet": "parquet",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +100,7 @@ class ItemReader:
             self.parts[name] = 0
             self.folder = Path() if path == "-" else Path(path).parent
             with open_bytes(path) as raw:
-                found = _ROWS[fmt or format_of(path, raw)](raw)
+                found = ROWS[fmt or format_of(path, raw)](raw)
                 for item in self.items(found, source=source, row=row, empty=len(paths) > 1):
                     self.parts[name] += 1
                     row += 1
@@ -132,7 +112,7 @@ class ItemReader:
         """Look at the first rows of each file. Raises what `read` would raise about columns."""
         for path in paths:
             with open_bytes(path) as raw:
-                found = _ROWS[fmt or format_of(path, raw)](raw)
+                found = ROWS[fmt or format_of(path, raw)](raw)
                 next(self.items(found, source=str(path), empty=len(paths) > 1), None)
 
     def items(
@@ -275,209 +255,7 @@ def _raw(value: Any, columns: Columns) -> Row:
 # -- bytes ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, `-` for standard input; gzip and zstd are told by content.
-
-    Raises `InputError`.
-    """
-    with ExitStack() as stack:
-        if path == "-":
-            # An own reader: a thread may be left waiting in it when the program ends.
-            raw = stack.enter_context(open(0, "rb", closefd=False))
-        else:
-            try:
-                raw = stack.enter_context(Path(path).open("rb"))
-            except OSError as exc:
-                raise InputError(f"{path}: {exc.strerror}") from exc
-        start = raw.peek(4)[:4]
-        if start[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-            raise InputError(f"{path}: UTF-16, not UTF-8", hint="save it as UTF-8")
-        if start[:2] == b"\x1f\x8b":
-            unpacked: Any = gzip.GzipFile(fileobj=raw)
-        elif start == b"\x28\xb5\x2f\xfd":
-            unpacked = zstd.ZstdFile(raw)
-        else:
-            yield raw
-            return
-        unpacked = stack.enter_context(unpacked)
-        yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", unpacked)))
-
-
-def expand(files: str, *, out: str = "") -> list[str]:
-    """Return the files that a setting names: one to a line, each a file, a folder or a pattern.
-
-    A folder stands for the files in it that can be read, a pattern (`*`, `?`, `[...]`, `**`) for
-    those it fits, both in alphabetical order, but never for what is written to `out`. Raises
-    `InputError` where there are none.
-    """
-    found: dict[str, None] = {}
-    if not files.strip():
-        raise InputError("no file is named", hint="--file FILE, or - for standard input")
-    for name in filter(None, files.split("\n")):
-        if Path(name).is_dir():
-            inside = sorted(p for p in Path(name).iterdir() if p.suffix and p.is_file())
-            inside = [p for p in inside if ".predictions." not in p.name]
-            fits = [str(p) for p in inside if Path(bare(p.name)).suffix in _SUFFIX]
-            fits = [p for p in fits if not _written(p, out)]
-        elif glob.has_magic(name) and not Path(name).exists():
-            every = glob.glob(name, recursive=True)  # noqa: PTH207  absolute patterns too
-            fits = sorted(p for p in every if Path(p).is_file() and not _written(p, out))
-        else:
-            fits = [name]
-        if not fits:
-            raise InputError(f"{name}: no files there", hint=f"that end in {', '.join(_SUFFIX)}")
-        found.update(dict.fromkeys(fits))
-    return list(found)
-
-
-def _written(path: str, out: str) -> bool:
-    """Tell whether a file belongs to an output: is it, lies in it, or stands beside it."""
-    if not out or out == "-":
-        return False
-    mine, made = os.path.abspath(path), os.path.abspath(out)  # noqa: PTH100  `..` is to go
-    return mine == made or mine.startswith((made + os.sep, made + "."))
-
-
-def bare(name: str) -> str:
-    """Return a file's name in small letters without `.gz` or `.zst`."""
-    return name.lower().removesuffix(".gz").removesuffix(".zst")
-
-
-def format_of(path: str | Path, raw: BinaryIO) -> Format:
-    """Tell the format by the suffix; for `-`, by whether the first line begins a JSON object."""
-    suffix = Path(bare(str(path))).suffix
-    if suffix in _SUFFIX:
-        return _SUFFIX[suffix]
-    if path != "-":
-        raise InputError(
-            f"{path}: unknown format {suffix!r}",
-            hint=f"use {', '.join(_SUFFIX)} (also .gz, .zst), or say --input-format",
-        )
-    start = cast("io.BufferedReader", raw).peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    return "jsonl" if start.startswith(b"{") else "txt"
-
-
-def count_rows(*paths: str | Path, fmt: Format | None = None) -> int:
-    """Count the rows of files without keeping them."""
-    total = 0
-    for path in paths:
-        with open_bytes(path) as raw:
-            found = fmt or format_of(path, raw)
-            if found == "parquet":
-                total += parquet.count(raw)
-            else:
-                total += sum(1 for _ in _ROWS[found](raw))
-    return total
-
-
 # -- rows -----------------------------------------------------------------------------------
-
-
-def lines_of(raw: BinaryIO) -> Iterator[bytes]:
-    """Yield lines with their ends; a byte-order mark is dropped."""
-    try:
-        for number, line in enumerate(raw):
-            yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-    except (EOFError, OSError, zlib.error, zstd.ZstdError) as exc:
-        raise InputError(f"the input breaks off: {exc}") from exc
-
-
-def _jsonl(raw: BinaryIO) -> Iterator[Row]:
-    for line in map(bytes.strip, lines_of(raw)):
-        if not line:
-            continue
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as exc:
-            yield None, f"not JSON: {_why(line, exc)}"
-            continue
-        if isinstance(value, dict):
-            if any(type(v) is float and abs(v) >= 2**64 for v in value.values()):
-                value = json.loads(line)  # orjson reads integers beyond 64 bits as floats
-            yield value, None
-        elif isinstance(value, str):
-            yield {"title": value}, None
-        else:
-            yield None, f"expected a JSON object, found {type(value).__name__}"
-
-
-def _why(line: bytes, exc: orjson.JSONDecodeError) -> str:
-    try:
-        line.decode()
-    except UnicodeDecodeError as bad:
-        return f"not UTF-8 at byte {bad.start}"
-    return str(exc)
-
-
-def _txt(raw: BinaryIO) -> Iterator[Row]:
-    for line in lines_of(raw):
-        try:
-            text = line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as exc:
-            yield None, f"not UTF-8 at byte {exc.start}"
-            continue
-        if text.strip():
-            yield {"title": text}, None
-
-
-def _csv(raw: BinaryIO, delimiter: str = ",") -> Iterator[Row]:
-    csv.field_size_limit(64 * 1024 * 1024)
-    text = (line.decode(errors="surrogateescape") for line in lines_of(raw))
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        line = rows.line_num + 1
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            if rows.line_num > line:
-                exc = csv.Error(f"a quote opened on line {line} is not closed ({exc})")
-            yield None, f"not CSV: {exc}"
-            continue
-        if not cells:
-            continue
-        if header is None:
-            header = [c.strip() for c in cells]
-            if not all(map(_is_text, header)):
-                raise InputError("the header is not UTF-8", hint="save the file as UTF-8")
-            doubled = [name for name, n in Counter(header).items() if name and n > 1]
-            if doubled:
-                raise InputError(f"columns stand twice in the header: {', '.join(doubled)}")
-        elif len(cells) > len(header):
-            yield None, f"{len(cells)} cells in a row of {len(header)} columns"
-        elif any(not _is_text(c) for c in cells):
-            yield None, "not UTF-8"
-        else:
-            cells += [""] * (len(header) - len(cells))
-            yield {name: c for name, c in zip(header, cells, strict=True) if name}, None
-
-
-def _tsv(raw: BinaryIO) -> Iterator[Row]:
-    return _csv(raw, delimiter="\t")
-
-
-def _parquet(raw: BinaryIO) -> Iterator[Row]:
-    if not raw.seekable():
-        raise InputError("Parquet cannot be read from a pipe", hint="give the file: --file FILE")
-    for row in parquet.rows_of(raw):
-        yield row, None
-
-
-_ROWS: dict[Format, Callable[[BinaryIO], Iterator[Row]]] = {
-    "jsonl": _jsonl,
-    "txt": _txt,
-    "csv": _csv,
-    "tsv": _tsv,
-    "parquet": _parquet,
-}
-
-
-def _is_text(cell: str) -> bool:
-    """Tell whether a cell decoded, i.e. holds no escaped bytes."""
-    return cell.isascii() or not any("\udc80" <= c <= "\udcff" for c in cell)
 
 
 def _as_text(value: Any) -> str:

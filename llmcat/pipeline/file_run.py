@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
 from llmcat.errors import InputError
-from llmcat.items.readers import Columns, ItemReader, bare, count_rows, expand
+from llmcat.items.formats import bare
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import count_rows, expand
 from llmcat.pipeline.duplicates import DiskMemory
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
 from llmcat.pipeline.loop import Tally
-from llmcat.pipeline.session import Session, with_gold
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import with_gold
 from llmcat.pipeline.writers import check_format, decided_in, row_of, rows_in
 from llmcat.records import NONE, digest
 

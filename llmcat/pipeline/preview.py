@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import EngineError, InputError
-from llmcat.items.readers import count_rows, expand
+from llmcat.items.sources import count_rows, expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.duplicates import DiskMemory
 from llmcat.pipeline.session import Session

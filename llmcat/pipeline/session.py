@@ -7,28 +7,26 @@ import logging
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
 from llmcat.engines import Engine, Served
-from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.evidence import assemble, place_prior
-from llmcat.evidence.artifact import CHOICES, Artifact
+from llmcat.evidence.artifact import Artifact
 from llmcat.evidence.escalation import SURE, Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
-from llmcat.items.readers import Columns, ItemReader, to_items
 from llmcat.pipeline.decode import Judge, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
+from llmcat.pipeline.settings import engine_of, pool_of, prompt_of, with_choices
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
-from llmcat.records import MOST_LABELS, NONE, ROUTE
+from llmcat.records import NONE, ROUTE
+from llmcat.taxonomy.load import taxonomy_of
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
@@ -38,27 +36,14 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.pipeline.loop import Memory, Tally
-    from llmcat.prompting.templates import Prompt
-    from llmcat.records import Item, Message, Verdict
+    from llmcat.records import Item, Verdict
 
-__all__ = [
-    "NO_ENGINE",
-    "Route",
-    "Session",
-    "engine_of",
-    "rendered",
-    "taxonomy_of",
-]
+__all__ = ["Route", "Session"]
 
 log = logging.getLogger(__name__)
 
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
-NO_ENGINE = """\
-  --engine retriever                        no model: retrieval alone, works at once
-  --base-url http://localhost:8000          a vLLM server that runs already
-  llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
-  --engine demo                             the small demo model, to see llmcat at work"""
 
 
 class Route(Protocol):
@@ -170,7 +155,7 @@ class Session:
         """
         artifact = Artifact.load(config.artifact) if config.artifact else None
         if artifact is not None:
-            config = _chosen(config, artifact)
+            config = with_choices(config, artifact)
         taxonomy = taxonomy or taxonomy_of(config)
         engine = engine or engine_of(config)
         can = engine.capabilities
@@ -183,7 +168,7 @@ class Session:
         )
         if not gathers and "examples" not in prompt.front.needs:
             pool = None
-        pool = pool or _pool_of(config, taxonomy)
+        pool = pool or pool_of(config, taxonomy)
         shown = pool if "examples" in prompt.front.needs or not gathers else None
         if config.constraint not in can.constraints:
             raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
@@ -392,125 +377,7 @@ class Session:
         }
 
 
-def taxonomy_of(config: RunConfig) -> Taxonomy:
-    """Return the taxonomy that the settings name. Raises `BadConfig` or `BadTaxonomy`."""
-    if config.labels and config.taxonomy:
-        raise BadConfig("--labels and --taxonomy both name the categories", hint="give one")
-    if config.labels:
-        return Taxonomy.from_labels(config.labels.split(","))
-    if config.taxonomy:
-        return Taxonomy.load(config.taxonomy)
-    raise BadConfig(
-        "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
-    )
-
-
-def prompt_of(config: RunConfig, *, whole_menus: bool) -> Prompt:
-    """Return the prompt of the settings, else the default. Raises `BadPrompt`.
-
-    An item-first prompt is the default: menus first are cached, and small models cannot read them.
-    """
-    return templates.load(
-        config.prompt or (templates.WHOLE_MENU if whole_menus else templates.DEFAULT)
-    )
-
-
-def _chosen(config: RunConfig, artifact: Artifact) -> RunConfig:
-    """Return the settings with an artifact's choices where nobody chose."""
-    given = config.model_fields_set
-    choices = {
-        name: value
-        for name, value in artifact.settings.items()
-        if name in CHOICES and name not in given
-    }
-    return config.model_copy(update=choices)
-
-
 def _array(values: Sequence[float]) -> np.ndarray[Any, Any]:
     import numpy as np
 
     return np.array(values, dtype=float)
-
-
-def engine_of(config: RunConfig) -> Engine:
-    """Return the engine that the settings name, not yet opened. Raises `EngineUnsupported`."""
-    name = config.engine or ("vllm_http" if config.base_url else "")
-    if not name and "/" in config.model and not Path(config.model).exists():
-        if config.api_key.get_secret_value():
-            raise BadConfig(
-                "LLMCAT_API_KEY is set, but nothing says whose it is",
-                hint="--base-url of your server, or --engine litellm for a provider",
-            )
-        name = "litellm"
-    if not name:
-        raise EngineUnsupported("no engine is configured; choose one:\n" + NO_ENGINE)
-    if name == "vllm_http" and not config.base_url:
-        raise BadConfig("engine vllm_http needs --base-url")
-    options: dict[str, str] = {}
-    for pair in filter(None, config.engine_option.split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise BadConfig(f"engine option {pair!r} is not NAME=VALUE")
-        options[key.strip()] = value.strip()
-    return open_engine(
-        name,
-        base_url=config.base_url,
-        model=config.model,
-        api_key=config.api_key.get_secret_value(),
-        concurrency=config.concurrency,
-        timeout=config.timeout,
-        retry_seconds=config.retry_seconds,
-        options=options,
-    )
-
-
-def rendered(config: RunConfig, title: str) -> list[Message]:
-    """Return the conversation for one item, as any model with plain codes would see it."""
-    taxonomy = taxonomy_of(config)
-    prompt = prompt_of(config, whole_menus=False)
-    gathers = assemble.wanted(config, item_first=prompt.item_first, whole_menus=False, reader=True)
-    pool = _pool_of(config, taxonomy)
-    plan = Plan(
-        taxonomy,
-        CANDIDATES[: MOST_LABELS + 1],
-        config.menu_size,
-        templates.spelled(prompt, taxonomy.nodes),
-        candidates=min(config.candidates, len(taxonomy.leaves)) if gathers else 0,
-    )
-    task = Task(
-        plan=plan,
-        prompt=prompt,
-        pool=pool if "examples" in prompt.front.needs or not gathers else None,
-        about=config.about or taxonomy.about,
-    )
-    (item,) = to_items([title], columns=Columns())
-    if item.error:
-        raise BadConfig(item.error)
-    item, user = task.fit(item)
-    menu = plan.first_menus()[0]
-    if gathers:
-        examples = (pool.items, pool.labels) if pool is not None else ((), ())
-        retriever, items, labels = assemble.retriever_of(config, taxonomy, examples)
-        weights = assemble.learnt_pool(retriever, items, labels, seed=config.seed)
-        menu = next(Evidence(plan, retriever, weights).walk(item))
-    return task.ask(item, user, menu).messages
-
-
-def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
-    """Return the item with its known label as a node id, where the taxonomy has it."""
-    label = taxonomy.resolve(item.gold) if item.gold else None
-    return replace(item, gold=label) if label else item
-
-
-def _pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
-    if not config.examples:
-        return None
-    columns = replace(Columns.of(config), text=(), image="", id="id")
-    reader = ItemReader(columns=columns)
-    return Pool.build(
-        reader.read(config.examples),
-        taxonomy,
-        select=config.select,
-        shots=config.shots,
-        seed=config.seed,
-    )

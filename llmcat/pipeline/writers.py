@@ -20,7 +20,8 @@ from backports import zstd
 
 from llmcat.errors import BadConfig, JournalError
 from llmcat.items import parquet
-from llmcat.items.readers import CUT, bare
+from llmcat.items.formats import bare
+from llmcat.items.readers import CUT
 from llmcat.pipeline.decode import alternatives
 from llmcat.records import NONE, Decided, Scores, Verdict
 from llmcat.storage import text_in, whole

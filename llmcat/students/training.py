@@ -18,7 +18,8 @@ import llmcat
 from llmcat.annotations.store import CHECKED, Label, key_of
 from llmcat.calibration.scaling import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
-from llmcat.items.readers import Columns, ItemReader, expand
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import expand
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.students import novelty

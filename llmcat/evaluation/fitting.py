@@ -1,0 +1,236 @@
+"""What the labels of an evaluation teach: a calibration, an artifact."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from llmcat.calibration.artifact import Calibration, bound_of
+from llmcat.calibration.decider import Calibrated, Wanted
+from llmcat.calibration.fit import distinct, fit, scores_of_row
+from llmcat.errors import InputError
+from llmcat.evaluation import metrics
+from llmcat.evaluation.predictions import Scored
+from llmcat.evaluation.run_folder import SOLO, load
+from llmcat.evidence.artifact import CHOICES, Artifact, Part
+from llmcat.evidence.learn import Learnt, learn, parted, usual_share
+from llmcat.evidence.pool import Pool
+from llmcat.records import NONE
+from llmcat.retrieval.documents import group_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.evidence.gather import Gathered
+    from llmcat.taxonomy.tree import Taxonomy
+
+__all__ = ["artifact_of", "fit_calibration"]
+
+
+def fit_calibration(
+    path: Path,
+    taxonomy: Taxonomy,
+    *,
+    share: float | None,
+    prior: bool,
+    plain: bool,
+    seed: int,
+    kept: Gathered | None = None,
+    group: str = "",
+) -> Fitted:
+    """Fit a calibration from a run's folder, and measure the gating part before and after it.
+
+    With `kept`, what each source said of each item, weights are learnt first, and all of it makes
+    an artifact. Raises `InputError` where it cannot be fitted.
+    """
+    record = load(path)
+    arm = record["arms"][SOLO]
+    scored = Scored.read(path / "predictions.jsonl")
+    there = _fitting_rows(path, scored, arm)
+    decided = list(
+        zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
+    )
+    if not len(there) or np.isnan(scored.confidence[there]).any():
+        raise InputError("a calibration needs probabilities, these answers have none")
+    kept_p = np.load(path / "posteriors.npz")
+    p, seen = kept_p["p"].astype(float)[there], kept_p["seen"][there]
+    labels = kept_p["labels"].tolist()
+    gold = scored.gold[there].tolist()
+    bound = bound_of(arm["identity"])
+    learnt, first = None, None
+    if share is None:
+        share = usual_share(len(gold)) if kept is not None and kept.signals else 0.5
+    if kept is not None and kept.signals:
+        rows = scored.row[there].tolist()
+        groups = _groups(path, there, group)
+        first = parted(groups, share, seed)
+        learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
+        p, seen = learnt.p, np.ones(len(rows), dtype=bool)
+        best = p.argmax(axis=1).tolist()
+        decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
+        bound = bound | {"pool": learnt.pool.digest}
+    fitting = partial(
+        fit,
+        p,
+        seen,
+        labels,
+        gold,
+        decided,
+        taxonomy,
+        bound=bound,
+        first=first,
+        mass=arm["label_mass"],
+        version=record["llmcat"],
+        fields=_fields(path),
+        prior=prior,
+        share=share,
+        seed=seed,
+    )
+    try:
+        made = fitting(plain=plain)
+    except InputError:
+        if learnt is None:
+            raise
+        made = fitting(plain=True)  # the weights are the gain: what they give is kept as it is
+    found = _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
+    artifact = None
+    if learnt is not None:
+        artifact = artifact_of(arm["identity"], arm["settings"], learnt, made, record["llmcat"])
+    return Fitted(made, found, artifact)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A calibration, metrics of the gating part `before` and `after` it, and the artifact."""
+
+    calibration: Calibration
+    metrics: dict[str, dict[str, Any]]
+    artifact: Artifact | None = None
+
+
+def _groups(path: Path, there: Any, group: str) -> list[int]:
+    """Return which items belong together: near duplicates, and those of one group."""
+    items = [orjson.loads(line) for line in (path / "items.jsonl").read_bytes().splitlines()]
+    some = [items[i] for i in there.tolist()]
+    names = [item["kept"].get(group, "") for item in some] if group else None
+    return group_of([" ".join(item["fields"].values()) for item in some], names)
+
+
+def _learnt(
+    kept: Gathered,
+    rows: Sequence[int],
+    gold: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[int],
+    first: Any,
+    arm: Mapping[str, Any],
+    seed: int,
+) -> Learnt:
+    """Learn weights, none rule, place prior and line from what was kept of an arm's items."""
+    at = {label: i for i, label in enumerate(labels[:-1])}
+    known = arm["evidence"]["place_prior"]
+    return learn(
+        kept,
+        rows,
+        np.array([at.get(label, -1) for label in gold]),
+        groups,
+        first,
+        start=Pool(weights=arm["evidence"]["sources"]),
+        prior=None if known is None else np.array(known),
+        seed=seed,
+    )
+
+
+def artifact_of(
+    identity: Mapping[str, str],
+    settings: Mapping[str, Any],
+    learnt: Learnt | None,
+    made: Calibration | None,
+    version: str,
+) -> Artifact:
+    """Put together what was learnt, each part bound to what it holds for.
+
+    `identity` is that of the session that answered; `settings` are its choices.
+    """
+    reader = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
+    retrieval = ("sources", "source_category", "examples", "taxonomy")
+    parts: dict[str, Part] = {}
+    report: dict[str, Any] = {}
+    if learnt is not None:
+        bound = {key: identity[key] for key in retrieval}
+        parts["pool"] = Part(bound=bound, learnt=learnt.pool.record())
+        report["fitted_on"] = learnt.pool.n
+        if learnt.prior is not None:
+            prior = [float(x) for x in learnt.prior]
+            bound = {key: identity[key] for key in reader}
+            chosen_by = dict(learnt.first.weights)
+            parts["reader"] = Part(
+                bound=bound, learnt={"place_prior": prior, "chosen_by": chosen_by}
+            )
+            if math.isfinite(learnt.line):
+                parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
+    if made is not None:
+        parts["calibration"] = Part(bound={}, learnt=made.model_dump(mode="json"))
+    kept = {name: settings[name] for name in CHOICES if settings.get(name)}
+    return Artifact(llmcat=version, settings=kept, parts=parts, report=report).sealed()
+
+
+def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:
+    """Return which items to fit on: answered, each text once, none that the prompt shows."""
+    texts = [
+        "\x1f".join(orjson.loads(line)["fields"].values())
+        for line in (path / "items.jsonl").read_bytes().splitlines()
+    ]
+    leaked = set(arm["leaked"])
+    rows = np.array(distinct(texts), dtype=int)
+    keep = [scored.answered[i] and int(scored.row[i]) not in leaked for i in rows.tolist()]
+    return rows[np.array(keep, dtype=bool)]
+
+
+def _fields(path: Path) -> list[str]:
+    """Return the columns that the items show."""
+    lines = (path / "items.jsonl").read_bytes().splitlines()
+    return sorted({name for line in lines for name in orjson.loads(line)["fields"]})
+
+
+def _before_and_after(
+    made: Calibration,
+    p: Any,
+    seen: Any,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    decided: Sequence[tuple[str, float]],
+    taxonomy: Taxonomy,
+) -> dict[str, dict[str, Any]]:
+    """Measure the gating part: what came, and what the calibration makes of it."""
+    judge = Calibrated(made, taxonomy, Wanted())
+    rows = made.gating_rows
+    found = {}
+    for name in ("before", "after"):
+        sure, right, p_gold = [], [], []
+        for i in rows:
+            scores = scores_of_row(p[i], bool(seen[i]), labels, decided[i])
+            scores = judge.refine(scores) if name == "after" else scores
+            sure.append(scores.confidence or 0.0)
+            right.append(scores.label == gold[i])
+            there = scores.p_none if gold[i] == NONE else scores.p.get(gold[i])
+            p_gold.append(math.nan if there is None or not seen[i] else there)
+        arrays = np.array(sure), np.array(right), np.array(p_gold)
+        lacks = np.isnan(arrays[2]).any()
+        found[name] = {
+            "accuracy": asdict(metrics.accuracy(arrays[1])),
+            "log_loss": asdict(
+                metrics.nothing("labels without a probability")
+                if lacks
+                else metrics.log_loss(arrays[2])
+            ),
+            "ece_debiased": asdict(metrics.calibration_error(arrays[0], arrays[1])[1]),
+            "coverage_at_95": asdict(metrics.coverage_at(arrays[0], arrays[1], precision=0.95)),
+        }
+    return found

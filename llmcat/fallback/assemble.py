@@ -1,0 +1,191 @@
+"""Settings to a router and its session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmcat.annotations.labelled import read_labelled
+from llmcat.annotations.store import LabelStore
+from llmcat.engines.circuit_breaker import Tolerant
+from llmcat.errors import BadConfig, InputError
+from llmcat.fallback.decider import FallbackJudge, fitted
+from llmcat.fallback.policy import PRECISION, Background, Policy, line_of, standings
+from llmcat.fallback.primary import Placed, open_primary
+from llmcat.fallback.router import Router
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.settings import engine_of
+from llmcat.records import NONE
+from llmcat.retrieval.vectors import representation
+from llmcat.students import novelty
+from llmcat.students.model import Held, Student, text_of
+from llmcat.students.training import name_of
+from llmcat.taxonomy.load import taxonomy_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.engines import Engine
+    from llmcat.fallback.primary import Primary
+    from llmcat.fallback.promotion import Standing
+    from llmcat.taxonomy.tree import Taxonomy
+
+__all__ = ["Opened", "background", "open_route", "open_session", "policy_of"]
+
+
+PATIENCE = 5.0
+"""Seconds that a model server is waited for, where the settings do not say: there is an answer."""
+
+
+def background_of(primary: Primary, placed: Placed, config: RunConfig) -> Background:
+    """Return what is known of a primary: from a student itself, else from labelled items."""
+    student = getattr(primary, "student", primary)
+    if isinstance(student, Student):
+        return Background.of_student(student)
+    if not config.known:
+        return Background()
+    taxonomy = taxonomy_of(config)
+    labelled = read_labelled(config.model_copy(update={"file": config.known, "limit": 0}), taxonomy)
+    items = [item for item in labelled.items if item.error is None and item.gold in placed.labels]
+    texts, gold = [text_of(i) for i in items], [str(i.gold) for i in items]
+    return background(texts, gold, placed, taxonomy, features=config.features, seed=config.seed)
+
+
+def background(
+    texts: Sequence[str],
+    gold: Sequence[str],
+    placed: Placed,
+    taxonomy: Taxonomy,
+    *,
+    features: str,
+    seed: int,
+) -> Background:
+    """Return what labelled items say of a primary. Raises `InputError` where they are too few."""
+    if not texts:
+        raise InputError("none of the known items is of a category that the primary can name")
+    p = placed.probabilities(texts)
+    best = p.argmax(axis=1)
+    held = Held(
+        label=[placed.labels[i] for i in best.tolist()],
+        gold=list(gold),
+        confidence=p.max(axis=1).tolist(),
+    )
+    names = {label: name_of(label, taxonomy) for label in placed.labels}
+    cold = sum(n.id not in placed.labels for n in taxonomy.leaves)
+    try:
+        seen = novelty.fit(
+            texts,
+            gold,
+            p,
+            placed.labels,
+            names,
+            represent=representation(features).fit([*texts, *names.values()]),
+            share=min(0.5, max(0.2, cold / (cold + len(placed.labels)))),
+            seed=seed,
+        )
+    except InputError:  # too few categories to learn from what is new
+        seen = None
+    return Background(held, seen, None)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A router, and what it rests on."""
+
+    route: Router
+    judge: FallbackJudge
+    standings: dict[str, Standing]
+    remarks: tuple[str, ...]
+
+
+def policy_of(config: RunConfig) -> Policy:
+    """Return when the model is asked, by the settings."""
+    precision = config.accept_precision or PRECISION
+    return Policy(precision, config.risk, config.unlike, config.near)
+
+
+def open_route(
+    config: RunConfig,
+    taxonomy: Taxonomy,
+    *,
+    primary: Primary | None = None,
+    store: LabelStore | None = None,
+    known: Background | None = None,
+) -> Opened:
+    """Put a router together from primary, store and settings. Raises `InputError`."""
+    if primary is None:
+        if not config.primary:
+            raise BadConfig(
+                "no primary", hint="--primary FOLDER of a student (llmcat student train), or URL"
+            )
+        primary = open_primary(config.primary, url=config.primary_url)
+    if config.calibration or config.by_branch or config.back_off or config.sets:
+        raise BadConfig("the fallback labeler calibrates by its own checks", hint="see docs")
+    placed = Placed.of(primary, taxonomy)
+    policy = policy_of(config)
+    known = known or background_of(primary, placed, config)
+    by = f"{placed.name}@{placed.key[:8]}"
+    stands = standings(placed.labels, known.checked, taxonomy, store, policy, by)
+    if store:
+        store.name_primary(placed.key, placed.labels)
+    warm = frozenset(id_ for id_, one in stands.items() if one.decides)
+    line = line_of(known.held, policy)
+    opinions = store.opinions() if store else []
+    judge, lined = FallbackJudge(), None
+    if config.accept_precision:
+        named = [label for label in placed.labels if label != NONE]
+        judge, lined = FallbackJudge.of(
+            named, line, opinions, precision=policy.precision, risk=policy.risk
+        )
+    router = Router(
+        taxonomy,
+        placed,
+        warm,
+        line.threshold,
+        mixture=lined or fitted(opinions, placed.labels),
+        policy=policy,
+        novelty=known.novelty,
+        most=config.max_asks or None,
+        bound=f"{config.max_asks} {config.max_cost}" if config.max_asks or config.max_cost else "",
+        store=store,
+        keep_text=config.keep_text,
+    )
+    states = Counter(one.state for one in stands.values())
+    remarks = [
+        "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
+        line.promise,
+        f"the mixture is fitted on {router.mixture.n:,} checked opinions",
+    ]
+    if not warm:
+        remarks.append(
+            "WARNING: the primary decides nothing yet, the model is asked about all: no category "
+            "is warm (llmcat fallback status says what is missing)"
+        )
+    if known.novelty is None:
+        remarks.append(
+            "WARNING: nothing tells items of cold categories apart: give --known labelled items"
+        )
+    return Opened(router, judge, stands, tuple(remarks))
+
+
+async def open_session(
+    config: RunConfig, opened: Opened, taxonomy: Taxonomy, engine: Engine | None = None
+) -> Session:
+    """Open a session whose items are routed; the model may be away."""
+    if "retry_seconds" not in config.model_fields_set:
+        config = config.model_copy(update={"retry_seconds": PATIENCE})
+    session = await Session.open(
+        config,
+        engine=engine or Tolerant(engine_of(config)),
+        taxonomy=taxonomy,
+        route=opened.route,
+        judge=opened.judge,
+    )
+    origin = {
+        "model": session.served.model,
+        "prompt": session.task.prompt.ref,
+        "taxonomy": taxonomy.digest,
+    }
+    return replace(session, route=replace(opened.route, origin=origin))

@@ -1,0 +1,221 @@
+"""Label a file with the fallback labeler, and ask again what came in its model's absence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.errors import BadConfig, JournalError
+from llmcat.fallback.assemble import Opened, open_session
+from llmcat.fallback.router import Router
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.sources import expand
+from llmcat.pipeline import file_run
+from llmcat.pipeline.decode import Plain
+from llmcat.pipeline.duplicates import DiskMemory, PlainMemory
+from llmcat.pipeline.journal import check_writable, hold, locked, refuse_other, write_record
+from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.session import Session
+from llmcat.pipeline.writers import row_of
+from llmcat.storage import whole
+from llmcat.taxonomy.load import taxonomy_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from llmcat.config import RunConfig
+    from llmcat.pipeline.file_run import Summary, Watch
+    from llmcat.records import Item
+    from llmcat.taxonomy.tree import Taxonomy
+
+__all__ = ["fallback_file", "opener", "redo", "routed"]
+
+
+PILOT = 16
+"""Texts that tell what an ask costs."""
+
+
+async def fallback_file(
+    config: RunConfig,
+    *,
+    opened: Opened,
+    restart: bool = False,
+    watch: Watch | None = None,
+    stop: asyncio.Event | None = None,
+) -> Summary:
+    """Label a file, as `llmcat.pipeline.file_run.classify_file` does; items are routed.
+
+    With a bound on asks the items are read twice: first to find where asking brings most.
+    """
+    _check_twice(config)
+    return await file_run.classify_file(
+        config, restart=restart, watch=watch, stop=stop, opener=opener(opened)
+    )
+
+
+def _check_twice(config: RunConfig) -> None:
+    """Raise `BadConfig` if items must be read twice and cannot."""
+    if (config.max_asks or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
+        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
+
+
+def opener(opened: Opened) -> file_run.Opener:
+    """Return what opens a session whose items are routed, and chooses what to ask about."""
+
+    async def open_(config: RunConfig) -> Session:
+        _check_twice(config)
+        session = await open_session(config, opened, opened.route.taxonomy)
+        route = routed(session)
+        if config.max_cost:
+            route = replace(route, most=await _affordable(config, session))
+        if route.most is not None:
+            route = await asyncio.to_thread(route.choosing, _items(config))
+        return replace(session, route=route)
+
+    return open_
+
+
+def routed(session: Session) -> Router:
+    """Return a session's router."""
+    assert isinstance(session.route, Router)  # noqa: S101  it was opened here
+    return session.route
+
+
+def _items(config: RunConfig) -> Iterable[Item]:
+    reader = ItemReader(columns=Columns.of(config))
+    items = reader.read(*expand(config.file), fmt=config.input_format or None)
+    usable = (item for item in items if item.error is None)
+    return islice(usable, config.limit or None)
+
+
+async def _affordable(config: RunConfig, session: Session) -> int:
+    """Return how many texts can be asked about for the money, by what the first few cost."""
+    if not (config.price_per_hour or session.engine.capabilities.cost):
+        raise BadConfig("--max-cost needs a price", hint="--price-per-hour of the server")
+    bound = routed(session).most
+    pilot = replace(routed(session), most=min(PILOT, bound or PILOT))
+    pilot = await asyncio.to_thread(pilot.choosing, _items(config))
+    few = list(islice((item for item in _items(config) if pilot.would_ask(item)), pilot.most))
+    if not few:
+        return bound or 0
+    tally = Tally()
+    began = asyncio.get_running_loop().time()
+    trial = replace(session, route=pilot, judge=Plain())
+    async for _ in trial.classify(few, memory=PlainMemory(), tally=tally):
+        pass
+    seconds = asyncio.get_running_loop().time() - began
+    spent = config.price_per_hour * seconds / 3600 + tally.usage.cost
+    answered = tally.asked - tally.failed
+    if not answered:  # the model is away: nothing is spent
+        return bound or PILOT
+    affordable = int(max(0.0, config.max_cost - spent) / (spent / answered)) if spent else 10**9
+    return min(affordable, bound) if bound else affordable
+
+
+async def redo(
+    config: RunConfig,
+    *,
+    opened: Opened,
+    stop: asyncio.Event | None = None,
+) -> tuple[int, int]:
+    """Ask again about the degraded rows of a finished file; return how many, how many still are so.
+
+    All other rows stay as they are, byte for byte. The file is replaced as a whole, at the end.
+    """
+    out = Path(config.out or file_run.default_out(config.file))
+    check_writable(str(out), expand(config.file))
+    if out.suffix != ".jsonl":
+        raise BadConfig("--redo needs predictions in a .jsonl file")
+    with hold(out, make=False):
+        return await _redo(config, out, opened, stop)
+
+
+async def _redo(
+    config: RunConfig, out: Path, opened: Opened, stop: asyncio.Event | None
+) -> tuple[int, int]:
+    taxonomy = taxonomy_of(config)
+    again = _degraded(out, config, taxonomy)
+    if not again:
+        return 0, 0
+    session = await open_session(config, opened, taxonomy)
+    memory, summary = DiskMemory(), file_run.Summary(out=str(out))
+    fresh: dict[int, dict[str, Any]] = {}
+    try:
+        every = file_run.items_of(config, taxonomy, memory, summary)
+        items = (item for item in every if item.row in again)
+        async for verdict in session.classify(items, memory=memory, stop=stop):
+            routed(session).keep([verdict])
+            fresh[verdict.item.row] = row_of(verdict, taxonomy)
+    finally:
+        memory.close()
+        await session.engine.close()
+        _put_in(out, fresh)
+    left = sum(bool(row.get("degraded")) for row in fresh.values())
+    return len(fresh), left + len(again) - len(fresh)
+
+
+def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
+    """Return the degraded rows of a finished file. Raises `JournalError` for any other file.
+
+    Also for the predictions of other items, or for other categories. Where the last one to ask
+    again was killed the record is settled.
+    """
+    path = out.with_name(f"{out.name}.run.json")
+    try:
+        record = orjson.loads(path.read_bytes())
+        with out.open("rb") as lines:
+            rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
+        if record.pop("becomes", None) is not None:
+            record["bytes"] = out.stat().st_size
+            write_record(path, record)
+    except (OSError, ValueError, KeyError) as exc:
+        raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
+    if record.get("status") != "done":
+        raise JournalError(f"{out} is not finished", hint="run it to its end first")
+    now = {"input": file_run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
+           "limit": str(config.limit)}  # fmt: skip
+    refuse_other(
+        str(out),
+        {name: record["identity"].get(name, "") for name in now},
+        now,
+        hint="give the items and categories of that run",
+    )
+    return {number for number, degraded in rows if degraded}
+
+
+def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
+    """Replace rows of a finished file, and note it in the run's record.
+
+    The record holds the file's size before and after while the one takes the place of the other:
+    killed at any moment, the run is a finished one.
+    """
+    if not fresh:
+        return
+    path = out.with_name(f"{out.name}.run.json")
+    decisions: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        with whole(out) as new:
+            locked(new)  # nobody else has it before its record is written
+            stack.enter_context(os.fdopen(os.dup(new.fileno())))
+            record = orjson.loads(path.read_bytes())
+            with out.open("rb") as old:
+                for number, line in enumerate(old):
+                    row = fresh.get(number) or orjson.loads(line)
+                    decisions[row["decision"]] += 1
+                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
+            write_record(path, record | {"becomes": new.tell()})
+            record["bytes"] = new.tell()
+        last = record["sessions"][-1]
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
+        record["sessions"].append({**last, **redone})
+        write_record(path, record)

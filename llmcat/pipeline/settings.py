@@ -1,0 +1,104 @@
+"""What the settings mean: prompt, engine, pool of examples, artifact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcat.engines import Engine
+from llmcat.engines.registry import open_engine
+from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.evidence.artifact import CHOICES, Artifact
+from llmcat.items.readers import Columns, ItemReader
+from llmcat.prompting import templates
+from llmcat.prompting.few_shot import Pool
+from llmcat.taxonomy.tree import Taxonomy
+
+if TYPE_CHECKING:
+    from llmcat.config import RunConfig
+    from llmcat.prompting.templates import Prompt
+    from llmcat.records import Item
+
+__all__ = ["engine_of", "pool_of", "prompt_of", "with_choices", "with_gold"]
+
+
+NO_ENGINE = """\
+  --engine retriever                        no model: retrieval alone, works at once
+  --base-url http://localhost:8000          a vLLM server that runs already
+  llmcat serve model --model Qwen/Qwen3-4B  start one here (then --base-url http://127.0.0.1:8000)
+  --engine demo                             the small demo model, to see llmcat at work"""
+
+
+def prompt_of(config: RunConfig, *, whole_menus: bool) -> Prompt:
+    """Return the prompt of the settings, else the default. Raises `BadPrompt`.
+
+    An item-first prompt is the default: menus first are cached, and small models cannot read them.
+    """
+    return templates.load(
+        config.prompt or (templates.WHOLE_MENU if whole_menus else templates.DEFAULT)
+    )
+
+
+def with_choices(config: RunConfig, artifact: Artifact) -> RunConfig:
+    """Return the settings with an artifact's choices where nobody chose."""
+    given = config.model_fields_set
+    choices = {
+        name: value
+        for name, value in artifact.settings.items()
+        if name in CHOICES and name not in given
+    }
+    return config.model_copy(update=choices)
+
+
+def engine_of(config: RunConfig) -> Engine:
+    """Return the engine that the settings name, not yet opened. Raises `EngineUnsupported`."""
+    name = config.engine or ("vllm_http" if config.base_url else "")
+    if not name and "/" in config.model and not Path(config.model).exists():
+        if config.api_key.get_secret_value():
+            raise BadConfig(
+                "LLMCAT_API_KEY is set, but nothing says whose it is",
+                hint="--base-url of your server, or --engine litellm for a provider",
+            )
+        name = "litellm"
+    if not name:
+        raise EngineUnsupported("no engine is configured; choose one:\n" + NO_ENGINE)
+    if name == "vllm_http" and not config.base_url:
+        raise BadConfig("engine vllm_http needs --base-url")
+    options: dict[str, str] = {}
+    for pair in filter(None, config.engine_option.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise BadConfig(f"engine option {pair!r} is not NAME=VALUE")
+        options[key.strip()] = value.strip()
+    return open_engine(
+        name,
+        base_url=config.base_url,
+        model=config.model,
+        api_key=config.api_key.get_secret_value(),
+        concurrency=config.concurrency,
+        timeout=config.timeout,
+        retry_seconds=config.retry_seconds,
+        options=options,
+    )
+
+
+def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
+    """Return the item with its known label as a node id, where the taxonomy has it."""
+    label = taxonomy.resolve(item.gold) if item.gold else None
+    return replace(item, gold=label) if label else item
+
+
+def pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
+    """Return the examples that the settings name, None if none are. Raises `InputError`."""
+    if not config.examples:
+        return None
+    columns = replace(Columns.of(config), text=(), image="", id="id")
+    reader = ItemReader(columns=columns)
+    return Pool.build(
+        reader.read(config.examples),
+        taxonomy,
+        select=config.select,
+        shots=config.shots,
+        seed=config.seed,
+    )
