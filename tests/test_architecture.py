@@ -69,7 +69,7 @@ ADAPTERS = {
         "fallback.promotion",
         "evidence.mixture",
     },
-    "aiohttp": {"engines.vllm_http"},
+    "aiohttp": {"transport.http"},
     "tenacity": {"transport.retry", "retrieval.served"},
     "pyarrow": {"items.parquet"},
     "cleanlab": {"evaluation.label_audit"},

@@ -28,6 +28,7 @@ from common import WHOLE_MENU, alternate, header, items, stub, table, taxonomy, 
 
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
+from llmcat.engines.vllm_reply import tokenize
 from llmcat.items.readers import ItemReader
 from llmcat.pipeline.session import Session
 from llmcat.records import Item
@@ -123,7 +124,8 @@ def cached(url: str, file: Path) -> str:
         task, found = session.task, []
         for title in ("xylophone", "0"):
             ask = task.ask(*task.fit(Item(0, "0", {"title": title})), task.plan.whole)
-            reply = await session.engine._tokenize({"messages": ask.messages})  # noqa: SLF001
+            engine, body = session.engine, {"messages": ask.messages}
+            reply = await tokenize(engine.server, engine.model, body)
             found.append(reply["tokens"])
         await session.engine.close()
         same = next(i for i, (a, b) in enumerate(zip(*found, strict=False)) if a != b)

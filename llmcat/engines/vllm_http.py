@@ -23,19 +23,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import orjson
 
-from llmcat.candidates.codes import CANDIDATES, grammar, most_tokens
+from llmcat.candidates.codes import grammar, most_tokens
 from llmcat.engines import Capabilities, Served, check_reachable, generated, in_flight, spare
-from llmcat.engines.vllm_probe import Reply, recognized
+from llmcat.engines.vllm_probe import recognized
+from llmcat.engines.vllm_reply import NO_THINKING, distribution, one_token_codes, tokenize, usage
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
     EngineDown,
     EngineError,
     EngineRefused,
-    EngineTimeout,
     EngineUnsupported,
 )
 from llmcat.records import (
@@ -50,8 +49,8 @@ from llmcat.records import (
     Usage,
     digest,
 )
-from llmcat.transport.rate import InFlight
-from llmcat.transport.retry import insist, refusal, try_again
+from llmcat.transport.http import JsonServer
+from llmcat.transport.retry import try_again
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -69,16 +68,9 @@ NEVER = -9000.0
 """vLLM writes -9999 for a masked token's log-probability."""
 _TOLERANCE = 0.35
 """How far (in nats) two readings of one distribution may differ: bf16 heads step by 0.125."""
-ROUNDING = 1e-3
-"""How far above 0 rounding may lift a log-probability."""
 _BLOCK_SIZE = re.compile(r'cache_config_info\{[^}]*\bblock_size="(\d+)"')
 _PREFIXES = 512
-_MOST_BYTES = 1 << 24
-"""No reply is longer."""
-CONNECT = 10.0
-"""Seconds for a connection, or for a look at what is not needed."""
 _CHAT = "/v1/chat/completions"
-_NO_THINKING = {"enable_thinking": False}
 
 
 @dataclass(slots=True)
@@ -111,12 +103,11 @@ class VllmHttp:
         labels=MOST_LABELS,
         images=True,
     )
-    _session: aiohttp.ClientSession | None = field(default=None, repr=False)
     _token_of: dict[str, int] = field(default_factory=dict, repr=False)
     _prefixes: OrderedDict[str, _Shared] = field(default_factory=OrderedDict, repr=False)
     _tails: dict[tuple[str, ...], bytes] = field(default_factory=dict, repr=False)
     _called: dict[tuple[str, ...], list[str]] = field(default_factory=dict, repr=False)
-    rate: InFlight = field(repr=False, init=False)
+    server: JsonServer = field(repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Bring the address into one form."""
@@ -124,7 +115,14 @@ class VllmHttp:
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
         check_reachable(self.base_url, self.api_key)
-        self.rate = InFlight(self.concurrency, self.timeout, self.base_url)
+        self.server = JsonServer(
+            self.base_url,
+            self.api_key,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            attempts=self.attempts,
+            retry_seconds=self.retry_seconds,
+        )
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -133,15 +131,18 @@ class VllmHttp:
 
         Raises any `EngineError`.
         """
-        self.rate.opening()
+        self.server.rate.opening()
         try:
             card = await self._find_model()
             version = await self._version()
-            alphabet = await self._find_codes()
+            self._token_of = await self._codes()
+            alphabet = tuple(self._token_of)
             mass = await self.canary(alphabet)
             context = int(card.get("max_model_len") or 0)
             if not context:
-                context = int((await self._tokenize({"prompt": "a"}))["max_model_len"])
+                context = int(
+                    (await tokenize(self.server, self.model, {"prompt": "a"}))["max_model_len"]
+                )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
             what = f"{self.base_url} does not answer as vLLM does: {type(exc).__name__}: {exc}"
             raise await self._stranger(what) from exc
@@ -156,29 +157,17 @@ class VllmHttp:
         )
 
     async def ailment(self) -> str:
-        """Return what is wrong with the server, empty if it says it is well.
-
-        A gateway that knows no /health has nothing to say about it.
-        """
-        try:
-            url, limit = f"{self.base_url}/health", aiohttp.ClientTimeout(5)
-            async with self._client.get(url, timeout=limit) as reply:
-                return "" if reply.status in {200, 404} else f"{url} says HTTP {reply.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            return f"nobody answers {url}: {exc or type(exc).__name__}"
+        """Return what is wrong with the server, empty if it says it is well."""
+        return await self.server.ailment()
 
     async def block_size(self) -> int | None:
         """Return how many tokens a block of the prefix cache holds, None if nothing says so."""
-        try:
-            url, limit = f"{self.base_url}/metrics", aiohttp.ClientTimeout(CONNECT)
-            async with self._client.get(url, timeout=limit) as reply:
-                found = _BLOCK_SIZE.search(await reply.text())
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+        text = await self.server.text("/metrics")
+        found = _BLOCK_SIZE.search(text) if text else None
         return int(found[1]) if found else None
 
     async def _find_model(self) -> dict[str, Any]:
-        cards = (await self._asked("GET", "/v1/models")).get("data", [])
+        cards = (await self.server.asked("GET", "/v1/models")).get("data", [])
         names = [str(card["id"]) for card in cards]
         if not names:
             raise EngineUnsupported(f"{self.base_url} serves no model")
@@ -196,63 +185,16 @@ class VllmHttp:
 
     async def _version(self) -> str:
         try:
-            return str((await self._asked("GET", "/version")).get("version", "unknown"))
+            return str((await self.server.asked("GET", "/version")).get("version", "unknown"))
         except (EngineRefused, EngineBusy):  # nothing depends on it
             return "unknown"
 
-    async def _find_codes(self) -> tuple[str, ...]:
-        """Return the candidates that are one token where an answer begins.
-
-        The conversation is tokenized with its generation prompt, turned back into text, and
-        each candidate appended: it is a code if exactly one token comes on top.
-        """
-        place = {
-            "messages": [{"role": "user", "content": "x"}],
-            "chat_template_kwargs": _NO_THINKING,
-        }
+    async def _codes(self) -> dict[str, int]:
         try:
-            before: list[int] = (await self._tokenize(place))["tokens"]
-            told = {"model": self.model, "tokens": before}
-            reply = await self._asked("POST", "/detokenize", told)
+            return await one_token_codes(self.server, self.model)
         except EngineRefused as exc:
             what = f"{self.base_url} has no /tokenize for chats: {exc}"
             raise await self._stranger(what) from exc
-        text = str(reply["prompt"])
-        if text.rstrip().endswith("<think>"):
-            raise EngineUnsupported(
-                "the chat template opens with thinking although it was told not to",
-                hint="serve a model whose template knows enable_thinking, or an instruct model",
-            )
-        gate = asyncio.Semaphore(16)
-
-        async def tokens(code: str) -> list[int]:
-            async with gate:
-                plain = {"prompt": text + code, "add_special_tokens": False}
-                return list((await self._tokenize(plain))["tokens"])
-
-        if await tokens("") != before:
-            raise EngineUnsupported(
-                "the chat template's text does not tokenize back to itself",
-                hint="llmcat cannot find out which codes are one token in this model",
-            )
-        wanted = MOST_LABELS + 1
-        found: dict[str, int] = {}
-        for start in range(0, len(CANDIDATES), wanted):
-            some = CANDIDATES[start : start + wanted]
-            for code, ids in zip(some, await asyncio.gather(*map(tokens, some)), strict=True):
-                # Token id 0 is vLLM's padding in lists of unequal length.
-                new = ids[-1] not in found.values() and ids[-1] != 0
-                if len(ids) == len(before) + 1 and ids[:-1] == before and new:
-                    found[code] = ids[-1]
-            if len(found) >= wanted:
-                break
-        self._token_of = dict(list(found.items())[:wanted])
-        if len(self._token_of) < 7:  # noqa: PLR2004  the canary needs six and one outside
-            raise EngineUnsupported(
-                f"only {len(self._token_of)} codes are a single token in this model",
-                hint="llmcat reads answers as one token",
-            )
-        return tuple(self._token_of)
 
     async def canary(self, alphabet: Sequence[str]) -> float:
         """Prove constraint and log-probabilities on this server; return the label mass.
@@ -276,12 +218,12 @@ class VllmHttp:
             for constraint in self.capabilities.constraints:
                 ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
                 body = orjson.loads(self._body(ask))
-                reply = await self._asked("POST", _CHAT, body)
+                reply = await self.server.asked("POST", _CHAT, body)
                 logs[constraint], _, _ = self._read(reply, ask)
                 if constraint == "tokens":
                     body["allowed_token_ids"] = [outside]
-                    reply = await self._asked("POST", _CHAT, body)
-                    if _distribution(reply)[0] != f"token_id:{outside}":
+                    reply = await self.server.asked("POST", _CHAT, body)
+                    if distribution(reply)[0] != f"token_id:{outside}":
                         raise ConstraintIgnored(
                             f"{self.base_url} does not keep to the allowed tokens", hint=SERVE_IT
                         )
@@ -361,15 +303,15 @@ class VllmHttp:
                 seconds=self.retry_seconds,
             )
         except EngineError as exc:
-            if exc.retryable and not exc.fatal and await self.ailment():
+            if exc.retryable and not exc.fatal and await self.server.ailment():
                 raise EngineDown(
                     f"{self.base_url} is not well: {exc}", hint="look at the server's log"
                 ) from exc
             raise
 
     async def _exchange(self, body: bytes, ask: Ask) -> Reading:
-        send = partial(self._json, "POST", _CHAT, body)
-        return self._read(await self.rate.send(send, ask.read), ask)
+        send = partial(self.server.json, "POST", _CHAT, body)
+        return self._read(await self.server.rate.send(send, ask.read), ask)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -399,7 +341,7 @@ class VllmHttp:
             fields: dict[str, Any] = {
                 "model": self.model,
                 "temperature": 0,
-                "chat_template_kwargs": _NO_THINKING,
+                "chat_template_kwargs": NO_THINKING,
             }
             if ask.constraint == "outlines":
                 fields["structured_outputs"] = {"regex": grammar(codes, ask.read)}
@@ -434,8 +376,8 @@ class VllmHttp:
                 raise ConstraintIgnored(
                     f"{self.base_url} answered {text!r}, which it may not", hint=SERVE_IT
                 )
-            return (), kept, _usage(reply)
-        chosen, found = _distribution(reply)
+            return (), kept, usage(reply)
+        chosen, found = distribution(reply)
         names = self._names(menu.codes)
         if chosen not in names[:-1]:
             text = reply["choices"][0]["message"].get("content")
@@ -460,7 +402,7 @@ class VllmHttp:
                 f"{self.base_url} forbids {', '.join(never[:5])}, which the menu offers",
                 hint="its grammar is not the one that was sent; --constraint tokens does without",
             )
-        return tuple(logprobs), "", _usage(reply)
+        return tuple(logprobs), "", usage(reply)
 
     def _names(self, codes: tuple[str, ...]) -> list[str]:
         """What the server calls the tokens of a menu's codes, and of the one outside it.
@@ -476,60 +418,15 @@ class VllmHttp:
             self._called[codes] = [f"token_id:{id_}" for id_ in ids]
         return self._called[codes]
 
-    async def _tokenize(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._asked("POST", "/tokenize", {"model": self.model, **body})
-
     async def count_tokens(self, messages: list[Message]) -> int:
         """Ask the server how many tokens the conversation is, generation prompt included."""
-        body = {"messages": messages, "chat_template_kwargs": _NO_THINKING}
-        return int((await self._tokenize(body))["count"])
-
-    async def _asked(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Send what opening needs and read JSON; try again as for an item."""
-        return await insist(
-            lambda: self.rate.send(partial(self._json, method, path, body)),
-            attempts=self.attempts,
-            seconds=self.retry_seconds,
-            met=self.rate.met,
-        )
-
-    async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Send and read JSON; every foreign exception and status becomes one of ours."""
-        if body is not None and not isinstance(body, bytes):
-            body = orjson.dumps(body)
-        try:
-            url = self.base_url + path
-            async with self._client.request(method, url, data=body) as reply:
-                raw = await _whole(reply)
-                if reply.status != 200:  # noqa: PLR2004
-                    raise self._refusal(reply, raw, path)
-        except TimeoutError as exc:
-            raise EngineTimeout(f"{self.base_url}: no connection within {CONNECT:g} s") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise EngineDown(
-                f"no server at {self.base_url}: {exc or type(exc).__name__}",
-                hint="start one: llmcat serve model --model NAME",
-            ) from exc
-        try:
-            value = orjson.loads(raw)
-        except orjson.JSONDecodeError as exc:
-            raise EngineBusy(f"{self.base_url}{path}: the reply is not JSON: {raw[:80]!r}") from exc
-        if not isinstance(value, dict):
-            raise EngineBusy(f"{self.base_url}{path}: the reply is not an object: {raw[:80]!r}")
-        return value
-
-    def _refusal(self, reply: aiohttp.ClientResponse, raw: bytes, path: str) -> EngineError:
-        """Sort a status other than 200 into our errors."""
-        status, why = reply.status, _message(raw)
-        what = f"{self.base_url}{path}: HTTP {status}: {why}"
-        if "compil" in why.lower() and "regex" in why.lower():
-            return EngineRefused(what, hint="the grammar does not compile: use --constraint tokens")
-        return refusal(status, what, reply.headers)
+        body = {"messages": messages, "chat_template_kwargs": NO_THINKING}
+        return int((await tokenize(self.server, self.model, body))["count"])
 
     async def _stranger(self, what: str) -> EngineUnsupported:
         """Return the error of a server that is not vLLM, with its name where that can be told."""
         hint = "is it a vLLM server with a chat model? other servers: --engine openai"
-        if found := await recognized(self._look_at):
+        if found := await recognized(self.server.look_at):
             what = f"{self.base_url} is {found.name}, not vLLM"
             hint = (
                 f"--engine openai --base-url {self.base_url}/v1 "
@@ -537,37 +434,9 @@ class VllmHttp:
             )
         return EngineUnsupported(what, hint=hint)
 
-    async def _look_at(self, path: str) -> Reply:
-        """GET a path that only some servers have."""
-        try:
-            url, limit = f"{self.base_url}{path}", aiohttp.ClientTimeout(CONNECT)
-            async with self._client.get(url, timeout=limit) as reply:
-                server, raw = reply.headers.get("Server", ""), await _whole(reply)
-                return Reply(server, orjson.loads(raw) if reply.status == 200 else None)  # noqa: PLR2004
-        except (aiohttp.ClientError, EngineError, TimeoutError, OSError, ValueError):
-            return Reply()
-
-    @property
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            headers = {"Content-Type": "application/json"}
-            if self.api_key:
-                headers["Authorization"] = f"Bearer {self.api_key}"
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),  # a model server sets none
-                connector=aiohttp.TCPConnector(limit=self.concurrency + 8),
-                # The answer is `rate`'s to time.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-            )
-        return self._session
-
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-            await asyncio.sleep(0)  # transports close in the loop's next round (aiohttp's docs)
+        await self.server.close()
 
 
 def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
@@ -577,53 +446,3 @@ def _canary_codes(alphabet: Sequence[str]) -> list[tuple[str, ...]]:
     pair = pairs[0] if pairs else tuple(rest[:2])
     third = next(code for code in rest if code not in pair)
     return [tuple(alphabet[:3]), (*pair, third)]
-
-
-def _distribution(reply: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """Return the generated token, and where the answer begins each token's log-probability."""
-    try:
-        first = reply["choices"][0]["logprobs"]["content"][0]
-        found = {entry["token"]: entry["logprob"] for entry in first["top_logprobs"]}
-        found[first["token"]] = first["logprob"]
-        if not -math.inf < min(found.values()) <= max(found.values()) <= ROUNDING:
-            raise EngineBusy("the reply's log-probabilities are none")
-    except (KeyError, IndexError, TypeError) as exc:
-        raise EngineBusy(
-            "the reply carries no log-probabilities",
-            hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
-        ) from exc
-    return first["token"], found
-
-
-def _usage(reply: dict[str, Any]) -> Usage:
-    """Return the tokens used; what the server does not say counts as none."""
-    used = reply.get("usage")
-    if not isinstance(used, dict):
-        return Usage()
-    details = used.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Usage(used.get("prompt_tokens") or 0, cached or 0, used.get("completion_tokens") or 0)
-
-
-async def _whole(reply: aiohttp.ClientResponse) -> bytes:
-    """Read a body. One that does not say how long it is may not go on for ever."""
-    if (reply.content_length or _MOST_BYTES) < _MOST_BYTES:
-        return await reply.read()
-    raw = bytearray()
-    async for chunk in reply.content.iter_any():
-        raw += chunk
-        if len(raw) > _MOST_BYTES:
-            reply.close()
-            raise EngineBusy(f"{reply.url}: the reply does not end")
-    return bytes(raw)
-
-
-def _message(raw: bytes) -> str:
-    """Return the server's own words, from the places where servers put them."""
-    try:
-        value = orjson.loads(raw)
-        error = value.get("error", value)
-        text = error.get("message") if isinstance(error, dict) else error
-        return str(text or value.get("detail") or raw[:200].decode(errors="replace"))[:500]
-    except (orjson.JSONDecodeError, AttributeError):
-        return raw[:200].decode(errors="replace")

@@ -6,20 +6,14 @@ This module does not know HTTP: it is given what asks for a path.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Reply", "Stranger", "recognized"]
+    from llmcat.transport.http import Reply
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply to a GET: its `Server` header and its JSON, None where there is none."""
-
-    server: str = ""
-    value: Any = None
+__all__ = ["Stranger", "recognized"]
 
 
 @dataclass(frozen=True, slots=True)
