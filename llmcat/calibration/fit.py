@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,53 +65,75 @@ def fit(
     cross-validated, by more than a standard error, and says how many items would do.
     """
     n = len(gold)
-    first = _first(n, share, seed) if first is None else first
-    if min(first.sum(), n - first.sum()) < LEAST:
-        raise InputError(
-            f"{n} labelled items are too few to fit and to draw a line",
-            hint=f"at least {2 * LEAST}; some hundreds are good",
-        )
-    at = {label: i for i, label in enumerate(labels)}
-    column = np.array([at.get(label, -1) for label in gold])
+    first = _enough(_first(n, share, seed) if first is None else first)
     whole = bool(seen.all())
     posterior = Posterior(None, Scaling.plain(), {})
     if whole and not plain:
-        posterior = _posterior(p, column, first, prior=prior, seed=seed)
+        posterior = _posterior(p, _columns(labels, gold), first, prior=prior, seed=seed)
     q = posterior(logs(p)) if whole else None
-    if q is None:
-        given, sure = [label for label, _ in decided], np.array([c for _, c in decided])
-    else:
-        best = q.argmax(axis=1)
-        given, sure = [labels[i] for i in best], np.exp(q[np.arange(n), best])
+    given, sure = _best(q, labels, decided)
     correct = np.array([a == b for a, b in zip(given, gold, strict=True)])
     chance = ConfidenceMap() if plain else fit_confidence(sure[first], correct[first])
     if not plain and not posterior.changes:
         _check_gain(sure[first], correct[first], share, seed)
     rows = _rows(q, labels, gold, given, chance(sure), taxonomy)
-    none = sum(label == NONE for label in given)
-    reference = Reference.of(rows.confidence, none, mass)
-    losses = {"cross_validated_log_loss": posterior.losses} if posterior.losses else {}
+    reference = Reference.of(rows.confidence, given.count(NONE), mass)
     return Calibration(
         llmcat=version,
         bound=dict(bound),
         labels=list(labels) if whole else [],
-        prior=None if posterior.prior is None else posterior.prior.tolist(),
-        scaling=posterior.scaling.kind,
-        weights=posterior.scaling.weights.tolist(),
-        bias=posterior.scaling.bias.tolist(),
+        **_plain(posterior),
         slope=chance.slope,
         intercept=chance.intercept,
         fitting=rows.part(first),
         gating=rows.part(~first),
         bounds=list(reference.bounds),
         counts=list(reference.counts),
-        none=none,
+        none=given.count(NONE),
         mass=mass,
         gating_rows=np.flatnonzero(~first).tolist(),
         fields=sorted(fields),
         share=share,
-        report={"items": n, "fitting": int(first.sum()), **losses},
+        report={"items": n, "fitting": int(first.sum())}
+        | ({"cross_validated_log_loss": posterior.losses} if posterior.losses else {}),
     )
+
+
+def _plain(posterior: Posterior) -> dict[str, Any]:
+    """Return what is done to rows of probabilities, as the artifact has it."""
+    return {
+        "prior": None if posterior.prior is None else posterior.prior.tolist(),
+        "scaling": posterior.scaling.kind,
+        "weights": posterior.scaling.weights.tolist(),
+        "bias": posterior.scaling.bias.tolist(),
+    }
+
+
+def _enough(first: Array) -> Array:
+    """Return which items fit, if there are enough on either side."""
+    n = len(first)
+    if min(first.sum(), n - first.sum()) < LEAST:
+        raise InputError(
+            f"{n} labelled items are too few to fit and to draw a line",
+            hint=f"at least {2 * LEAST}; some hundreds are good",
+        )
+    return first
+
+
+def _columns(labels: Sequence[str], gold: Sequence[str]) -> Array:
+    """Return each gold label's column, -1 where it has none."""
+    at = {label: i for i, label in enumerate(labels)}
+    return np.array([at.get(label, -1) for label in gold])
+
+
+def _best(
+    q: Array | None, labels: Sequence[str], decided: Sequence[tuple[str, float]]
+) -> tuple[list[str], Array]:
+    """Return each item's label and its confidence, before that is mapped."""
+    if q is None:
+        return [label for label, _ in decided], np.array([c for _, c in decided])
+    best = q.argmax(axis=1)
+    return [labels[i] for i in best], np.exp(q[np.arange(len(q)), best])
 
 
 def _posterior(p: Array, column: Array, first: Array, *, prior: bool, seed: int) -> Posterior:
@@ -157,8 +179,7 @@ def _rows(
     chains: list[list[tuple[str, float]]] = [[] for _ in given]
     if q is not None:
         probabilities = np.exp(q)
-        at = {label: i for i, label in enumerate(labels)}
-        column = np.array([at.get(label, -1) for label in gold])
+        column = _columns(labels, gold)
         strangeness = [_finite(x) for x in _strangeness(probabilities, column, gold)]
         under = leaves_under(taxonomy)
         for i, label in enumerate(given):

@@ -348,7 +348,7 @@ def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, An
 
 def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]) -> int:
     """Print a run's result; return 1 if rows are errors, or an arm is worse and that matters."""
-    from llmcat.evaluation import report, report_markdown
+    from llmcat.evaluation import report, report_explain, report_markdown
 
     found = report.read(folder)
     if shown["form"] == "md":
@@ -356,7 +356,7 @@ def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]
     else:
         _print_tables(found)
     if shown["explain"]:
-        print("\n".join(report.explain(found)))
+        print("\n".join(report_explain.explain(found)))
     if options is not None and options.audit:
         _print_audit(folder)
     if not shown["quiet"]:

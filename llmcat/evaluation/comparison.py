@@ -104,21 +104,19 @@ def judge(
     levels = testing.step_down(gains, against=against, level=question.level)
     versus: list[dict[str, Any]] = []
     for other in others:
-        cheaper = cheap[other]
-        decision = paired.decide(gains[other], question.rule, alpha=levels[other], cheaper=cheaper)
+        gain, cheaper = gains[other], cheap[other]
+        decision = paired.decide(gain, question.rule, alpha=levels[other], cheaper=cheaper)
         a, b = arms[base].correct, arms[other].correct
         versus.append(
             {
                 "arm": other,
                 "base": base,
-                "decision": asdict(decision) | {"gain": gains[other].value},
+                "decision": asdict(decision) | {"gain": gain.value},
                 "cheaper": cheaper,
                 "mcnemar": asdict(paired.mcnemar(a, b)),
                 "both_right": int(np.count_nonzero(a & b)),
                 "both_wrong": int(np.count_nonzero(~a & ~b)),
-                "differences": {
-                    name: _plain(difference, name) for name, difference in found[other].items()
-                },
+                "differences": {name: _plain(d, name) for name, d in found[other].items()},
                 "segments": _segments(a, b, columns),
             }
         )

@@ -82,23 +82,8 @@ async def evaluate(
     folder: Folder | None = None
     try:
         opened = await open_arms(read, store, kept=options.kept)
-        if options.question is not None:
-            _can_decide(options.question, opened)
-        record = record_of(
-            opened, kind="ab" if options.question else "eval", command=options.command
-        )
-        path = Path(config.out) if config.out else runs / name_of(opened)
-        question = options.question
-        if question is not None:
-            question, remarks = planned(registry, path, record, question, opened[0])
-            record["remarks"] += remarks
-            alpha = question.level(ALPHA / (len(opened) - 1))
-            say(detectable(record["items"]["n"], alpha=alpha))
-        for remark in record["remarks"]:
-            say(remark)
-        folder = Folder.begin(path, record)
-        registry.note(path, folder.record)
-        status = "failed"
+        folder, question = _begin(opened, options, registry, say)
+        path, status = folder.path, "failed"
         try:
             whole = await collect(
                 opened,
@@ -111,15 +96,7 @@ async def evaluate(
                 stop=stop,
             )
             if whole:
-                folder.record["remarks"] += [
-                    f"arm {one.arm.name}: {text}"
-                    for one in opened
-                    for text in [
-                        *_fallen(one),
-                        *(one.session.evidence.sight.remarks() if one.session.evidence else ()),
-                        *one.session.judge.seen(one.tally.mass),
-                    ]
-                ]
+                folder.record["remarks"] += _seen(opened)
                 result = await asyncio.to_thread(finish, folder, question=question, costs=costs)
             status = "done" if whole else "interrupted"
         finally:
@@ -137,6 +114,40 @@ async def evaluate(
         store.close()
         registry.close()
         await close_arms(opened)
+
+
+def _begin(
+    opened: Sequence[Opened], options: Options, registry: Registry, say: Callable[[str], None]
+) -> tuple[Folder, Question | None]:
+    """Begin the run's folder and say what is to be heard first; return the question as planned."""
+    config, question = opened[0].arm.config, options.question
+    if question is not None:
+        _can_decide(question, opened)
+    record = record_of(opened, kind="ab" if question else "eval", command=options.command)
+    path = Path(config.out) if config.out else Path(config.runs) / name_of(opened)
+    if question is not None:
+        question, remarks = planned(registry, path, record, question, opened[0])
+        record["remarks"] += remarks
+        alpha = question.level(ALPHA / (len(opened) - 1))
+        say(detectable(record["items"]["n"], alpha=alpha))
+    for remark in record["remarks"]:
+        say(remark)
+    folder = Folder.begin(path, record)
+    registry.note(path, folder.record)
+    return folder, question
+
+
+def _seen(opened: Sequence[Opened]) -> list[str]:
+    """Return what showed while the arms were asked."""
+    return [
+        f"arm {one.arm.name}: {text}"
+        for one in opened
+        for text in [
+            *_fallen(one),
+            *(one.session.evidence.sight.remarks() if one.session.evidence else ()),
+            *one.session.judge.seen(one.tally.mass),
+        ]
+    ]
 
 
 def _fallen(one: Opened) -> list[str]:
@@ -257,6 +268,45 @@ def compare_runs(
     An arm need not be named where a run has one. Makes a run of its own, from copies of their
     files. Raises `InputError` where their items differ.
     """
+    sources, record = _picked(paths)
+    arms, identity = record["arms"], record["identity"]
+    labels = Labels.read(next(iter(sources.values()))[0])
+    question = Question(metric or ("hierarchical_f1" if labels.depth > 1 else "accuracy"))
+    stem = stem_of(record["items"]["file"])
+    name = f"{stem}-{digest(*map(str, sources.values()), metric)[:8]}"
+    path = Path(out) if out else Path(runs) / name
+    record |= {"kind": "ab", "created": now(), "command": list(command)}
+    registry = Registry(Path(runs))
+    looks = registry.looks(key_of(record))
+    record["remarks"] = [
+        *record["remarks"],
+        *second_look(looks, identity["items"], rule_of(question)),
+    ]
+    folder = Folder.begin(path, record)
+    try:
+        for name, (source, arm) in sources.items():
+            for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.jsonl"):
+                _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
+        for arm, (source, _) in zip(arms.values(), sources.values(), strict=True):
+            arm["inputs"] = {
+                what: folder.keep(source / name) for what, name in arm["inputs"].items()
+            }
+        for file in ("items.jsonl", "labels.json"):
+            _copy(next(iter(sources.values()))[0] / file, folder.file(file))
+        result = finish(folder, question=question)
+        folder.save("done")
+        registry.note(path, folder.record, result)
+        noted(registry, path, folder.record, question)
+    finally:
+        folder.close()
+        registry.close()
+    return path
+
+
+def _picked(
+    paths: Mapping[str, tuple[Path, str]],
+) -> tuple[dict[str, tuple[Path, str]], dict[str, Any]]:
+    """Return each new name's folder and arm, and the first run's record with these arms."""
     records = {name: load(path) for name, (path, _) in paths.items()}
     first = next(iter(records.values()))
     arms, scored = dict[str, Any](), dict[str, Scored]()
@@ -280,38 +330,7 @@ def compare_runs(
         same_items(next(iter(scored.values())), scored[name])
         if _ids(path) != _ids(next(iter(sources.values()))[0]):
             raise InputError("the runs have different items: they cannot be compared")
-    labels = Labels.read(next(iter(sources.values()))[0])
-    question = Question(metric or ("hierarchical_f1" if labels.depth > 1 else "accuracy"))
-    stem = stem_of(first["items"]["file"])
-    name = f"{stem}-{digest(*map(str, sources.values()), metric)[:8]}"
-    path = Path(out) if out else Path(runs) / name
-    record = {**first, "kind": "ab", "created": now(), "command": list(command)}
-    record |= {"arms": arms, "identity": identity}
-    registry = Registry(Path(runs))
-    looks = registry.looks(key_of(record))
-    record["remarks"] = [
-        *first["remarks"],
-        *second_look(looks, identity["items"], rule_of(question)),
-    ]
-    folder = Folder.begin(path, record)
-    try:
-        for name, (source, arm) in sources.items():
-            for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.jsonl"):
-                _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
-        for arm, (source, _) in zip(arms.values(), sources.values(), strict=True):
-            arm["inputs"] = {
-                what: folder.keep(source / name) for what, name in arm["inputs"].items()
-            }
-        for file in ("items.jsonl", "labels.json"):
-            _copy(next(iter(sources.values()))[0] / file, folder.file(file))
-        result = finish(folder, question=question)
-        folder.save("done")
-        registry.note(path, folder.record, result)
-        noted(registry, path, folder.record, question)
-    finally:
-        folder.close()
-        registry.close()
-    return path
+    return sources, {**first, "arms": arms, "identity": identity}
 
 
 def _ids(path: Path) -> list[str]:

@@ -53,14 +53,7 @@ def fit_calibration(
     arm = record["arms"][SOLO]
     scored = Scored.read(path / "predictions.jsonl")
     there = _fitting_rows(path, scored, arm)
-    decided = list(
-        zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
-    )
-    if not len(there) or np.isnan(scored.confidence[there]).any():
-        raise InputError("a calibration needs probabilities, these answers have none")
-    kept_p = np.load(path / "posteriors.npz")
-    p, seen = kept_p["p"].astype(float)[there], kept_p["seen"][there]
-    labels = kept_p["labels"].tolist()
+    decided, p, seen, labels = _answers(path, scored, there)
     gold = scored.gold[there].tolist()
     bound = bound_of(arm["identity"])
     learnt, first = None, None
@@ -76,22 +69,10 @@ def fit_calibration(
         decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
         bound = bound | {"pool": learnt.pool.digest}
     fitting = partial(
-        fit,
-        p,
-        seen,
-        labels,
-        gold,
-        decided,
-        taxonomy,
-        bound=bound,
-        first=first,
-        mass=arm["label_mass"],
-        version=record["llmcat"],
-        fields=_fields(path),
-        prior=prior,
-        share=share,
-        seed=seed,
-    )
+        fit, p, seen, labels, gold, decided, taxonomy,
+        bound=bound, first=first, mass=arm["label_mass"], version=record["llmcat"],
+        fields=_fields(path), prior=prior, share=share, seed=seed,
+    )  # fmt: skip
     try:
         made = fitting(plain=plain)
     except InputError:
@@ -112,6 +93,21 @@ class Fitted:
     calibration: Calibration
     metrics: dict[str, dict[str, Any]]
     artifact: Artifact | None = None
+
+
+def _answers(
+    path: Path, scored: Scored, there: Any
+) -> tuple[list[tuple[str, float]], Any, Any, list[str]]:
+    """Return what was decided of each item, its row of probabilities, and whether it is whole.
+
+    Last the labels of the rows. Raises `InputError` where the answers have no probabilities.
+    """
+    if not len(there) or np.isnan(scored.confidence[there]).any():
+        raise InputError("a calibration needs probabilities, these answers have none")
+    decided = zip(scored.label[there].tolist(), scored.confidence[there].tolist(), strict=True)
+    kept = np.load(path / "posteriors.npz")
+    p = kept["p"].astype(float)[there]
+    return list(decided), p, kept["seen"][there], kept["labels"].tolist()
 
 
 def _groups(path: Path, there: Any, group: str) -> list[int]:

@@ -10,6 +10,7 @@ import orjson
 from llmcat.evaluation.predictions import ERROR
 from llmcat.evaluation.report import (
     Result,
+    Section,
     asks_of,
     files_line,
     interest,
@@ -54,14 +55,6 @@ def _data(result: Result) -> dict[str, Any]:
     rows = sorted(joined(result), key=interest)
     shown = rows[:ROWS]
     with_prompts = {row["row"] for row in shown[:PROMPTS]}
-    prompts = {}
-    for arm in arms:
-        asks = asks_of(result.path, arm, with_prompts)
-        used = {key for tails in asks.values() for key, _ in tails}
-        prompts[arm] = {
-            "shared": {k: v for k, v in shared_asks(result.path, arm) if k in used},
-            "asks": {str(row): said for row, said in asks.items()},
-        }
     return {
         "title": " against ".join(reversed(arms)) if len(arms) > 1 else "Evaluation",
         "file": files_line(result),
@@ -69,16 +62,7 @@ def _data(result: Result) -> dict[str, Any]:
         "verdict": (result.comparison or {}).get("ship") or "",
         "decided": result.comparison is not None,
         "remarks": result.record["remarks"],
-        "sections": [
-            {
-                "title": s.title,
-                "heads": s.heads,
-                "rows": s.rows,
-                "notes": s.notes,
-                "text": s.text_columns,
-            }
-            for s in sections(result)
-        ],
+        "sections": [_section(section) for section in sections(result)],
         "arms": arms,
         "classes": {
             arm: [
@@ -111,7 +95,27 @@ def _data(result: Result) -> dict[str, Any]:
             for row in shown
         ],
         "total": len(rows),
-        "prompts": prompts,
+        "prompts": {arm: _prompts(result, arm, with_prompts) for arm in arms},
         "labels": [result.labels.path(label) for label in labels],
         "error": labels.get(ERROR, -1),
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "heads": section.heads,
+        "rows": section.rows,
+        "notes": section.notes,
+        "text": section.text_columns,
+    }
+
+
+def _prompts(result: Result, arm: str, rows: set[int]) -> dict[str, Any]:
+    """Return an arm's questions about some rows; what they share stands once."""
+    asks = asks_of(result.path, arm, rows)
+    used = {key for tails in asks.values() for key, _ in tails}
+    return {
+        "shared": {k: v for k, v in shared_asks(result.path, arm) if k in used},
+        "asks": {str(row): said for row, said in asks.items()},
     }

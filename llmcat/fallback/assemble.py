@@ -24,10 +24,11 @@ from llmcat.students.training import name_of
 from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
+    from llmcat.fallback.policy import Line
     from llmcat.fallback.primary import Primary
     from llmcat.fallback.promotion import Standing
     from llmcat.taxonomy.tree import Taxonomy
@@ -152,22 +153,27 @@ def open_route(
         store=store,
         keep_text=config.keep_text,
     )
+    return Opened(router, judge, stands, _remarks(router, stands, line))
+
+
+def _remarks(router: Router, stands: Mapping[str, Standing], line: Line) -> tuple[str, ...]:
+    """Return what the user should hear before anything is asked."""
     states = Counter(one.state for one in stands.values())
     remarks = [
         "categories: " + ", ".join(f"{n} {state}" for state, n in states.most_common()),
         line.promise,
         f"the mixture is fitted on {router.mixture.n:,} checked opinions",
     ]
-    if not warm:
+    if not router.warm:
         remarks.append(
             "WARNING: the primary decides nothing yet, the model is asked about all: no category "
             "is warm (llmcat fallback status says what is missing)"
         )
-    if known.novelty is None:
+    if router.novelty is None:
         remarks.append(
             "WARNING: nothing tells items of cold categories apart: give --known labelled items"
         )
-    return Opened(router, judge, stands, tuple(remarks))
+    return tuple(remarks)
 
 
 async def open_session(

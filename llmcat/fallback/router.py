@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +28,7 @@ from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence.escalation import Escalation
 from llmcat.evidence.mixture import Mixture, Said
+from llmcat.fallback.counts import Counts
 from llmcat.fallback.decider import labels_of
 from llmcat.fallback.policy import SURE, Policy
 from llmcat.records import NONE, Item, Scores, Verdict, digest
@@ -88,39 +88,6 @@ class Outlook:
     def sure(self) -> float:
         """The chance that it is right."""
         return (1.0 - self.novelty) * max(self.p.values(), default=0.0)
-
-
-@dataclass
-class Counts:
-    """Who decided how often in a run. `failed`: batches that the primary could not answer."""
-
-    decided: Counter[str] = field(default_factory=Counter)
-    asked: int = 0
-    degraded: int = 0
-    failed: int = 0
-
-    def add(self, sources: Mapping[str, Any]) -> None:
-        """Count a decision by what its sources said."""
-        self.decided[sources["by"]] += 1
-        self.asked += "model" in sources
-        self.degraded += sources["degraded"]
-
-    def told(self) -> list[str]:
-        """Say who decided."""
-        total = self.decided.total()
-        if not total:
-            return []
-        by = ", ".join(f"{name} {n:,}" for name, n in self.decided.most_common())
-        said = [f"asked the model about {self.asked:,} of {total:,} ({self.asked / total:.1%}); "
-                f"decided by {by}"]  # fmt: skip
-        if self.degraded:
-            said.append(
-                f"WARNING: {self.degraded:,} rows are degraded, the model was away: "
-                "--redo degraded asks again"
-            )
-        if self.failed:
-            said.append(f"WARNING: the primary could not answer {self.failed:,} batches")
-        return said
 
 
 @dataclass(frozen=True)

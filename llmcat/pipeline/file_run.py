@@ -166,17 +166,9 @@ async def classify_file(
     finishes what is in flight. Raises any `LlmcatError`; what was answered before stays in the
     file.
     """
-    files = expand(config.file, out=config.out)
-    config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
-    read = (*files, config.taxonomy, config.examples, config.prompt, config.artifact)
-    check_writable(config.out, [name for name in read if name != "-"])
-    parts_of(config, {})
-    if is_folder(config.out):
-        check_format(f"x.{config.out_format}")
+    config, files = _checked(config)
     stop = stop or asyncio.Event()
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
-    if not is_stream(config.file):  # wrong columns and empty files need no engine to be found
-        ItemReader(columns=Columns.of(config)).check(*files, fmt=config.input_format or None)
     opener = opener or partial(Session.open, prior=None if restart else Journal.prior(config.out))
     session = await unless(stop, opener(config))
     try:
@@ -213,6 +205,23 @@ async def classify_file(
         return summary
     finally:
         await session.engine.close()
+
+
+def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """Return the settings with their files listed, and those; all that needs no engine is checked.
+
+    Raises `InputError`, `BadConfig` or `JournalError`.
+    """
+    files = expand(config.file, out=config.out)
+    config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
+    read = (*files, config.taxonomy, config.examples, config.prompt, config.artifact)
+    check_writable(config.out, [name for name in read if name != "-"])
+    parts_of(config, {})
+    if is_folder(config.out):
+        check_format(f"x.{config.out_format}")
+    if not is_stream(config.file):
+        ItemReader(columns=Columns.of(config)).check(*files, fmt=config.input_format or None)
+    return config, files
 
 
 async def _fill(

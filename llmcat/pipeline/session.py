@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import Walk, walk
 from llmcat.engines import Engine, Served
-from llmcat.errors import BadConfig, EngineUnsupported
+from llmcat.errors import BadConfig
 from llmcat.evidence import assemble, place_prior
 from llmcat.evidence.artifact import Artifact
 from llmcat.evidence.escalation import SURE, Escalation
@@ -21,7 +21,7 @@ from llmcat.evidence.pool import Pool as Weights
 from llmcat.pipeline.decode import Judge, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
-from llmcat.pipeline.settings import engine_of, pool_of, prompt_of, with_choices
+from llmcat.pipeline.settings import check_able, engine_of, pool_of, prompt_of, with_choices
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.pipeline.loop import Memory, Tally
+    from llmcat.prompting.templates import Prompt
     from llmcat.records import Item, Verdict
 
 __all__ = ["Route", "Session"]
@@ -150,8 +151,8 @@ class Session:
         the reader's place prior, where an earlier session of the same run measured it. `pool`:
         examples that are here already, instead of those of the settings; left out where neither
         retrieval nor the prompt has a use for them. Everything
-        that can be checked without the engine is checked first. Raises any `LlmcatError`; the
-        engine is closed again then.
+        that can be checked without the engine is checked first. Raises any `LlmcatError`, with the
+        engine closed.
         """
         artifact = Artifact.load(config.artifact) if config.artifact else None
         if artifact is not None:
@@ -170,36 +171,12 @@ class Session:
             pool = None
         pool = pool or pool_of(config, taxonomy)
         shown = pool if "examples" in prompt.front.needs or not gathers else None
-        if config.constraint not in can.constraints:
-            raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
-        if prompt.front.read not in can.reads:
-            raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
-        if config.orders != "1" and prompt.front.read == "text":
-            raise BadConfig(
-                "--orders averages probabilities, and a `text` prompt gives none",
-                hint="use a prompt that reads codes",
-            )
-        if config.image and not can.images:
-            raise EngineUnsupported(
-                f"{engine.name} shows the model no images",
-                hint="a vision model behind vllm_http, openai or litellm can see them",
-            )
+        check_able(engine, config, prompt)
         try:
             served = await engine.open()
             log.info("%s serves %s (%s)", engine.name, served.model, served.version)
-            orders = AUTO if config.orders == "auto" else int(config.orders)
-            most = min(config.menu_size, len(served.alphabet) - 1, len(taxonomy.leaves))
-            plan = Plan(
-                taxonomy,
-                served.alphabet,
-                config.menu_size,
-                templates.spelled(prompt, taxonomy.nodes),
-                orders=orders,
-                auto=config.orders == "auto",
-                candidates=min(config.candidates, most) if gathers else 0,
-            )
             task = Task(
-                plan=plan,
+                plan=_plan(config, taxonomy, served.alphabet, prompt, gathers=gathers),
                 prompt=prompt,
                 pool=shown,
                 about=config.about or taxonomy.about,
@@ -208,17 +185,10 @@ class Session:
             )
             used = await engine.count_tokens(task.widest())
             task = task.fitted(used=used, context=served.context)
-            known = pool.digest if pool is not None else ""
-            session = cls(
-                config, taxonomy, engine, served, task,
-                route=route, examples=known, artifact=artifact,
-            )  # fmt: skip
+            session = cls(config, taxonomy, engine, served, task, route=route, artifact=artifact,
+                          examples=pool.digest if pool is not None else "")  # fmt: skip
             if gathers:
                 session = await session._gather(pool, judged, prior)
-        except BaseException:
-            await engine.close()
-            raise
-        try:
             return replace(session, judge=judge or session.judged())
         except BaseException:
             await engine.close()
@@ -381,3 +351,24 @@ def _array(values: Sequence[float]) -> np.ndarray[Any, Any]:
     import numpy as np
 
     return np.array(values, dtype=float)
+
+
+def _plan(
+    config: RunConfig,
+    taxonomy: Taxonomy,
+    alphabet: Sequence[str],
+    prompt: Prompt,
+    *,
+    gathers: bool,
+) -> Plan:
+    """Return the menus of the settings, in the codes of the served model."""
+    most = min(config.menu_size, len(alphabet) - 1, len(taxonomy.leaves))
+    return Plan(
+        taxonomy,
+        tuple(alphabet),
+        config.menu_size,
+        templates.spelled(prompt, taxonomy.nodes),
+        orders=AUTO if config.orders == "auto" else int(config.orders),
+        auto=config.orders == "auto",
+        candidates=min(config.candidates, most) if gathers else 0,
+    )

@@ -102,3 +102,22 @@ def pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
         shots=config.shots,
         seed=config.seed,
     )
+
+
+def check_able(engine: Engine, config: RunConfig, prompt: Prompt) -> None:
+    """Raise `EngineUnsupported` or `BadConfig` for what an engine cannot do with a prompt."""
+    can = engine.capabilities
+    if config.constraint not in can.constraints:
+        raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
+    if prompt.front.read not in can.reads:
+        raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
+    if config.orders != "1" and prompt.front.read == "text":
+        raise BadConfig(
+            "--orders averages probabilities, and a `text` prompt gives none",
+            hint="use a prompt that reads codes",
+        )
+    if config.image and not can.images:
+        raise EngineUnsupported(
+            f"{engine.name} shows the model no images",
+            hint="a vision model behind vllm_http, openai or litellm can see them",
+        )

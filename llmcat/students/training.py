@@ -129,8 +129,7 @@ def collect(
     counts, foreign = Counter[str](), Counter[str]()
     examples, contradictions = dict[str, Example](), dict[str, set[str]]()
     for key, text, word in _words(config, reader, store, counts):
-        node = taxonomy.resolve(word.label)
-        node = node or (NONE if word.label.strip().casefold() == NONE else None)
+        node = taxonomy.resolve(word.label) or _none(word.label)
         weight = 1.0 if word.source in CHECKED else min(word.confidence or 0.0, 1.0)
         if node is None:
             foreign[word.label] += 1
@@ -146,9 +145,8 @@ def collect(
             counts["duplicates"] += 1
     if foreign:
         named = ", ".join(f"{label!r} ({n:,})" for label, n in foreign.most_common(10))
-        raise InputError(
-            f"labels that are not in the taxonomy: {named}", hint="mend the labels or the taxonomy"
-        )
+        hint = "mend the labels or the taxonomy"
+        raise InputError(f"labels that are not in the taxonomy: {named}", hint=hint)
     twice = [examples.pop(key) for key in contradictions]
     by_label = Counter(e.label for e in examples.values())
     small = {label: n for label, n in sorted(by_label.items()) if n < least}
@@ -163,11 +161,9 @@ def collect(
             hint=hint,
         )
     labels = {e.label for e in kept_}
+    kinds = ("rows", "unreadable", "unlabelled", "duplicates", "doubtful", "inner")
     report = {
-        **{
-            n: counts[n]
-            for n in ("rows", "unreadable", "unlabelled", "duplicates", "doubtful", "inner")
-        },
+        **{kind: counts[kind] for kind in kinds},
         "contradicted": len(twice),
         "contradictions": [
             f"{e.text.splitlines()[0][:80]!r}: {', '.join(sorted(contradictions[key]))}"
@@ -217,6 +213,10 @@ def _bare(text: str) -> str:
 # -- training ---------------------------------------------------------------------------------
 
 
+def _none(label: str) -> str | None:
+    return NONE if label.strip().casefold() == NONE else None
+
+
 def train(
     corpus: Corpus, taxonomy: Taxonomy, recipe: Recipe, *, features: str = TFIDF
 ) -> tuple[Student, list[str]]:
@@ -232,35 +232,20 @@ def train(
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:  # noqa: PLR2004
         raise InputError(f"a student needs two categories with {recipe.least} examples or more")
-    remarks: list[str] = []
-    params = dict(recipe.params)
+    remarks, params = list[str](), dict(recipe.params)
     if recipe.search:
         params |= _search(recipe, params, texts, labels, weight, remarks)
     p = out_of_fold(recipe, params, texts, labels, weight)
     checked = np.array([e.source in CHECKED for e in corpus.examples])
     measured = checked if checked.sum() >= 2 * len(classes) else np.ones(len(texts), dtype=bool)
-    column = np.searchsorted(classes, labels)
-    scaling, losses = fit_scaling(logs(p)[measured], column[measured], seed=recipe.seed)
-    scaling = _humble(scaling, logs(p)[measured], column[measured])
+    fitting = logs(p)[measured], np.searchsorted(classes, labels)[measured]
+    scaling, losses = fit_scaling(*fitting, seed=recipe.seed)
+    scaling = _humble(scaling, *fitting)
     q = np.exp(scaling(logs(p)))
-    estimator = _trained(recipe, params, texts, labels, weight)
-    best = q.argmax(axis=1)
-    rows = np.flatnonzero(checked)
-    cold = sum(n.id not in classes for n in taxonomy.leaves)
-    names = {c: name_of(c, taxonomy) for c in classes}
-    seen = None
     try:
-        seen = novelty.fit(
-            texts,
-            labels.tolist(),
-            q,
-            classes,
-            names,
-            represent=representation(features).fit([*texts, *names.values()]),
-            share=min(0.5, max(0.2, cold / (cold + len(classes)))),
-            seed=recipe.seed,
-        )
+        seen = _novelty(texts, labels.tolist(), q, classes, taxonomy, features, recipe.seed)
     except InputError as exc:
+        seen = None
         remarks.append(f"{exc}: every item is taken for known")
     made = Manifest(
         llmcat=llmcat.__version__,
@@ -285,12 +270,37 @@ def train(
         | {"cross_validated_log_loss": losses},
         files={},
     )
+    best, rows = q.argmax(axis=1), np.flatnonzero(checked)
     held = Held(
         label=[classes[i] for i in best[rows].tolist()],
         gold=labels[rows].tolist(),
         confidence=q[rows, best[rows]].tolist(),
     )
-    return Student(estimator, made, held, seen), remarks
+    return Student(_trained(recipe, params, texts, labels, weight), made, held, seen), remarks
+
+
+def _novelty(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    q: np.ndarray[Any, Any],
+    classes: Sequence[str],
+    taxonomy: Taxonomy,
+    features: str,
+    seed: int,
+) -> novelty.Novelty:
+    """Return the eye for what is new. Raises `InputError` where it cannot be trained."""
+    cold = sum(node.id not in classes for node in taxonomy.leaves)
+    names = {c: name_of(c, taxonomy) for c in classes}
+    return novelty.fit(
+        texts,
+        labels,
+        q,
+        classes,
+        names,
+        represent=representation(features).fit([*texts, *names.values()]),
+        share=min(0.5, max(0.2, cold / (cold + len(classes)))),
+        seed=seed,
+    )
 
 
 def _humble(scaling: Scaling, log_p: Array, gold: Array) -> Scaling:
