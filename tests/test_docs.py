@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_architecture import LAYERS
 
 from llmcat.cli.options import COMMANDS, GROUPS
 from llmcat.config import RunConfig
@@ -209,11 +210,15 @@ def test_the_yaml_and_the_prompt_of_the_docs_load(tmp_path: Path) -> None:
     assert '"label":"cats"' in ran.stdout
 
 
-def test_the_tree_of_the_readme_names_every_module() -> None:
-    """So the next person sees the architecture."""
+def test_the_tree_of_the_readme_is_the_order_of_the_parts() -> None:
+    """So the next person sees the architecture: the layers, the uppermost first."""
     tree = next(b for b in blocks(README, "") if b.startswith("llmcat/"))
-    modules = {p.name for p in (ROOT / "llmcat").glob("*.py")} - {"__init__.py"}
-    assert modules == set(re.findall(r"\b\w+\.py\b", tree))
+    inside = tree[tree.index("\n") : tree.index("\nprompts/")]
+    named = re.findall(r"(\w+)(?:/|\.py)", inside)
+    layers = [name for name in LAYERS if name != "__main__"]
+    folders = [name for name in layers if (ROOT / "llmcat" / name).is_dir()]
+    assert [name for name in named if name in folders] == folders[::-1]
+    assert set(named) == set(layers)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["COMMANDS", "GROUPS", "LEARNING", "add_settings", "flags_of", "parser", "settings"]
+    from llmcat.config import RunConfig
+
+__all__ = [
+    "COMMANDS",
+    "GROUPS",
+    "ITEMS",
+    "STORE",
+    "add_settings",
+    "all_but",
+    "check_items",
+    "flags_of",
+    "parser",
+    "settings",
+]
 
 COMMANDS = {
     "init": "write a starter project: settings, categories, a few items",
@@ -53,8 +67,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 ELSEWHERE = {"fallback", "label store"}
 """Groups that a command has only where it says so."""
-LEARNING = ("student", "fallback", "labels", "explain")
-"""Commands in `llmcat.cli.learn`."""
+STORE = frozenset({"label store"})
+ITEMS = ("file", "input_format", "text", "id", "label", "redact", "limit")
+"""Settings of what is read."""
 SHORT = {"file": "-f", "out": "-o"}
 
 
@@ -127,3 +142,16 @@ def settings(args: argparse.Namespace) -> Any:
     from llmcat import config
 
     return config.load(**flags_of(args))
+
+
+def all_but(*names: str) -> frozenset[str]:
+    """Return every setting that is not among these."""
+    return frozenset(n for group in GROUPS.values() for n in group) - set(names)
+
+
+def check_items(config: RunConfig) -> None:
+    """Raise `BadConfig` where there is nothing to read."""
+    from llmcat.errors import BadConfig
+
+    if config.file == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        raise BadConfig("no items", hint="--file FILE, or pipe them in")

@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 from llmcat import resources
+from llmcat.cli.options import parser as make_parser
 from llmcat.config import CONFIG_FILE
 from llmcat.errors import InputError, JournalError
 
-__all__ = ["NEXT_STEPS", "write"]
+__all__ = ["command", "write"]
 
 ITEMS = 20
 
@@ -59,3 +60,14 @@ def write(folder: str) -> list[Path]:
     except OSError as exc:
         raise JournalError(f"{folder}: {exc.strerror}") from exc
     return list(paths)
+
+
+def command(argv: list[str]) -> int:
+    """Run it; return the exit code."""
+    parser = make_parser("init")
+    parser.add_argument("folder", nargs="?", default=".", help="where (default: here)")
+    args = parser.parse_args(argv)
+    for path in write(args.folder):
+        print(f"wrote {path}")
+    print(NEXT_STEPS, end="")
+    return 0

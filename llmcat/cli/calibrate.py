@@ -1,0 +1,187 @@
+"""`llmcat calibrate`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llmcat.cli.console import Bar, figure, interruptible
+from llmcat.cli.evaluation_options import check_evaluated
+from llmcat.cli.options import add_settings, settings
+from llmcat.cli.options import parser as make_parser
+from llmcat.errors import BadConfig
+from llmcat.storage import wrote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmcat.calibration.artifact import Calibration
+    from llmcat.calibration.decider import Calibrated
+    from llmcat.config import RunConfig
+    from llmcat.evidence.artifact import Artifact
+
+__all__ = ["command", "weights_line"]
+
+
+CALIBRATE_EPILOG = """\
+examples:
+  llmcat calibrate --file labeled.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --accept-precision 0.95
+  llmcat classify --file items.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
+    --artifact artifact.json --accept-precision 0.95
+
+One part of the items fits, the other draws the line. The file is bound to model, prompt and
+categories. With --accept-precision it also says what would be promised, and how much would be
+accepted. Exit codes: 0 done, also where it says that no line can be drawn; 2 bad input, or nothing
+could be fitted that beats no calibration; 3 no usable engine; 130 interrupted.
+"""
+
+
+def command(argv: list[str]) -> int:
+    """Run it; return the exit code."""
+    parser = make_parser("calibrate", CALIBRATE_EPILOG)
+    where = "what to write (default: artifact.json; calibration.json where nothing is added up)"
+    add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
+    parser.add_argument("--share", type=float, help="how much of the items fits, the rest draws "
+                        "lines (default: half; where weights are learnt a third)")  # fmt: skip
+    parser.add_argument("--no-prior", action="store_true", help="leave the labels' prior in")
+    parser.add_argument("--plain", action="store_true", help="keep probabilities as they are, only "
+                        "draw a line")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress, no remarks")
+    args = parser.parse_args(argv)
+    config = settings(args)
+    check_evaluated(config)
+
+    if args.share is not None and not 0.1 <= args.share <= 0.9:  # noqa: PLR2004
+        raise BadConfig("--share is between 0.1 and 0.9")
+    if config.calibration:
+        raise BadConfig("a calibration is fitted on what the model says, not on another one")
+    return run_calibrate(
+        config,
+        command=["llmcat", "calibrate", *argv],
+        share=args.share,
+        prior=not args.no_prior,
+        plain=args.plain,
+        quiet=args.quiet,
+    )
+
+
+def run_calibrate(
+    config: RunConfig,
+    *,
+    command: Sequence[str],
+    share: float | None,
+    prior: bool,
+    plain: bool,
+    quiet: bool,
+) -> int:
+    """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
+    from llmcat.calibration.decider import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.evaluation import experiment, fitting
+    from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.run_folder import SOLO, load
+    from llmcat.evidence.gather import Gathered
+    from llmcat.taxonomy.load import taxonomy_of
+
+    kept = Gathered()
+    taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
+    check(wanted, taxonomy)
+    arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
+    options = experiment.Options(command=tuple(command), posteriors=True, kept=kept)
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr)
+
+    with Bar(quiet=quiet) as bar:
+        folder = interruptible(
+            lambda stop: experiment.evaluate([arm], options, watch=bar, stop=stop, say=say)
+        )
+    if folder is None:
+        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
+        print(f"  {shlex.join(options.command)}", file=sys.stderr)
+        return 130
+    if fallen := load(folder)["arms"][SOLO]["collapse"]:
+        print(fallen["said"])
+    fitted = fitting.fit_calibration(
+        folder, taxonomy, share=share, prior=prior, plain=plain, seed=config.seed,
+        kept=kept, group=config.group,
+    )  # fmt: skip
+    made, found = fitted.calibration, fitted.metrics
+    out = Path(config.out or ("artifact.json" if fitted.artifact else "calibration.json"))
+    done = wrote(out)
+    if fitted.artifact is not None:
+        fitted.artifact.save(out)
+        print(weights_line(fitted.artifact))
+    else:
+        made.save(out)
+    for text in _doubts(made, found["after"]["log_loss"]["value"], plain=plain):
+        print(text)
+    _print_gain(made, found)
+    _print_promise(Calibrated(made, taxonomy, wanted), sets=config.sets)
+    print(done, file=sys.stderr)
+    return 0
+
+
+def _print_gain(made: Calibration, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what the gating part says before and after."""
+    console = Console(highlight=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("on the gating part", "before", "after"):
+        table.add_column(head, justify="left" if head[0] == "o" else "right")
+    for name in found["before"]:
+        cells = [found[when][name] for when in ("before", "after")]
+        table.add_row(name.replace("_", " "), *map(figure, cells))
+    console.print(table)
+    fits = len(made.fitting.correct)
+    print(f"scaling: {made.scaling}; prior: {'taken off' if made.prior else 'left in'}; "
+          f"{fits:,} items fit, {len(made.gating.correct):,} draw lines")  # fmt: skip
+
+
+def _print_promise(judge: Calibrated, *, sets: float) -> None:
+    """Print what is promised, and each line."""
+    for text in judge.promise():
+        print(text)
+    for name, line in judge.gates.items():
+        if line.accepted:
+            print(f"line{' of ' + name if name else ''}: {line.threshold:.4f}, accepts "
+                  f"{line.coverage:.1%}; of {line.accepted:,} accepted {line.right:,} are right, "
+                  f"at least {line.bound:.1%}")  # fmt: skip
+    if sets:
+        print(f"sets hold the right label in {sets:.0%} on average")
+
+
+def weights_line(artifact: Artifact) -> str:
+    """Say what the sources weigh, and above which line the model is not missed."""
+    weights = artifact.parts["pool"].learnt["weights"]
+    said = ", ".join(f"{name} {w:.2f}" if w else f"{name} left out" for name, w in weights.items())
+    line = artifact.parts.get("line")
+    skip = f"; --skip-sure leaves the model out above {line.learnt['skip']:.3f}" if line else ""
+    return f"weights: {said}{skip}"
+
+
+def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:
+    """Say where a calibration is worth little: `loss` is the log-loss of what it gives or keeps."""
+    from llmcat.calibration.fit import no_line
+
+    parts = made.fitting, made.gating
+    said = [
+        no_line(
+            [c for part in parts for c in part.confidence],
+            [hit for part in parts for hit in part.correct],
+        )
+    ]
+    even = math.log(max(1, len(made.labels)))
+    if made.labels and loss > even:
+        said.append(
+            f"WARNING: {'kept as they are, ' if plain else ''}these probabilities are worse than "
+            f"an even share: log loss {loss:.2f}, an even share over {len(made.labels)} labels has "
+            f"{even:.2f}"
+        )
+    return [text for text in said if text]

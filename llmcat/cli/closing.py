@@ -1,0 +1,108 @@
+"""What a person hears at the end of a run: the closing line, and how it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import orjson
+from rich.console import Console
+
+from llmcat.cli.console import predictions_table
+from llmcat.pipeline import file_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcat.config import RunConfig
+    from llmcat.pipeline.file_run import Summary
+
+__all__ = ["closed", "closing", "stream"]
+
+
+LOW_MASS = 0.5
+
+
+def closed(summary: file_run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
+    """Say how a run went, and how it goes on; return the exit code."""
+    out = summary.out
+    if not quiet:
+        for line in closing(summary):
+            print(line, file=sys.stderr)
+    if summary.interrupted:
+        if out == "-" or not summary.resumable:
+            print("interrupted; items from a pipe, or results into one, cannot be resumed: "
+                  "use --file and --out", file=sys.stderr)  # fmt: skip
+        else:
+            kept = [word for word in command if word != "--restart"]
+            print("interrupted; this goes on:", file=sys.stderr)
+            print(f"  {shlex.join(['llmcat', name, *kept])}", file=sys.stderr)
+        return 130
+    return 1 if summary.decisions["error"] else 0
+
+
+def closing(summary: Summary) -> list[str]:
+    """Return the closing line, and a line each for what the user should know."""
+    counts, tally = summary.decisions, summary.tally
+    used = tally.usage
+    fallen = [summary.collapse["said"]] if summary.collapse else []
+    if summary.already_done:
+        return [f"nothing to do: {summary.out} is complete, {summary.rows:,} rows", *fallen]
+    accepted = f"{counts['accept']:,} accepted" if counts["accept"] else ""
+    review = f"{counts['review']:,} to review" if counts["review"] else ""
+    labelled = f"{counts['labelled']:,} labelled" if not (accepted or review) else ""
+    parts = [p for p in (accepted, review, labelled) if p]
+    parts += [f"{counts['none']:,} none", f"{counts['error']:,} errors"]
+    rate = summary.written / summary.seconds if summary.seconds > 0 else 0.0
+    parts.append(f"{rate:,.0f} items/s" if rate >= 10 else f"{rate:.2g} items/s")  # noqa: PLR2004
+    if used.prompt:
+        parts.append(f"{used.cached / used.prompt:.0%} of prompt tokens cached")
+    parts.append(f"{used.prompt:,} + {used.generated:,} tokens")
+    if summary.cost is not None:
+        parts.append(f"cost {summary.cost:,.4f}")
+    lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts), *fallen]
+    steps = {**summary.cleaned, "cut to the context": tally.cut}
+    cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
+    if cleaned:
+        lines.append(f"cleaned: {cleaned}")
+    if tally.again:
+        lines.append(
+            f"asked in several orders: {tally.again:,} items, {tally.turned:,} with several "
+            f"answers; {tally.asked:,} asks in all"
+        )
+    lines += summary.promises
+    if tally.duplicates:
+        lines.append(f"exact duplicates, asked once: {tally.duplicates:,}")
+    if summary.double_ids:
+        lines.append(f"duplicate ids: {summary.double_ids:,} (the first: {summary.double_id})")
+    if summary.foreign_gold:
+        lines.append(f"gold labels not in the taxonomy: {summary.foreign_gold:,}")
+    if tally.mass is not None:
+        low = ": the model wants to say something else; try another prompt or model"
+        lines.append(
+            f"label mass {tally.mass:.3g}, the mean of {tally.mass_count:,} sampled"
+            + (low if tally.mass < LOW_MASS else "")
+        )
+    lines += [f"error: {n:,} x {reason}" for reason, n in summary.errors.most_common(5)]
+    if summary.out != "-":
+        lines.append(f"wrote {summary.out}")
+    return lines
+
+
+async def stream(
+    config: RunConfig,
+    summary: Summary,
+    stop: asyncio.Event,
+    opener: file_run.Opener | None = None,
+) -> None:
+    """Print rows as they come: JSON lines into a pipe, a table on a terminal."""
+    pairs = file_run.classify_stream(config, summary, stop=stop, opener=opener)
+    if sys.stdout.isatty():
+        shown = [(row, next(iter(item.fields.values()), "")) async for item, row in pairs]
+        Console().print(predictions_table(shown))
+        return
+    async for _, row in pairs:
+        sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
+        sys.stdout.buffer.flush()
