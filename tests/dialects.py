@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from aiohttp import web
-from conftest import InThread, free_port
+from helpers import InThread, free_port
 
 Body = dict[str, Any]
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from test_architecture import LAYERS
 
 from llmcat.cli.options import COMMANDS, GROUPS

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from llmcat.evaluation.arms import arms_of, definition
 from llmcat.taxonomy.tree import Taxonomy

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import EXAMPLES, ROOT
+from helpers import EXAMPLES, ROOT
 
 from llmcat.candidates.plan import Plan
 from llmcat.engines.chat_template import Chat
@@ -26,7 +26,7 @@ from llmcat.taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Ran
+    from helpers import Ran
 
 SHOP = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 

@@ -17,7 +17,7 @@ mkdir -p "$OUT"
 echo "== engine contract, the demo model"
 DEMO=serve/demo/llmcat_demo/model
 $PYTHON eval/bench/served.py --model "$DEMO" --log "$OUT/contract.log" -- \
-    env LLMCAT_VLLM_URL=URL "$PYTHON" -m pytest -q tests/test_engines.py -k "vllm_http or posterior or names or reasons"
+    env LLMCAT_VLLM_URL=URL "$PYTHON" -m pytest -q tests/engines/test_engines.py -k "vllm_http or posterior or names or reasons"
 
 echo "== the demo model in this process"
 $PYTHON eval/bench/local.py | tee "$OUT/local.md"

@@ -88,7 +88,7 @@ class Served:
 
 
 class Engine(Protocol):
-    """The contract. `tests/test_engines.py` holds the suite that every engine passes."""
+    """The contract. `tests/engines/test_engines.py` holds the suite that every engine passes."""
 
     name: str
     capabilities: Capabilities

@@ -1,6 +1,6 @@
 """Masking: what is personal goes, what is a product's number stays.
 
-`python tests/test_redact.py` writes the table in docs/privacy.md anew.
+`python tests/items/test_redact.py` writes the table in docs/privacy.md anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmcat.items.redact import ALL, Redactor, parse, redact
 from llmcat.items.redact_patterns import PATTERNS
 from llmcat.records import Item
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "privacy.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "privacy.md"
 
 
 def masked(text: str) -> tuple[str, dict[str, int]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLES, Proxy, Ran, free_port, read_rows
+from helpers import EXAMPLES, Proxy, Ran, free_port, read_rows
 
 from llmcat.cli.main import COMMANDS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ran
+from helpers import Ran
 
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.pipeline.collapse import EVERY, LEAST, STRIDE, Watch

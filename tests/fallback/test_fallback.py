@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ran, read_rows
+from helpers import Ran, read_rows
 
 from llmcat.annotations.store import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, serve
+from helpers import EXAMPLES, serve
 
 from llmcat.errors import BadConfig, EngineDown, EngineRefused
 from llmcat.items.readers import ItemReader
@@ -25,7 +25,7 @@ from llmcat.taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Ran
+    from helpers import Ran
 
 SHOP = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 needs_embeddings = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import EXAMPLES, read_rows
+from helpers import EXAMPLES, read_rows
 
 from llmcat import config
 from llmcat.checks import reading
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from pathlib import Path
 
-    from conftest import Ran
+    from helpers import Ran
 
     from llmcat.engines import Engine
     from llmcat.records import Ask

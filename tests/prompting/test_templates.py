@@ -17,8 +17,8 @@ from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
 from llmcat.records import Item
 
-ROOT = Path(__file__).resolve().parent.parent
-HASHES = json.loads((ROOT / "tests" / "prompt_hashes.json").read_text())
+ROOT = Path(__file__).resolve().parent.parent.parent
+HASHES = json.loads((ROOT / "tests" / "prompting" / "prompt_hashes.json").read_text())
 TAXONOMY = Taxonomy.load(ROOT / "examples" / "taxonomy.yaml")
 POOL = Pool.build(ItemReader().read(ROOT / "examples" / "pool.jsonl"), TAXONOMY)
 SHIPPED = [p.ref for p in templates.available()]

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
-from conftest import Ran, read_rows
+from helpers import Ran, read_rows
 
 from llmcat.errors import JournalError, RunMismatch
 from llmcat.pipeline.journal import Journal

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import ROOT, InThread, Ran, free_port
 from dialects import Dialects
+from helpers import ROOT, InThread, Ran, free_port
 from llmcat_serve import launch
 
 from llmcat import Taxonomy

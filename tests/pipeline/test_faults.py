@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, InThread, Ran, free_port, read_rows
+from helpers import ROOT, InThread, Ran, free_port, read_rows
 
 Cli = Callable[..., Ran]
 

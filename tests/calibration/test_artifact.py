@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, Ran, read_rows
+from helpers import EXAMPLES, Ran, read_rows
 
 from llmcat import Classifier
 from llmcat.calibration.artifact import Calibration

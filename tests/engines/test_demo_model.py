@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_MODEL, EXAMPLES, ROOT, Ran, read_rows
+from helpers import DEMO_MODEL, EXAMPLES, ROOT, Ran, read_rows
 
 DATA = Path(os.environ.get("LLMCAT_DATA", ROOT.parent / "shared" / "data"))
 Cli = Callable[..., Ran]

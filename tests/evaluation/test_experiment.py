@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, Ran, read_rows
+from helpers import EXAMPLES, Ran, read_rows
 from sklearn import metrics as sklearn_metrics
 
 from llmcat.config import RunConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES, read_rows
+from helpers import EXAMPLES, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ from llmcat.taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Ran
+    from helpers import Ran
 
 SHOP = Taxonomy.load(EXAMPLES / "taxonomy.yaml")
 DRAW = np.random.default_rng

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import DEMO_MODEL, Proxy, Ran, free_port
 from dialects import Dialects
+from helpers import DEMO_MODEL, Proxy, Ran, free_port
 
 from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES

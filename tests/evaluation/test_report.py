@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLES, Ran
+from helpers import EXAMPLES, Ran
 
 from llmcat.evaluation import report, report_markdown
 from llmcat.evaluation.comparison import Question
