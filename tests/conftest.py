@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
 
+import hypothesis
 import pytest
 from helpers import DEMO_MODEL, Proxy, Ran, serve
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test fails for being slow
+hypothesis.settings.load_profile("untimed")
 
 ASK_FOR_IT = {"test_engines", "test_demo_model"}
 """Files whose fixtures take the server where a test's parameters want it."""
