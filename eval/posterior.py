@@ -23,7 +23,7 @@ from llmcat.records import Item
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from llmcat.records import Ask
+    from llmcat.records import Request
 
 RUNS = (("outlines", 1), ("outlines", 1), ("tokens", 1), ("outlines", 64), ("tokens", 64))
 
@@ -32,7 +32,7 @@ async def posteriors(engine: VllmHttp, task: Task, count: int) -> list[list[floa
     """Return the distribution over the menu for each of some made-up items."""
     menu = task.plan.first_menus()[0]
 
-    async def asks() -> AsyncIterator[Ask]:
+    async def asks() -> AsyncIterator[Request]:
         for i in range(count):
             item = Item(row=i, id=str(i), fields={"title": f"thing {i} {'x' * (i % 7)}"})
             yield task.ask(*task.fit(item), menu)
@@ -42,7 +42,7 @@ async def posteriors(engine: VllmHttp, task: Task, count: int) -> list[list[floa
         if answer.error:
             raise answer.error
         weights = [math.exp(x) for x in answer.logprobs]
-        found[answer.ask.item.row] = [w / math.fsum(weights) for w in weights]
+        found[answer.request.item.row] = [w / math.fsum(weights) for w in weights]
     return [found[i] for i in range(count)]
 
 

@@ -37,7 +37,7 @@ from llmcat.candidates.plan import Plan
 from llmcat.fallback import decider, router
 from llmcat.fallback import policy as deciding
 from llmcat.fallback.primary import Placed
-from llmcat.records import MOST_LABELS, NONE, Item, Menu, Scores, Verdict
+from llmcat.records import MOST_LABELS, NONE, Item, Menu, RowResult, Scores
 from llmcat.retrieval.vectors import representation
 from llmcat.students import training
 from llmcat.students.model import Student
@@ -222,7 +222,7 @@ class Season:
         ours = ours.choosing(items)
         plan = Plan(taxonomy, CANDIDATES[: MOST_LABELS + 1])
         given: list[tuple[str, float | None]] = []
-        verdicts = []
+        results = []
         for item in ours.ahead(items):
             walk = ours.walk(plan, item)
             asks = 0
@@ -235,8 +235,8 @@ class Season:
                 scores: Scores = end.value
             self.asked += asks
             given.append((scores.label, scores.confidence if asks else None))
-            verdicts.append(Verdict(item, "labelled", scores))
-        ours.keep(verdicts)
+            results.append(RowResult(item, "labelled", scores))
+        ours.keep(results)
         return given
 
 

@@ -1,7 +1,7 @@
 """Do the intervals and the decision keep what they say? Simulated labelled sets, known truth.
 
     python eval/simulate.py            all three tables, 1,000 sets each: minutes on 2 cores
-    python eval/simulate.py --sets 100 quicker, rougher
+    python eval/simulate.py --set-coverage 100 quicker, rougher
 
 1. How often the 95 % interval of a paired difference holds the true difference: accuracy, micro and
    macro F1, log-loss, Brier; 400 and 2,000 items.
@@ -157,7 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sets", type=int, default=1000)
+    parser.add_argument("--set-coverage", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     sets, missed = args.sets, []

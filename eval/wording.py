@@ -2,7 +2,7 @@
 """Which wording a model reads best: one after another on development parts, what it adds.
 
     python eval/wording.py MODEL --data FOLDER [--items 64] [--keep FOLDER]
-                           [--only NAME,...] [--sets NAME,...] [--write NAME]
+                           [--only NAME,...] [--set-coverage NAME,...] [--write NAME]
 
 Each wording is a prompt file made here from the default by one change. All read the same 8
 candidates of the same items, in the same orders, so rows are compared item by item: the table has
@@ -198,7 +198,7 @@ async def main() -> None:
     parser.add_argument("--items", type=int, default=64)
     parser.add_argument("--keep", type=Path, default=Path(".cache") / "wording")
     parser.add_argument("--only", default=",".join(WORDINGS))
-    parser.add_argument("--sets", default="examples,shop32,banking77")
+    parser.add_argument("--set-coverage", default="examples,shop32,banking77")
     parser.add_argument("--write", default="")
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ async def main() -> None:
 
 def keep(text: str, args: argparse.Namespace) -> None:
     """Write the table down with what made it."""
-    flags = f"--sets {args.sets} --items {args.items}"
+    flags = f"--set-coverage {args.sets} --items {args.items}"
     flags += f" --only '{args.only}'" if args.only != ",".join(WORDINGS) else ""
     head = f"# Wordings read by {args.model.name}: development parts\n\n"
     head += f"    python eval/wording.py {args.model.name} --data FOLDER {flags}\n\n"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmcat.estimator import Items
-    from llmcat.records import Verdict
+    from llmcat.records import RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["AsyncClassifier", "Classifier", "rows_for"]
@@ -51,29 +51,29 @@ class AsyncClassifier(Estimator):
 
     async def classify(self, items: Items) -> AsyncGenerator[Row, None]:
         """Yield a prediction row per item, in order, as they come."""
-        async for verdict in self._verdicts(items):
-            yield row_of(verdict, self.taxonomy)
+        async for result in self._each_result(items):
+            yield row_of(result, self.taxonomy)
         self._warn()
 
     async def predict(self, X: Items) -> Array:  # noqa: N803
         """Return labels; shape `(n,)`. Raises `EngineError` as `Classifier.predict` does."""
-        verdicts = await self._all(X)
+        results = await self._all(X)
         self._warn()
-        return self._labels_of(verdicts)
+        return self._labels_of(results)
 
     async def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1."""
-        verdicts = await self._whole(X)
+        results = await self._whole(X)
         self._warn()
-        return self._probabilities_of(verdicts)
+        return self._probabilities_of(results)
 
     async def calibrate(
         self, X: Items, y: Iterable[Any], *, path: str | Path = "", prior: bool = True,  # noqa: N803
         plain: bool = False, share: float = 0.5, seed: int = 0,
     ) -> Self:  # fmt: skip
         """Fit a calibration on labelled items; see `Classifier.calibrate`."""
-        verdicts = await self._all(X, plain=True)
-        self._calibrated(verdicts, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
+        results = await self._all(X, plain=True)
+        self._calibrated(results, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
         return self
 
     async def aclose(self) -> None:
@@ -114,20 +114,20 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
         the same index. A bad item gives a row whose decision is `error`.
         """
-        return rows_for(items, self.verdicts(items), self.taxonomy)
+        return rows_for(items, self.results(items), self.taxonomy)
 
-    def verdicts(self, items: Items) -> list[Verdict]:
+    def results(self, items: Items) -> list[RowResult]:
         """Return what was decided of each item, in order: what rows and arrays are made of."""
         return self._answers(self._all, items)
 
     def stream(self, items: Items) -> Iterator[Row]:
         """Yield the rows of `classify` as they come."""
-        came: queue.SimpleQueue[Verdict | BaseException | None] = queue.SimpleQueue()
+        came: queue.SimpleQueue[RowResult | BaseException | None] = queue.SimpleQueue()
 
         async def ask() -> None:
             try:
-                async for verdict in self._verdicts(items):
-                    came.put(verdict)
+                async for result in self._each_result(items):
+                    came.put(result)
                 came.put(None)
             except BaseException as exc:
                 came.put(exc)
@@ -146,8 +146,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def explain(self, item: str | Mapping[str, Any]) -> Row:
         """Return an item's row with `evidence`: what was offered, and what each source adds."""
-        (verdict,) = self.verdicts([item])
-        return row_of(verdict, self.taxonomy)
+        (result,) = self.results([item])
+        return row_of(result, self.taxonomy)
 
     def predict(self, X: Items) -> Array:  # noqa: N803
         """Return labels, `none` for items that belong nowhere; shape `(n,)`.
@@ -156,7 +156,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         `EngineError` if any item could not be answered (unless `on_error="row"`); what the others
         got is kept, and not asked again by the next call.
         """
-        return self._labels_of(self.verdicts(X))
+        return self._labels_of(self.results(X))
 
     def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
@@ -185,11 +185,11 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         `path` cannot be written.
         """
 
-        async def ask(items: Items) -> list[Verdict]:
+        async def ask(items: Items) -> list[RowResult]:
             return await self._all(items, plain=True)
 
-        verdicts = self._answers(ask, X)
-        self._calibrated(verdicts, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
+        results = self._answers(ask, X)
+        self._calibrated(results, y, path=path, prior=prior, plain=plain, share=share, seed=seed)
         return self
 
     @property
@@ -198,8 +198,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return thread
 
     def _answers(
-        self, work: Callable[[Items], Coroutine[Any, Any, list[Verdict]]], items: Items
-    ) -> list[Verdict]:
+        self, work: Callable[[Items], Coroutine[Any, Any, list[RowResult]]], items: Items
+    ) -> list[RowResult]:
         found = self._aio.run(work(items))
         self._warn()
         return found
@@ -219,11 +219,11 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.close()
 
 
-def rows_for(items: Items, verdicts: Sequence[Verdict], taxonomy: Taxonomy) -> Any:
+def rows_for(items: Items, results: Sequence[RowResult], taxonomy: Taxonomy) -> Any:
     """Return prediction rows: a list, or a DataFrame where the items came in one."""
     import pandas as pd
 
-    rows = [row_of(verdict, taxonomy) for verdict in verdicts]
+    rows = [row_of(result, taxonomy) for result in results]
     if isinstance(items, pd.DataFrame):
         return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
     return rows

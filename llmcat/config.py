@@ -5,11 +5,13 @@ Secrets come from the environment only and are masked wherever settings are show
 
 from __future__ import annotations
 
+import os
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,12 +19,28 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from llmcat.errors import BadConfig
+from llmcat.errors import BadConfig, LlmcatWarning
 from llmcat.records import MOST_LABELS
 
-__all__ = ["CONFIG_FILE", "RunConfig", "load"]
+__all__ = ["CONFIG_FILE", "RENAMED", "RunConfig", "load", "say_renamed"]
 
 CONFIG_FILE = "llmcat.toml"
+
+
+RENAMED = {
+    "known": "primary_labelled",
+    "max_asks": "max_requests",
+    "near": "cold_threshold",
+    "sets": "set_coverage",
+    "unlike": "max_distance",
+}
+"""Settings of 0.1, and what they are called now."""
+
+
+def say_renamed(old: str, new: str) -> None:
+    """Warn that something is called otherwise now."""
+    text = f"{old} is called {new} now; the old name works until 0.3"
+    warnings.warn(text, LlmcatWarning, stacklevel=2)
 
 
 class RunConfig(BaseSettings):
@@ -175,17 +193,18 @@ class RunConfig(BaseSettings):
     back_off: bool = Field(
         False, description="answer an inner category where the leaf is not sure enough"
     )
-    sets: float = Field(
+    set_coverage: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="give each item a set of labels that holds the right one so often",
+        description="give each item a set of labels, so that this share of the sets holds the "
+        "right label",
     )
 
     limit: int = Field(
         0,
         ge=0,
-        description="only the first so many items (eval, ab: a random sample, by the seed); 0 for "
+        description="only the first N items (eval, ab: a random sample of N, by the seed); 0 for "
         "all",
     )
 
@@ -195,7 +214,7 @@ class RunConfig(BaseSettings):
     primary_url: str = Field(
         "", description="server that does an encoder student's work: vLLM's .../classify"
     )
-    known: str = Field(
+    primary_labelled: str = Field(
         "",
         description="labelled items of a primary that is no student, best those that it was not "
         "trained on",
@@ -205,20 +224,23 @@ class RunConfig(BaseSettings):
         description="what items are compared by: tfidf, or a sentence-transformers model by name "
         "or folder",
     )
-    unlike: float = Field(
+    max_distance: float = Field(
         0.98,
         gt=0,
         le=1,
-        description="ask about what is less like the training items than this share of them",
+        description="ask about what is farther from the training items than this share of them",
     )
-    near: float = Field(
-        0.2, gt=0, le=1, description="ask where the chance of a cold category is so high"
+    cold_threshold: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="ask where the chance of a category without examples is at least this",
     )
-    max_asks: int = Field(
-        0, ge=0, description="ask about so many texts at most, where it changes most; 0: no bound"
+    max_requests: int = Field(
+        0, ge=0, description="ask about at most N texts, where it changes most; 0: no bound"
     )
     max_cost: float = Field(
-        0.0, ge=0, description="spend so much on asking at most, where it changes most; 0: no bound"
+        0.0, ge=0, description="spend at most this on requests, where it changes most; 0: no bound"
     )
     store: str = Field("labels.sqlite", description="the label store")
     keep_text: bool = Field(
@@ -230,6 +252,15 @@ class RunConfig(BaseSettings):
         description="folder of evaluation runs: their registry, their results, and the answers "
         "that are not asked for twice",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        """Read what 0.1 called otherwise; a warning says the new name."""
+        for old in RENAMED.keys() & given.keys():
+            say_renamed(old, new := RENAMED[old])
+            given.setdefault(new, given.pop(old))
+        return given
 
     @classmethod
     def settings_customise_sources(
@@ -278,6 +309,10 @@ def load(*, trust_env: bool = True, **flags: Any) -> RunConfig:
                 f"{CONFIG_FILE}: api_key does not belong in a file",
                 hint="set the environment variable LLMCAT_API_KEY",
             )
+    for old, new in RENAMED.items() if trust_env else ():
+        if (value := os.environ.get(f"LLMCAT_{old.upper()}")) is not None:
+            say_renamed(f"LLMCAT_{old.upper()}", f"LLMCAT_{new.upper()}")
+            flags.setdefault(new, value)
     # Categories given by a flag replace those of a lower source, however these are given.
     if "labels" in flags or "taxonomy" in flags:
         flags = {"labels": "", "taxonomy": "", **flags}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from llmcat.calibration.artifact import Calibration
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
-    from llmcat.records import Item, Scores, Verdict
+    from llmcat.records import Item, RowResult, Scores
 
 __all__ = ["Estimator", "Items", "Labels", "taxonomy_of", "values_of"]
 
@@ -114,7 +114,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         risk: float | None = None,
         by_branch: bool | None = None,
         back_off: bool | None = None,
-        sets: float | None = None,
+        set_coverage: float | None = None,
         text: str | None = None,
         id: str | None = None,  # noqa: A002  the setting's name
         label: str | None = None,
@@ -235,19 +235,19 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
         )
         if known.calibration is not None and not plain:
-            session = replace(session, judge=self._judge(known.calibration, session))
+            session = replace(session, decider=self._judge(known.calibration, session))
         self._open = _Open(params, session)
         return self._open
 
     def _judge(self, made: Calibration, session: Session) -> Any:
-        from llmcat.calibration.decider import Calibrated, Wanted
+        from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 
         made.check(session.identity())
-        return Calibrated(made, session.taxonomy, Wanted.of(self._settings()))
+        return Calibrated(made, session.taxonomy, AcceptanceOptions.of(self._settings()))
 
-    async def _verdicts(
+    async def _each_result(
         self, items: Items, *, plain: bool = False
-    ) -> AsyncGenerator[Verdict, None]:
+    ) -> AsyncGenerator[RowResult, None]:
         """Ask about items, in their order; where one failed the others' answers are kept."""
         values, columns = values_of(items, Columns.of(self._settings()))
         if not values:
@@ -255,21 +255,21 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         here = await self._ready(plain=plain)
         found: Iterable[Item] = [with_gold(i, here.session.taxonomy)
                                  for i in to_items(values, columns=columns)]  # fmt: skip
-        judge = Plain() if plain else here.session.judge
+        decider = Plain() if plain else here.session.decider
         memory, failed = PlainMemory() if plain else here.memory, False
-        done = here.session.classify(found, memory=memory, judge=judge, tally=here.tally)
+        done = here.session.classify(found, memory=memory, decider=decider, tally=here.tally)
         with _bar(len(values), shown=self.progress) as step:
-            async for verdict in done:
+            async for result in done:
                 step()
-                failed |= verdict.scores is None
-                yield verdict
+                failed |= result.scores is None
+                yield result
         if not failed:
             memory.clear()
 
-    async def _all(self, items: Items, *, plain: bool = False) -> list[Verdict]:
-        return [verdict async for verdict in self._verdicts(items, plain=plain)]
+    async def _all(self, items: Items, *, plain: bool = False) -> list[RowResult]:
+        return [result async for result in self._each_result(items, plain=plain)]
 
-    async def _whole(self, items: Items) -> list[Verdict]:
+    async def _whole(self, items: Items) -> list[RowResult]:
         """Ask about items where every label must have a probability."""
         if not (await self._ready()).session.task.plan.gives_all:
             raise EngineUnsupported(
@@ -307,25 +307,25 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             raise EngineUnsupported("`none` without probabilities: which label is next?")
         return max(scores.p, key=lambda id_: float(scores.p[id_]))
 
-    def _labels_of(self, verdicts: Sequence[Verdict]) -> Array:
+    def _labels_of(self, results: Sequence[RowResult]) -> Array:
         """Return labels as `classes_` has them, shape `(items,)`."""
         given, out = self._learnt().given, list[Any]()
-        for verdict in verdicts:
-            scores = self._scores(verdict)
+        for result in results:
+            scores = self._scores(result)
             label = None if scores is None else self.label_of(scores)
             out.append(None if label is None else given.get(label, label))
         if None in out:
             return np.array(out, dtype=object)
         return np.array(out, dtype=None if given else str)
 
-    def _probabilities_of(self, verdicts: Sequence[Verdict]) -> Array:
+    def _probabilities_of(self, results: Sequence[RowResult]) -> Array:
         """Return probabilities, one column per `classes_`; shape `(items, classes)`."""
         known, classes = self._learnt(), self.classes_
         at = {label: i for i, label in enumerate(classes.tolist())}
         column = {n.id: at[_plain(known.given.get(n.id, n.id))] for n in known.taxonomy.leaves}
-        closed, out = self._is_closed(known), np.zeros((len(verdicts), len(classes)))
-        for row, verdict in zip(out, verdicts, strict=True):
-            scores = self._scores(verdict)
+        closed, out = self._is_closed(known), np.zeros((len(results), len(classes)))
+        for row, result in zip(out, results, strict=True):
+            scores = self._scores(result)
             if scores is None:
                 row[:] = np.nan
                 continue
@@ -337,13 +337,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
                 row[at[NONE]] = scores.p_none
         return out / out.sum(axis=1, keepdims=True) if closed else out
 
-    def _scores(self, verdict: Verdict) -> Any:
-        if verdict.scores is None and self.on_error == "raise":
-            raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
-        return verdict.scores
+    def _scores(self, result: RowResult) -> Any:
+        if result.scores is None and self.on_error == "raise":
+            raise EngineError(f"item {result.item.row} ({result.item.id}): {result.reason}")
+        return result.scores
 
     def _calibrated(
-        self, verdicts: Sequence[Verdict], y: Iterable[Any], *, path: str | Path, **how: Any
+        self, results: Sequence[RowResult], y: Iterable[Any], *, path: str | Path, **how: Any
     ) -> Calibration:
         """Fit a calibration on what was answered, and use it from here on."""
         from llmcat.calibration.artifact import bound_of
@@ -354,13 +354,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         gold = [taxonomy.resolve(str(label)) or (NONE if label == NONE else "") for label in y]
         if "" in gold:
             raise InputError("a label is not in the taxonomy")
-        if len(verdicts) != len(gold):
-            raise InputError(f"{len(verdicts)} items and {len(gold)} labels")
+        if len(results) != len(gold):
+            raise InputError(f"{len(results)} items and {len(gold)} labels")
         pool = session.task.pool
         shown = frozenset(i.content for i in pool.items) if pool is not None else frozenset()
-        rows = [i for i in distinct([v.item.content for v in verdicts], shown)
-                if self._scores(verdicts[i]) is not None]  # fmt: skip
-        found = [self._scores(verdicts[i]) for i in rows]
+        rows = [i for i in distinct([v.item.content for v in results], shown)
+                if self._scores(results[i]) is not None]  # fmt: skip
+        found = [self._scores(results[i]) for i in rows]
         if any(s.kind == "label_only" for s in found):
             raise EngineUnsupported("a calibration needs probabilities, these answers have none")
         ids = [*(n.id for n in taxonomy.leaves), NONE]
@@ -374,13 +374,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             bound=bound_of(session.identity()),
             mass=None,
             version=llmcat.__version__,
-            fields=sorted({name for i in rows for name in verdicts[i].item.fields}),
+            fields=sorted({name for i in rows for name in results[i].item.fields}),
             **how,
         )
         if path:
             made.save(Path(path))
         self._known = replace(known, calibration=made)
-        self._open.session = replace(session, judge=self._judge(made, session))
+        self._open.session = replace(session, decider=self._judge(made, session))
         return made
 
 

@@ -19,7 +19,6 @@ __all__ = [
     "NONE",
     "ROUTE",
     "Answer",
-    "Ask",
     "Decided",
     "Item",
     "Menu",
@@ -27,9 +26,10 @@ __all__ = [
     "Node",
     "Prefix",
     "Read",
+    "Request",
+    "RowResult",
     "Scores",
     "Usage",
-    "Verdict",
     "digest",
 ]
 
@@ -149,7 +149,7 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """One request: shared messages, this item's messages, the menu, its constraint, how to read.
 
     `constraint` is how the engine is told to stay on the menu: `outlines` (a grammar, which
@@ -209,7 +209,7 @@ class Answer:
     one's turn counts.
     """
 
-    ask: Ask
+    request: Request
     logprobs: tuple[float, ...] = ()
     text: str = ""
     masked: bool | None = True
@@ -230,9 +230,9 @@ class Scores:
     probabilities: then `p` is empty and `p_none` None. `label` is the chosen node id or `none`.
     `mass` is the probability the model gave to the menu's codes before any constraint, or None
     where it was not sampled. `note` is what the row should say of how the answer came about:
-    the model's reasons, or which other model stepped in. `turned`: asked in several orders, and
-    not the same answer in all. `chance` is the calibrated chance that the label is right.
-    `sources`: who decided and why, and what each said, where there are several (see
+    the model's reasons, or which other model stepped in. `order_disagreement`: asked in several
+    orders, and not the same answer in all. `chance` is the calibrated chance that the label is
+    right. `sources`: who decided and why, and what each said, where there are several (see
     `llmcat.fallback.router`). `evidence`: which categories were offered, and what each source adds
     for the likeliest (see `llmcat.evidence`).
     """
@@ -243,7 +243,7 @@ class Scores:
     kind: Kind = "full"
     mass: float | None = None
     note: str | None = None
-    turned: bool = False
+    order_disagreement: bool = False
     chance: float | None = None
     sources: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
@@ -268,7 +268,7 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RowResult:
     """The result for one item: one row of the predictions file.
 
     `held` is its set of labels, where sets are asked for.

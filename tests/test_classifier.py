@@ -35,7 +35,7 @@ from llmcat import (
 from llmcat.config import RunConfig
 from llmcat.engines.fake import FakeEngine
 from llmcat.errors import BadConfig, EngineUnsupported, LlmcatWarning
-from llmcat.records import Answer, Ask
+from llmcat.records import Answer, Request
 
 LABELS = ["shoes", "bags", "toys"]
 TITLES = ["red shoes", "leather bags", "toys for cats"]
@@ -141,7 +141,7 @@ def test_an_engine_of_ones_own() -> None:
     """Its errors reach the caller as they are."""
 
     class Liar(FakeEngine):
-        def _one(self, ask: Ask) -> Answer:  # noqa: ARG002
+        def _one(self, ask: Request) -> Answer:  # noqa: ARG002
             raise ConstraintIgnored("outside")
 
     with (
@@ -307,7 +307,7 @@ def test_one_bad_item_throws_no_answer_away() -> None:
     class Counting(FakeEngine):
         asked = 0
 
-        def _one(self, ask: Ask) -> Answer:
+        def _one(self, ask: Request) -> Answer:
             type(self).asked += 1
             return super()._one(ask)
 

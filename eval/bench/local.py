@@ -41,8 +41,8 @@ class Bench:
             found = classify(
                 self.items, self.task, self.engine, memory=PlainMemory(), window=4 * 1024
             )
-            async for verdict in found:
-                assert verdict.decision != "error", verdict.reason
+            async for result in found:
+                assert result.decision != "error", result.reason
 
         return self._timed(lambda: asyncio.run(run()))
 

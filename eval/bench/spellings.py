@@ -30,7 +30,7 @@ from llmcat.records import Item
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from llmcat.records import Ask
+    from llmcat.records import Request
 
 SIZES = (2, 30, 127)
 
@@ -42,16 +42,16 @@ def task_for(alphabet: tuple[str, ...], labels: int, constraint: str) -> Task:
     return Task(Plan(taxonomy, alphabet), prompt, constraint=constraint, mass_sample=0)  # type: ignore[arg-type]
 
 
-def asks(task: Task, count: int) -> list[Ask]:
+def asks(task: Task, count: int) -> list[Request]:
     """Ask about so many made-up items."""
     items = [Item(i, str(i), {"title": t}) for i, t in enumerate(titles(count))]
     return [task.ask(*task.fit(item), task.plan.whole) for item in items]
 
 
-async def seconds(engine: VllmHttp, wanted: list[Ask]) -> float:
+async def seconds(engine: VllmHttp, wanted: list[Request]) -> float:
     """Answer all; return the time."""
 
-    async def feed() -> AsyncIterator[Ask]:
+    async def feed() -> AsyncIterator[Request]:
         for ask in wanted:
             yield ask
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from llmcat.errors import BadConfig
 from llmcat.records import digest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-__all__ = ["ALL", "Array", "Calibration", "Gating", "bound_of"]
+__all__ = ["ALL", "Array", "Calibration", "HoldoutScores", "bound_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ ALL = ""
 """The group of all labels together, where branches have no lines of their own."""
 
 
-class Gating(BaseModel):
+class HoldoutScores(BaseModel):
     """Items that fitted nothing: confidence of the decision, whether right, branch, gold rank."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,8 +43,17 @@ class Gating(BaseModel):
     confidence: list[float]
     correct: list[bool]
     branch: list[str]
-    strangeness: list[float | None]
+    nonconformity: list[float | None]
     depth: list[list[tuple[float, bool]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        """Read a file of 0.1, which says `strangeness`."""
+        if isinstance(given, dict) and "strangeness" in given:
+            given = {**given, "nonconformity": given["strangeness"]}
+            del given["strangeness"]
+        return given
 
 
 class Calibration(BaseModel):
@@ -62,8 +71,8 @@ class Calibration(BaseModel):
     bias: list[float]
     slope: float
     intercept: float
-    fitting: Gating
-    gating: Gating
+    fitting: HoldoutScores
+    gating: HoldoutScores
     bounds: list[float]
     counts: list[int]
     none: int

@@ -19,15 +19,15 @@ from llmcat.calibration.scaling import (
     without_prior,
 )
 from llmcat.errors import BadConfig
-from llmcat.records import NONE, Decided, Item, Scores, Verdict
+from llmcat.records import NONE, Decided, Item, RowResult, Scores
 
 if TYPE_CHECKING:
     from llmcat.calibration.thresholds import Gate
     from llmcat.config import RunConfig
     from llmcat.taxonomy.tree import Taxonomy
-from llmcat.calibration.artifact import ALL, Array, Calibration, Gating
+from llmcat.calibration.artifact import ALL, Array, Calibration, HoldoutScores
 
-__all__ = ["UNCALIBRATED", "Calibrated", "Wanted", "check"]
+__all__ = ["UNCALIBRATED", "AcceptanceOptions", "Calibrated", "check"]
 
 
 UNCALIBRATED = {
@@ -37,36 +37,40 @@ UNCALIBRATED = {
     "accept_precision": 0.0,
     "by_branch": False,
     "back_off": False,
-    "sets": 0.0,
+    "set_coverage": 0.0,
 }
 """The settings of a run that is to be calibrated."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AcceptanceOptions:
     """What a run asks of its calibration: see the settings of the same names."""
 
     precision: float = 0.0
     risk: float = 0.05
     by_branch: bool = False
     back_off: bool = False
-    sets: float = 0.0
+    set_coverage: float = 0.0
 
     @classmethod
-    def of(cls, config: RunConfig) -> Wanted:
+    def of(cls, config: RunConfig) -> AcceptanceOptions:
         """Return what the settings ask for."""
         return cls(
-            config.accept_precision, config.risk, config.by_branch, config.back_off, config.sets
+            config.accept_precision,
+            config.risk,
+            config.by_branch,
+            config.back_off,
+            config.set_coverage,
         )
 
 
 @dataclass
 class Calibrated:
-    """The judge of a calibrated run (see `llmcat.pipeline.decode.Judge`)."""
+    """The decider of a calibrated run (see `llmcat.pipeline.decode.Decider`)."""
 
     calibration: Calibration
     taxonomy: Taxonomy
-    wanted: Wanted
+    wanted: AcceptanceOptions
     gates: dict[str, Gate] = field(init=False)
     cut: float = field(init=False, default=math.inf)
     drift: Drift = field(init=False)
@@ -82,23 +86,25 @@ class Calibrated:
         self._map = ConfidenceMap(made.slope, made.intercept)
         self._under = leaves_under(self.taxonomy)
         check(wanted, self.taxonomy)
-        if (wanted.sets or wanted.back_off) and not made.labels:
+        if (wanted.set_coverage or wanted.back_off) and not made.labels:
             raise BadConfig(
-                "--sets and --back-off need a probability of every label",
+                "--set-coverage and --back-off need a probability of every label",
                 hint="these categories take several menus",
             )
         self.gates = self._lines() if wanted.precision else {}
-        if wanted.sets:
-            known = [math.inf if s is None else s for s in made.gating.strangeness]
-            self.cut = conformal.cut_off(np.array(known), wanted.sets)
-            least = math.ceil(wanted.sets / (1 - wanted.sets))
+        if wanted.set_coverage:
+            known = [math.inf if s is None else s for s in made.gating.nonconformity]
+            self.cut = conformal.cut_off(np.array(known), wanted.set_coverage)
+            least = math.ceil(wanted.set_coverage / (1 - wanted.set_coverage))
             if self.cut == math.inf and len(known) < least:
-                raise BadConfig(f"--sets {wanted.sets:g} needs {least:,} gating items or more")
-            if self.cut == math.inf:
-                most = sum(s is not None for s in made.gating.strangeness) / len(known)
                 raise BadConfig(
-                    f"--sets {wanted.sets:g} cannot be: the right label of only {most:.1%} of the "
-                    "gating items is on the menu",
+                    f"--set-coverage {wanted.set_coverage:g} needs {least:,} gating items or more"
+                )
+            if self.cut == math.inf:
+                most = sum(s is not None for s in made.gating.nonconformity) / len(known)
+                raise BadConfig(
+                    f"--set-coverage {wanted.set_coverage:g} cannot be: the right label of "
+                    f"only {most:.1%} of the gating items is on the menu",
                 )
 
     def _lines(self) -> dict[str, Gate]:
@@ -116,7 +122,7 @@ class Calibrated:
             other, right, place, tried, precision=precision, risk=risk
         )
 
-    def _arrays(self, part: Gating) -> tuple[Array, Array, list[str]]:
+    def _arrays(self, part: HoldoutScores) -> tuple[Array, Array, list[str]]:
         groups = [self._group(branch) for branch in part.branch]
         return np.array(part.confidence), np.array(part.correct, dtype=bool), groups
 
@@ -175,14 +181,14 @@ class Calibrated:
         """What shapes its decisions: the calibration, and what is asked of it."""
         wanted = self.wanted
         asked = f"{wanted.precision} {wanted.risk} {wanted.by_branch} {wanted.back_off}"
-        return f"{self.calibration.digest} {asked} {wanted.sets}"
+        return f"{self.calibration.digest} {asked} {wanted.set_coverage}"
 
     def decide(self, item: Item, scores: Scores) -> Decided:
         """Decide: accept, review or none behind a gate, else the best label."""
         raw, scores = scores, self.refine(scores)
         none = scores.label == NONE
         whole = raw.kind == "full" or not self.calibration.labels
-        held = self.members(item, scores) if self.wanted.sets and whole else None
+        held = self.members(item, scores) if self.wanted.set_coverage and whole else None
         if not self.wanted.precision:
             return Decided("none" if none else "labelled", scores, held)
         if not whole:
@@ -203,15 +209,15 @@ class Calibrated:
                     return Decided("accept", replace(scores, label=node, chance=mass), held)
         return Decided("review", scores, held)
 
-    def watch(self, verdict: Verdict) -> None:
+    def watch(self, result: RowResult) -> None:
         """Count a decision, for drift and for the depth reached."""
-        scores = verdict.scores
+        scores = result.scores
         if scores is None:
             return
         sure = scores.confidence
         if not self.other_fields:
-            self.other_fields = set(verdict.item.fields) - set(self.calibration.fields)
-        if self.wanted.back_off and verdict.decision == "accept":
+            self.other_fields = set(result.item.fields) - set(self.calibration.fields)
+        if self.wanted.back_off and result.decision == "accept":
             self.depths[len(self.taxonomy.nodes[scores.label].path)] += 1
             leaf = max(scores.p.get(label, 0.0) for label in self.calibration.labels[:-1])
             sure = float(self._map([leaf])[0])  # as it was when the calibration was fitted
@@ -231,7 +237,7 @@ class Calibrated:
         order = [*self.taxonomy.nodes, NONE]
         return tuple(id_ for id_ in order if id_ in held)
 
-    def seen(self, mass: float | None = None) -> list[str]:
+    def remarks(self, mass: float | None = None) -> list[str]:
         """Say what was seen of a run: the depth of its answers, other columns, drift."""
         said = []
         if self.depths:
@@ -244,7 +250,7 @@ class Calibrated:
             )
         return said + self.drift.remarks(mass)
 
-    def promise(self) -> list[str]:
+    def guarantees(self) -> list[str]:
         """Say in words what is promised, or why nothing is."""
         wanted, gates = self.wanted, self.gates
         if not wanted.precision:
@@ -298,7 +304,7 @@ class Calibrated:
         return f"{about}; without --by-branch fewer do" if wanted.by_branch else about
 
 
-def check(wanted: Wanted, taxonomy: Taxonomy) -> None:
+def check(wanted: AcceptanceOptions, taxonomy: Taxonomy) -> None:
     """Raise `BadConfig` for what cannot be asked of any calibration."""
     if (wanted.by_branch or wanted.back_off) and not wanted.precision:
         raise BadConfig("--by-branch and --back-off need --accept-precision")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat.calibration import conformal, thresholds
-from llmcat.calibration.artifact import Array, Calibration, Gating
+from llmcat.calibration.artifact import Array, Calibration, HoldoutScores
 from llmcat.calibration.drift import Reference
 from llmcat.calibration.hierarchy import branch_of, climb, leaves_under
 from llmcat.calibration.scaling import (
@@ -151,17 +151,17 @@ class _Rows:
     confidence: Array
     correct: list[bool]
     branch: list[str]
-    strangeness: list[float | None]
+    nonconformity: list[float | None]
     depth: list[list[tuple[float, bool]]]
 
-    def part(self, mask: Array) -> Gating:
+    def part(self, mask: Array) -> HoldoutScores:
         """Return the items of one part."""
         rows = np.flatnonzero(mask).tolist()
-        return Gating(
+        return HoldoutScores(
             confidence=[float(self.confidence[i]) for i in rows],
             correct=[self.correct[i] for i in rows],
             branch=[self.branch[i] for i in rows],
-            strangeness=[self.strangeness[i] for i in rows],
+            nonconformity=[self.nonconformity[i] for i in rows],
             depth=[self.depth[i] for i in rows],
         )
 
@@ -175,12 +175,12 @@ def _rows(
     taxonomy: Taxonomy,
 ) -> _Rows:
     """Return what is kept of each item, `q` its log-probabilities where rows are whole."""
-    strangeness: list[float | None] = [None] * len(given)
+    nonconformity: list[float | None] = [None] * len(given)
     chains: list[list[tuple[str, float]]] = [[] for _ in given]
     if q is not None:
         probabilities = np.exp(q)
         column = _columns(labels, gold)
-        strangeness = [_finite(x) for x in _strangeness(probabilities, column, gold)]
+        nonconformity = [_finite(x) for x in _nonconformity(probabilities, column, gold)]
         under = leaves_under(taxonomy)
         for i, label in enumerate(given):
             if label != NONE:
@@ -192,7 +192,7 @@ def _rows(
         confidence=confidence,
         correct=[a == b for a, b in zip(given, gold, strict=True)],
         branch=[branch_of(label, taxonomy) for label in given],
-        strangeness=strangeness,
+        nonconformity=nonconformity,
         depth=[
             [(mass, node in right.get(g, set())) for node, mass in chain]
             for chain, g in zip(chains, gold, strict=True)
@@ -282,6 +282,6 @@ def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
     )
 
 
-def _strangeness(p: Array, column: Array, gold: Sequence[str]) -> Array:
+def _nonconformity(p: Array, column: Array, gold: Sequence[str]) -> Array:
     u = np.array([conformal.uniform(str(i), g) for i, g in enumerate(gold)])
     return conformal.scores_of(p, column, u)

@@ -80,7 +80,7 @@ def _chosen(answers: Sequence[Scores], p: Mapping[str, float], p_none: float) ->
         p_none=p_none,
         kind="top" if any(a.kind == "top" for a in answers) else "full",
         mass=min(masses, default=None),
-        turned=len({a.label for a in answers}) > 1,
+        order_disagreement=len({a.label for a in answers}) > 1,
     )
 
 

@@ -36,7 +36,7 @@ from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
-    from llmcat.records import Item, Verdict
+    from llmcat.records import Item, RowResult
 
 __all__ = ["Finding", "examine"]
 
@@ -167,21 +167,21 @@ async def _try_out(
     kept = Gathered()
     session = session.keeping(kept)
     tally = Tally(watch=Watch(least=FEW))
-    verdicts = await _verdicts(session, items[:1], tally)  # fills the cache, so it goes alone
+    results = await _each_result(session, items[:1], tally)  # fills the cache, so it goes alone
     before, started = tally.usage, time.monotonic()
-    verdicts += await _verdicts(session, items[1:] or items, tally)
+    results += await _each_result(session, items[1:] or items, tally)
     seconds = time.monotonic() - started
-    if failed := [v for v in verdicts if v.decision == "error"]:
+    if failed := [v for v in results if v.decision == "error"]:
         findings.append(Finding("fail", "asking", str(failed[0].reason)))
         return findings
-    masses = [v.scores.mass for v in verdicts if v.scores and v.scores.mass is not None]
+    masses = [v.scores.mass for v in results if v.scores and v.scores.mass is not None]
     if session.served.facts.get("scores"):
         findings.append(Finding("ok", "probabilities", session.served.facts["scores"]))
     if masses:
         findings.append(_mass(masses, which))
     findings += _dependence(tally.watch)
     known = [i for i in items if i.gold in taxonomy.nodes or i.gold == NONE]
-    if found := await reading.read(session, known, verdicts, kept):
+    if found := await reading.read(session, known, results, kept):
         level: Literal["ok", "fail"] = "fail" if found.fails else "ok"
         findings.append(Finding(level, "answers", found.sentence(), found.todo()))
     findings.append(
@@ -192,10 +192,10 @@ async def _try_out(
     return findings
 
 
-async def _verdicts(session: Session, items: list[Item], tally: Tally) -> list[Verdict]:
+async def _each_result(session: Session, items: list[Item], tally: Tally) -> list[RowResult]:
     """Ask items as a run would, but for the store of what is known."""
     found = session.classify(items, memory=PlainMemory(), tally=tally)
-    return [verdict async for verdict in found]
+    return [result async for result in found]
 
 
 def _speed(config: RunConfig, tokens: int, seconds: float, count: int) -> Finding:

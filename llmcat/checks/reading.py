@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llmcat.candidates.walks import Walk
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.session import Session
-    from llmcat.records import Item, Menu, Verdict
+    from llmcat.records import Item, Menu, RowResult
 
 __all__ = ["AGAIN", "Reading", "read"]
 
@@ -94,9 +94,9 @@ class Reading:
 
 
 async def read(
-    session: Session, items: Sequence[Item], verdicts: Sequence[Verdict], kept: Gathered | None
+    session: Session, items: Sequence[Item], results: Sequence[RowResult], kept: Gathered | None
 ) -> Reading | None:
-    """Compare a session's verdicts on items of known labels with its own other ways of asking.
+    """Compare a session's results on items of known labels with its own other ways of asking.
 
     `kept` holds what the model said where evidence was added up. None where the answers say nothing
     of the model's own part (several menus for an item, labels without probabilities, no reader).
@@ -104,7 +104,7 @@ async def read(
     plan = session.task.plan
     if not plan.gives_all or session.engine.name == "retriever" or not items:
         return None
-    own, here = _own(session, verdicts, kept)
+    own, here = _own(session, results, kept)
     if not own:
         return None
     known = [item for item in items if item.row in own]
@@ -121,7 +121,7 @@ async def read(
     rows = (
         {"evidence": v.scores.evidence, "gold": v.item.gold, "decision": v.decision,
          "label": None if v.scores.label == NONE else v.scores.label}
-        for v in verdicts if v.scores and v.scores.evidence and v.item.row in gold
+        for v in results if v.scores and v.scores.evidence and v.item.row in gold
     )  # fmt: skip
     adds = added_by(rows, tokens=None)
     return Reading(
@@ -142,7 +142,7 @@ async def read(
 
 
 def _own(
-    session: Session, verdicts: Sequence[Verdict], kept: Gathered | None
+    session: Session, results: Sequence[RowResult], kept: Gathered | None
 ) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
     """Return the model's own answer by row, and the code that it gave, with the answer it means.
 
@@ -153,7 +153,7 @@ def _own(
     came: dict[int, tuple[str, str]] = {}
     if found is None:
         codes = {leaf.id: alphabet[i] for i, leaf in enumerate(session.taxonomy.leaves)}
-        for v in verdicts:
+        for v in results:
             if v.scores is not None and v.scores.kind == "full":
                 label = answers[v.item.row] = v.scores.label
                 came[v.item.row] = codes.get(label, alphabet[len(codes)]), label

@@ -289,9 +289,9 @@ async def _ask(one: Tried, items: Sequence[Item], stop: asyncio.Event) -> None:
         items, engine=one.opened.engine, memory=Forgetful(), tally=one.tally, stop=stop
     )
     async with aclosing(found):
-        async for verdict in found:
+        async for result in found:
             one.items += 1
-            one.rows[verdict.item.row] = row_of(verdict, session.taxonomy)
+            one.rows[result.item.row] = row_of(result, session.taxonomy)
 
 
 def _look(one: Tried) -> None:

@@ -50,8 +50,8 @@ def command(argv: list[str]) -> int:
                        "shipping, in points: hundredths of the metric (default: 1)")  # fmt: skip
     group.add_argument("--non-inferior", type=float, metavar="POINTS", help="ship the cheaper arm "
                        "if it loses less than so many points")  # fmt: skip
-    group.add_argument("--looks", type=int, metavar="K", help="plan to add items and look K times "
-                       "in all")  # fmt: skip
+    group.add_argument("--interim-looks", type=int, metavar="K", help="plan to add items and "
+                       "look K times in all")  # fmt: skip
     group.add_argument("--block", type=int, metavar="N", help="items an arm is asked about before "
                        "it is another's turn, at least 64 (default: 256)")  # fmt: skip
     group.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when an arm is "
@@ -78,11 +78,21 @@ def command(argv: list[str]) -> int:
 
 def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -> Any:
     """Return what is asked of a comparison: flags over the definition's [decision]."""
+    from llmcat.config import say_renamed
     from llmcat.evaluation.comparison import Question
     from llmcat.evaluation.paired import Rule
     from llmcat.taxonomy.load import taxonomy_of
 
-    known = {"metric": str, "min_effect": float, "non_inferior": float, "looks": int, "block": int}
+    known = {
+        "metric": str,
+        "min_effect": float,
+        "non_inferior": float,
+        "interim_looks": int,
+        "block": int,
+    }
+    if "looks" in decision:
+        say_renamed("looks", "interim_looks")
+        decision["interim_looks"] = decision.pop("looks")
     for name, kind in known.items():
         value = getattr(args, name)
         if value is None and name in decision:
@@ -104,5 +114,5 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
             min_effect=(1.0 if args.min_effect is None else args.min_effect) / 100,
             non_inferior=None if margin is None else margin / 100,
         ),
-        looks=args.looks or 0,
+        looks=args.interim_looks or 0,
     )

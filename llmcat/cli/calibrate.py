@@ -82,7 +82,7 @@ def run_calibrate(
     quiet: bool,
 ) -> int:
     """Ask about labelled items, fit a calibration, say what it does and what it would promise."""
-    from llmcat.calibration.decider import UNCALIBRATED, Calibrated, Wanted, check
+    from llmcat.calibration.decider import UNCALIBRATED, AcceptanceOptions, Calibrated, check
     from llmcat.evaluation import experiment, fitting
     from llmcat.evaluation.arms import Arm
     from llmcat.evaluation.run_folder import SOLO, load
@@ -90,7 +90,7 @@ def run_calibrate(
     from llmcat.taxonomy.load import taxonomy_of
 
     kept = Gathered()
-    taxonomy, wanted = taxonomy_of(config), Wanted.of(config)
+    taxonomy, wanted = taxonomy_of(config), AcceptanceOptions.of(config)
     check(wanted, taxonomy)
     arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
     options = experiment.Options(command=tuple(command), posteriors=True, kept=kept)
@@ -124,7 +124,7 @@ def run_calibrate(
     for text in _doubts(made, found["after"]["log_loss"]["value"], plain=plain):
         print(text)
     _print_gain(made, found)
-    _print_promise(Calibrated(made, taxonomy, wanted), sets=config.sets)
+    _print_promise(Calibrated(made, taxonomy, wanted), sets=config.set_coverage)
     print(done, file=sys.stderr)
     return 0
 
@@ -144,11 +144,11 @@ def _print_gain(made: Calibration, found: Mapping[str, Mapping[str, Any]]) -> No
           f"{fits:,} items fit, {len(made.gating.correct):,} draw lines")  # fmt: skip
 
 
-def _print_promise(judge: Calibrated, *, sets: float) -> None:
+def _print_promise(decider: Calibrated, *, sets: float) -> None:
     """Print what is promised, and each line."""
-    for text in judge.promise():
+    for text in decider.guarantees():
         print(text)
-    for name, line in judge.gates.items():
+    for name, line in decider.gates.items():
         if line.accepted:
             print(f"line{' of ' + name if name else ''}: {line.threshold:.4f}, accepts "
                   f"{line.coverage:.1%}; of {line.accepted:,} accepted {line.right:,} are right, "

@@ -94,8 +94,8 @@ def run_preview(config: RunConfig) -> int:
     cost = "no price known (--price-per-hour)" if found.cost is None else f"{found.cost:,.4f}"
     print(f"\nmodel {found.served.model}; the whole file would take about:")
     print(f"  rows    {found.rows:>14,}")
-    each = used.generated * scale / found.asks if found.asks else 0
-    print(f"  asks    {found.asks:>14,.0f}  of {each:.3g} generated tokens each")
+    each = used.generated * scale / found.requests if found.requests else 0
+    print(f"  requests {found.requests:>13,.0f}  of {each:.3g} generated tokens each")
     print(f"  tokens  {used.prompt * scale:>14,.0f}  of prompt, {used.cached * scale:,.0f} cached")
     if found.rate:
         print(

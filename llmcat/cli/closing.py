@@ -69,8 +69,8 @@ def closing(summary: Summary) -> list[str]:
         lines.append(f"cleaned: {cleaned}")
     if tally.again:
         lines.append(
-            f"asked in several orders: {tally.again:,} items, {tally.turned:,} with several "
-            f"answers; {tally.asked:,} asks in all"
+            f"asked in several orders: {tally.again:,} items, {tally.order_disagreement:,} with "
+            f"several answers; {tally.asked:,} requests in all"
         )
     lines += summary.promises
     if tally.duplicates:

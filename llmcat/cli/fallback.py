@@ -29,7 +29,7 @@ examples:
   llmcat fallback --file items.jsonl --taxonomy taxonomy.yaml --primary student \\
     --base-url http://localhost:8000
   llmcat fallback --file items.jsonl --taxonomy taxonomy.yaml --primary student \\
-    --base-url http://localhost:8000 --max-asks 1000
+    --base-url http://localhost:8000 --max-requests 1000
   llmcat fallback --redo degraded --file items.jsonl --taxonomy taxonomy.yaml \\
     --primary student --base-url http://localhost:8000
   llmcat fallback status --taxonomy taxonomy.yaml --primary student
@@ -43,7 +43,16 @@ is marked degraded. Exit codes: 0 done; 1 some rows are errors; 2 bad input; 130
 
 
 _FALLBACK_LEAVE = frozenset(
-    {"calibration", "by_branch", "back_off", "sets", "orders", "runs", "out_format", "image"}
+    {
+        "calibration",
+        "by_branch",
+        "back_off",
+        "set_coverage",
+        "orders",
+        "runs",
+        "out_format",
+        "image",
+    }
 )
 
 
@@ -81,8 +90,8 @@ def _status(argv: list[str]) -> int:
     """Print where each category stands."""
     make = make_parser("fallback")
     make.prog = "llmcat fallback status"
-    names = ("labels", "taxonomy", "store", "primary", "primary_url", "known", "features",
-             "accept_precision", "risk", "label", "text", "id")  # fmt: skip
+    names = ("labels", "taxonomy", "store", "primary", "primary_url", "primary_labelled",
+             "features", "accept_precision", "risk", "label", "text", "id")  # fmt: skip
     add_settings(make, leave_out=all_but(*names), also=STORE | {"fallback"})
     config = settings(make.parse_args(argv))
 
@@ -150,7 +159,7 @@ def run_fallback(
                 )
             )
     if not quiet:
-        for line in opened.route.counts.told():
+        for line in opened.route.counts.summary():
             print(line, file=sys.stderr)
     return closed(summary, "fallback", command, quiet=quiet)
 

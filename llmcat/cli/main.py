@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from llmcat import __version__
 from llmcat.cli.options import COMMANDS
@@ -24,6 +25,17 @@ DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits
 
 ELSEWHERE = {"serve"}
 """Commands that another package of ours offers."""
+
+OLD_FLAGS = {
+    "--known": "--primary-labelled",
+    "--least": "--min-examples",
+    "--looks": "--interim-looks",
+    "--max-asks": "--max-requests",
+    "--near": "--cold-threshold",
+    "--sets": "--set-coverage",
+    "--unlike": "--max-distance",
+}
+"""Flags of 0.1, and what they are called now."""
 
 TOP_HELP = """\
 usage: llmcat COMMAND [options]
@@ -60,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if level := os.environ.get("LLMCAT_LOG"):
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("llmcat").setLevel(level.upper())
+    rest = [_renamed(word) for word in rest]
     command = _command(name)
     if command is None:
         return _unknown(name)
@@ -68,8 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a command; turn what goes wrong into a line and an exit code."""
-    from llmcat.errors import LlmcatError
+    from llmcat.errors import LlmcatError, LlmcatWarning
 
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        _warn(str(message)) if issubclass(category, LlmcatWarning) else other(
+            message, category, *where, **more
+        )
+
+    other, warnings.showwarning = warnings.showwarning, show
     try:
         code = command(argv)
         sys.stdout.flush()
@@ -98,6 +117,8 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             "this is a bug; LLMCAT_TRACEBACK=1 shows where",
         )
         return BUG
+    finally:
+        warnings.showwarning = other
 
 
 def _complain(message: str, hint: str) -> None:
@@ -119,6 +140,19 @@ def _command(name: str) -> Callable[[list[str]], int] | None:
         found = point.load()
         return found
     return None
+
+
+def _renamed(word: str) -> str:
+    """Return a flag's name of today."""
+    flag, equals, value = word.partition("=")
+    if flag not in OLD_FLAGS:
+        return word
+    _warn(f"{flag} is called {OLD_FLAGS[flag]} now; the old name works until 0.3")
+    return f"{OLD_FLAGS[flag]}{equals}{value}"
+
+
+def _warn(text: str) -> None:
+    print(f"llmcat: warning: {text}", file=sys.stderr)
 
 
 def _unknown(name: str) -> int:

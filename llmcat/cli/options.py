@@ -57,10 +57,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "concurrency", "timeout", "retry_seconds", "price_per_hour",
     ),
     "confidence": (
-        "calibration", "accept_precision", "risk", "by_branch", "back_off", "sets",
+        "calibration", "accept_precision", "risk", "by_branch", "back_off", "set_coverage",
     ),
     "fallback": (
-        "primary", "primary_url", "known", "features", "unlike", "near", "max_asks", "max_cost",
+        "primary", "primary_url", "primary_labelled", "features", "max_distance", "cold_threshold",
+        "max_requests", "max_cost",
     ),
     "label store": ("store", "keep_text"),
     "evaluation": ("runs",),

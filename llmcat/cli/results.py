@@ -58,9 +58,9 @@ def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]
         _print_audit(folder)
     if not shown["quiet"]:
         asked = sum(arm["asked_now"] for arm in found.record["arms"].values())
-        asks = sum(arm["asks"] for arm in found.record["arms"].values())
-        before = max(0, asks - asked)
-        print(f"{asks:,} asks, {before:,} of them answered before", file=sys.stderr)
+        requests = sum(arm["asks"] for arm in found.record["arms"].values())
+        before = max(0, requests - asked)
+        print(f"{requests:,} requests, {before:,} of them answered before", file=sys.stderr)
         print(f"wrote {folder / 'report.html'}", file=sys.stderr)
     worse = shown["fail_if_worse"] and (found.comparison or {}).get("worse")
     return 1 if worse or any(m["errors"] for m in found.metrics.values()) else 0

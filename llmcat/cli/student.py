@@ -63,8 +63,8 @@ def command(argv: list[str]) -> int:
                        "several, repeated: linear:tfidf, linear:MODEL, encoder:MODEL")  # fmt: skip
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting "
                        "of the kind, repeated: C=3, epochs=4, dropout=0.2")  # fmt: skip
-    group.add_argument("--least", type=int, default=3, metavar="N", help="categories with fewer "
-                       "examples are left to the model (default: 3)")  # fmt: skip
+    group.add_argument("--min-examples", type=int, default=3, metavar="N", help="categories with "
+                       "fewer examples are left to the model (default: 3)")  # fmt: skip
     group.add_argument("--augment", type=int, default=0, metavar="N", help="fill categories up to "
                        "so many examples with variants of their texts (default: 0)")  # fmt: skip
     group.add_argument("--search", choices=["grid", "random"], default="", help="look for the best "
@@ -89,7 +89,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     recipe = training.Recipe(
         kind=args.kind,
         params=_params(args),
-        least=max(1, args.least),
+        least=max(1, args.min_examples),
         augment=args.augment,
         search=args.search,
         tries=args.tries,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from llmcat.records import Answer, Ask, Kind, Message, Read
+    from llmcat.records import Answer, Kind, Message, Read, Request
 
 __all__ = [
     "Capabilities",
@@ -96,7 +96,7 @@ class Engine(Protocol):
     async def open(self) -> Served:
         """Connect and prove, with a canary, that constraint and log-probabilities work."""
 
-    def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks, each exactly once, in any order."""
 
     async def count_tokens(self, messages: list[Message]) -> int:
@@ -107,7 +107,7 @@ class Engine(Protocol):
 
 
 async def in_flight(
-    asks: AsyncIterator[Ask], one: Callable[[Ask], Awaitable[Answer]], concurrency: int
+    requests: AsyncIterator[Request], one: Callable[[Request], Awaitable[Answer]], concurrency: int
 ) -> AsyncGenerator[Answer, None]:
     """Answer a stream of asks one by one, `concurrency` of them at a time, as they come back.
 
@@ -115,15 +115,15 @@ async def in_flight(
     server that batches answers many at once, and wants as many new ones at once. What `one` or
     the stream raises is raised here; closing this generator cancels what is in flight.
     """
-    todo: asyncio.Queue[Ask | None] = asyncio.Queue(maxsize=concurrency)
+    todo: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=concurrency)
     done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
     at_work = concurrency
 
     async def work() -> None:
         nonlocal at_work
         try:
-            while (ask := await todo.get()) is not None:
-                done.put_nowait(await one(ask))
+            while (request := await todo.get()) is not None:
+                done.put_nowait(await one(request))
             todo.put_nowait(None)  # for the next worker
             at_work -= 1
             if not at_work:
@@ -133,8 +133,8 @@ async def in_flight(
 
     async def feed() -> None:
         try:
-            async for ask in asks:
-                await todo.put(ask)
+            async for request in requests:
+                await todo.put(request)
             await todo.put(None)
         except BaseException as exc:  # noqa: BLE001
             done.put_nowait(exc)
@@ -154,17 +154,19 @@ async def in_flight(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def in_batches(asks: AsyncIterator[Ask], most: int) -> AsyncGenerator[list[Ask], None]:
+async def in_batches(
+    requests: AsyncIterator[Request], most: int
+) -> AsyncGenerator[list[Request], None]:
     """Yield asks in lists of at most `most`: what has come by the time the last list is done.
 
     Never waits for a further ask while one is there. What the stream raises is raised here.
     """
-    waiting: asyncio.Queue[Ask | BaseException | None] = asyncio.Queue(maxsize=most)
+    waiting: asyncio.Queue[Request | BaseException | None] = asyncio.Queue(maxsize=most)
 
     async def pump() -> None:
         try:
-            async for ask in asks:
-                await waiting.put(ask)
+            async for request in requests:
+                await waiting.put(request)
             await waiting.put(None)
         except Exception as exc:  # noqa: BLE001  raised again by the consumer
             await waiting.put(exc)
@@ -174,7 +176,7 @@ async def in_batches(asks: AsyncIterator[Ask], most: int) -> AsyncGenerator[list
     open_ = True
     try:
         while open_:
-            batch: list[Ask] = []
+            batch: list[Request] = []
             got = await waiting.get()
             while True:
                 if got is None or isinstance(got, BaseException):
@@ -194,13 +196,13 @@ async def in_batches(asks: AsyncIterator[Ask], most: int) -> AsyncGenerator[list
         await asyncio.gather(feeder, return_exceptions=True)
 
 
-def generated(text: str, ask: Ask) -> str | None:
+def generated(text: str, request: Request) -> str | None:
     """Return a generated text if it is what was asked for: a name on the menu, or reasons.
 
     A name ends with its line; reasons may be cut at their length.
     """
-    text = text.strip() if ask.read == "text" else text
-    fits = text in ask.menu.codes if ask.read == "text" else text.startswith("{")
+    text = text.strip() if request.read == "text" else text
+    fits = text in request.menu.codes if request.read == "text" else text.startswith("{")
     return text if fits else None
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from llmcat.errors import JournalError
-from llmcat.records import Answer, Ask, Usage, digest
+from llmcat.records import Answer, Request, Usage, digest
 from llmcat.storage import connect
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class AnswerStore:
     def _broken(self, exc: sqlite3.Error) -> JournalError:
         return JournalError(f"{self.path}: {exc}", hint="move it away, or choose another --runs")
 
-    def get(self, key: str, ask: Ask) -> Answer | None:
+    def get(self, key: str, request: Request) -> Answer | None:
         """Return the answer to a request, if there is one."""
         blob = self._new.get(key)
         if blob is None:
@@ -74,7 +74,7 @@ class AnswerStore:
             return None
         p = tuple(-float("inf") if x is None else x for x in said["logprobs"])
         return Answer(
-            ask=ask,
+            request=request,
             logprobs=p,
             text=said["text"],
             masked=said["masked"],
@@ -134,7 +134,7 @@ class Remembering:
         self.name: str = engine.name
         self.capabilities: Capabilities = engine.capabilities
         self.fresh = False
-        self.seen: Callable[[Ask], None] | None = None
+        self.seen: Callable[[Request], None] | None = None
         self.came: Callable[[Answer], None] | None = None
         self.asked = 0
         self._served: Served | None = None
@@ -149,18 +149,18 @@ class Remembering:
             self._prefix = digest(*named.values(), self._served.version, self.options, self.where)
         return self._served
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer each ask, from the store where it is there."""
         out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
 
-        async def unknown() -> AsyncIterator[Ask]:
-            async for ask in asks:
+        async def unknown() -> AsyncIterator[Request]:
+            async for request in requests:
                 if self.seen:
-                    self.seen(ask)
-                known = None if self.fresh else self.store.get(self.key(ask), ask)
+                    self.seen(request)
+                known = None if self.fresh else self.store.get(self.key(request), request)
                 if known is None:
                     self.asked += 1
-                    yield ask
+                    yield request
                 else:
                     out.put_nowait(known)
                     await asyncio.sleep(0)
@@ -170,7 +170,7 @@ class Remembering:
                 async with aclosing(self.engine.answer(unknown())) as answers:
                     async for answer in answers:
                         if answer.error is None:
-                            self.store.put(self.key(answer.ask), answer)
+                            self.store.put(self.key(answer.request), answer)
                         out.put_nowait(answer)
                 out.put_nowait(None)
             except BaseException as exc:  # noqa: BLE001  raised again by the consumer
@@ -188,17 +188,19 @@ class Remembering:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def key(self, ask: Ask) -> str:
+    def key(self, request: Request) -> str:
         """Return a hash of all that shapes the answer: model, options, messages, menu, reading."""
-        kept = self._menus.get(id(ask.menu))
-        if kept is None or kept[0] is not ask.menu:
+        kept = self._menus.get(id(request.menu))
+        if kept is None or kept[0] is not request.menu:
             if len(self._menus) > 1024:  # noqa: PLR2004
                 self._menus.clear()
-            kept = self._menus[id(ask.menu)] = (ask.menu, ask.menu.digest)
-        tail = orjson.dumps(ask.tail).decode()
+            kept = self._menus[id(request.menu)] = (request.menu, request.menu.digest)
+        tail = orjson.dumps(request.tail).decode()
         # No model sees the gold label; the fake one can be told to answer by it.
-        gold = (ask.item.gold or "") if self.name == "fake" and self.options else ""
-        return digest(self._prefix, ask.prefix.key, tail, kept[1], ask.constraint, ask.read, gold)
+        gold = (request.item.gold or "") if self.name == "fake" and self.options else ""
+        return digest(
+            self._prefix, request.prefix.key, tail, kept[1], request.constraint, request.read, gold
+        )
 
     async def count_tokens(self, messages: list[Message]) -> int:
         """As the engine."""

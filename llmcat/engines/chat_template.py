@@ -16,7 +16,7 @@ from llmcat.records import MOST_LABELS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcat.records import Ask, Message
+    from llmcat.records import Message, Request
 
 __all__ = ["Chat", "where"]
 
@@ -58,29 +58,30 @@ class Chat:
         """Return the token ids of a text that holds its own special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def prefix(self, ask: Ask) -> list[int]:
+    def prefix(self, request: Request) -> list[int]:
         """Return the token ids that all asks with this ask's prefix begin with.
 
         They end with a special token, where most tokenizers split whatever follows; where one
         does not, nothing is shared.
         """
-        return self._prefix(ask)[1]
+        return self._prefix(request)[1]
 
-    def ids(self, ask: Ask) -> list[int]:
+    def ids(self, request: Request) -> list[int]:
         """Return the token ids of an ask; those of its prefix are encoded once."""
-        text = self.text(ask.messages)
-        begins, shared = self._prefix(ask)
+        text = self.text(request.messages)
+        begins, shared = self._prefix(request)
         if not text.startswith(begins):
             return self.encode(text)
         return shared + self.encode(text[len(begins) :])
 
-    def _prefix(self, ask: Ask) -> tuple[str, list[int]]:
-        key = ask.prefix.key
+    def _prefix(self, request: Request) -> tuple[str, list[int]]:
+        key = request.prefix.key
         if key in self._prefixes:
             self._prefixes.move_to_end(key)
             return self._prefixes[key]
         one, two = (
-            self.text([*ask.prefix.messages, {"role": "user", "content": mark}]) for mark in "01"
+            self.text([*request.prefix.messages, {"role": "user", "content": mark}])
+            for mark in "01"
         )
         same = next(i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)
         ends = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Engine, Served
 from llmcat.errors import ConstraintIgnored, EngineError, EngineUnsupported
-from llmcat.records import MOST_LABELS, Answer, Ask, Message
+from llmcat.records import MOST_LABELS, Answer, Message, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -62,15 +62,15 @@ class Tolerant:
         self.opened, self.down = True, None
         return served
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer each ask, with an error where there is no other answer."""
-        todo: asyncio.Queue[Ask | None] = asyncio.Queue(maxsize=1)
+        todo: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=1)
         out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
 
         async def feed() -> None:
             try:
-                async for ask in asks:
-                    await todo.put(ask)
+                async for request in requests:
+                    await todo.put(request)
                 await todo.put(None)
             except BaseException as exc:  # noqa: BLE001  raised again by the consumer
                 out.put_nowait(exc)
@@ -96,7 +96,7 @@ class Tolerant:
 
     async def _some(
         self,
-        todo: asyncio.Queue[Ask | None],
+        todo: asyncio.Queue[Request | None],
         out: asyncio.Queue[Answer | BaseException | None],
     ) -> bool:
         """Answer until the engine fails or no more asks come; tell whether more may come."""
@@ -106,43 +106,43 @@ class Tolerant:
         if not self.opened and not self.away:
             await self._again(first)
         if self.away or not self.opened:
-            out.put_nowait(Answer(ask=first, error=self.down))
+            out.put_nowait(Answer(request=first, error=self.down))
             return True
         pending = {id(first): first}
         ended = False
 
-        async def stream() -> AsyncIterator[Ask]:
+        async def stream() -> AsyncIterator[Request]:
             nonlocal ended
             yield first
             while not self.away:
-                ask = await todo.get()
-                if ask is None:
+                request = await todo.get()
+                if request is None:
                     ended = True
                     return
-                pending[id(ask)] = ask
-                yield ask
+                pending[id(request)] = request
+                yield request
 
         try:
             async with aclosing(self.engine.answer(stream())) as answers:
                 async for answer in answers:
                     if answer.error is None:
                         self.down = None
-                    pending.pop(id(answer.ask), None)
+                    pending.pop(id(answer.request), None)
                     out.put_nowait(answer)
         except EngineError as exc:
             self._fail(exc)
-            for ask in pending.values():
-                out.put_nowait(Answer(ask=ask, error=exc))
+            for request in pending.values():
+                out.put_nowait(Answer(request=request, error=exc))
         return not ended
 
-    async def _again(self, ask: Ask) -> None:
+    async def _again(self, request: Request) -> None:
         """Open the engine that was away; it must know the codes that asks are made of by now."""
         try:
             served = await self.engine.open()
         except EngineError as exc:
             self._fail(exc)
             return
-        if set(ask.menu.codes) <= set(served.alphabet):
+        if set(request.menu.codes) <= set(served.alphabet):
             self.opened, self.down = True, None
         else:
             self._fail(EngineUnsupported("the model is back, and has other codes: begin anew"))

@@ -26,7 +26,7 @@ from llmcat.errors import (
     EngineRefused,
     EngineUnsupported,
 )
-from llmcat.records import Answer, Ask, Item, Menu, Node, Prefix, Usage, digest
+from llmcat.records import Answer, Item, Menu, Node, Prefix, Request, Usage, digest
 from llmcat.transport.rate import InFlight
 from llmcat.transport.retry import insist, try_again
 
@@ -220,10 +220,10 @@ class Completions:
         them out, gives labels only; one that takes no temperature decides by itself.
         """
         for codes in (ALPHABET[-3:], ALPHABET[3:6]):
-            ask = _nonsense(codes)
+            request = _nonsense(codes)
             while True:
                 try:
-                    reply = await self.patiently(partial(self.complete, self._fields(ask)))
+                    reply = await self.patiently(partial(self.complete, self._fields(request)))
                     break
                 except (EngineRefused, EngineUnsupported) as exc:
                     if self.scored and "logprobs" in str(exc):
@@ -235,32 +235,32 @@ class Completions:
             listed = _choice(reply).get("logprobs")
             self.scored = self.scored and isinstance(listed, dict) and bool(listed.get("content"))
             self._lapses = LAPSES - 1  # here, one is enough
-            self.read(reply, ask)
+            self.read(reply, request)
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks, at most `concurrency` of them in flight."""
-        async with aclosing(in_flight(asks, self._one, self.concurrency)) as answers:
+        async with aclosing(in_flight(requests, self._one, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _one(self, ask: Ask) -> Answer:
+    async def _one(self, request: Request) -> Answer:
         """Ask; errors of this ask alone become its answer."""
         started = time.perf_counter()
         try:
-            answer = await self.ask(ask)
+            answer = await self.ask(request)
         except EngineError as exc:
             if exc.fatal:
                 raise
-            answer = Answer(ask=ask, error=exc)
+            answer = Answer(request=request, error=exc)
         return replace(answer, seconds=time.perf_counter() - started)
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer or no hope. Raises `EngineError`."""
-        fields = self._fields(ask)
+        fields = self._fields(request)
 
         async def once() -> Answer:
-            reply = await self.rate.send(partial(self.complete, fields), ask.read)
-            return self.read(reply, ask)
+            reply = await self.rate.send(partial(self.complete, fields), request.read)
+            return self.read(reply, request)
 
         try:
             return await once()
@@ -276,16 +276,18 @@ class Completions:
 
     # -- one request ------------------------------------------------------------------------
 
-    def _fields(self, ask: Ask) -> dict[str, Any]:
+    def _fields(self, request: Request) -> dict[str, Any]:
         """Put the request together."""
-        codes, dialect = ask.menu.codes, self.dialect
-        key = (ask.read, *codes)
+        codes, dialect = request.menu.codes, self.dialect
+        key = (request.read, *codes)
         if key not in self._spelled:
             if len(self._spelled) >= 512:  # noqa: PLR2004
                 self._spelled.clear()
-            longest = most_tokens(codes, ask.read) + (0 if dialect.whole else _JSON_FRAME)
-            fields = {"temperature": 0, dialect.length: longest} | dialect.spell(codes, ask.read)
-            if ask.read == "code":
+            longest = most_tokens(codes, request.read) + (0 if dialect.whole else _JSON_FRAME)
+            fields = {"temperature": 0, dialect.length: longest} | dialect.spell(
+                codes, request.read
+            )
+            if request.read == "code":
                 fields |= {"logprobs": True, "top_logprobs": dialect.top}
             self._spelled[key] = fields | dialect.extra
         fields = {
@@ -293,9 +295,9 @@ class Completions:
             for name, value in self._spelled[key].items()
             if name not in self.dropped and (self.scored or "logprobs" not in name)
         }
-        return {"model": self.model, "messages": ask.messages, **fields}
+        return {"model": self.model, "messages": request.messages, **fields}
 
-    def read(self, reply: dict[str, Any], ask: Ask) -> Answer:
+    def read(self, reply: dict[str, Any], request: Request) -> Answer:
         """Read a reply. Raises `EngineRefused` for one that is no answer.
 
         An answer that the constraint does not allow is such a one; after the third in a row the
@@ -305,7 +307,7 @@ class Completions:
         text = choice["message"].get("content") or ""
         if refused := choice["message"].get("refusal"):
             raise EngineRefused(f"{self.model} refuses to answer: {refused}")
-        said = _answered(text, ask, whole=self.dialect.whole)
+        said = _answered(text, request, whole=self.dialect.whole)
         if said is None:
             ended = choice.get("finish_reason")
             if ended == "length" or not text:
@@ -325,19 +327,19 @@ class Completions:
             )
         self._lapses = 0
         usage = _usage(reply)
-        if ask.read != "code" or not self.scored:
-            return Answer(ask=ask, text=said, masked=None, usage=usage)
-        logprobs, missing = _listed(choice, ask.menu.codes, whole=self.dialect.whole)
-        return Answer(ask=ask, logprobs=logprobs, missing=missing, masked=None, usage=usage)
+        if request.read != "code" or not self.scored:
+            return Answer(request=request, text=said, masked=None, usage=usage)
+        logprobs, missing = _listed(choice, request.menu.codes, whole=self.dialect.whole)
+        return Answer(request=request, logprobs=logprobs, missing=missing, masked=None, usage=usage)
 
 
-def _nonsense(codes: Sequence[str]) -> Ask:
+def _nonsense(codes: Sequence[str]) -> Request:
     """Return a question whose prompt offers A, B and C, but whose constraint other codes."""
     text = "Categories:\nA. zorvik\nB. plimbo\nC. None of these\n\nTitle: zorvik\n\nCode:"
     nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("zorvik", "plimbo"))
     item = Item(row=0, id="canary", fields={"title": "zorvik"})
     prefix = Prefix(messages=({"role": "user", "content": text},), key=digest(text))
-    return Ask(item=item, menu=Menu(nodes=nodes, codes=tuple(codes)), prefix=prefix, tail=())
+    return Request(item=item, menu=Menu(nodes=nodes, codes=tuple(codes)), prefix=prefix, tail=())
 
 
 def _choice(reply: dict[str, Any]) -> dict[str, Any]:
@@ -350,17 +352,17 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
     return dict(choice)
 
 
-def _answered(text: str, ask: Ask, *, whole: bool) -> str | None:
+def _answered(text: str, request: Request, *, whole: bool) -> str | None:
     """Return the code, name or reasons in an answer, None if it is none that was asked for."""
-    if ask.read == "reason":
-        return generated(text.strip(), ask)
+    if request.read == "reason":
+        return generated(text.strip(), request)
     if not whole:
         try:
             text = str(json.loads(text)["label"])
         except (ValueError, KeyError, TypeError):
             return None
     text = text.strip()
-    return text if text in ask.menu.codes else None
+    return text if text in request.menu.codes else None
 
 
 def _listed(

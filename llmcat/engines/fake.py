@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served, in_flight
-from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Message, Node, Usage
+from llmcat.records import MOST_LABELS, NONE, Answer, Message, Node, Request, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -69,52 +69,52 @@ class FakeEngine:
             facts={"warning": "no model: the labels come from word overlap or a given truth"},
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer each ask after `latency`, `concurrency` of them at a time."""
-        async with aclosing(in_flight(asks, self._later, self.concurrency)) as answers:
+        async with aclosing(in_flight(requests, self._later, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _later(self, ask: Ask) -> Answer:
+    async def _later(self, request: Request) -> Answer:
         await asyncio.sleep(self.latency)
-        return self._one(ask)
+        return self._one(request)
 
-    def _one(self, ask: Ask) -> Answer:
-        logits = self._logits(ask)
-        tokens = sum(len(m["content"]) for m in ask.messages) // 4
-        if ask.read != "code":
-            text = ask.menu.codes[logits.index(max(logits))]
-            if ask.read == "reason":
+    def _one(self, request: Request) -> Answer:
+        logits = self._logits(request)
+        tokens = sum(len(m["content"]) for m in request.messages) // 4
+        if request.read != "code":
+            text = request.menu.codes[logits.index(max(logits))]
+            if request.read == "reason":
                 text = json.dumps({"rationale": f"its words are those of {text}"})
             used = Usage(prompt=tokens, cached=0, generated=1 + len(text) // 4)
-            return Answer(ask=ask, text=text, usage=used, seconds=self.latency)
+            return Answer(request=request, text=text, usage=used, seconds=self.latency)
         top = max(logits)
         log_total = top + math.log(math.fsum(math.exp(x - top) for x in logits))
-        masked = ask.constraint == "outlines"
+        masked = request.constraint == "outlines"
         shift = 0.0 if masked else math.log(self.mass)
         return Answer(
-            ask=ask,
+            request=request,
             logprobs=tuple(x - log_total + shift for x in logits),
             masked=masked,
             usage=Usage(prompt=tokens, cached=0, generated=1),
             seconds=self.latency,
         )
 
-    def _logits(self, ask: Ask) -> list[float]:
-        draw = random.Random(f"{self.seed}\0{ask.item.content}")
-        ids = [n.id for n in ask.menu.nodes] + [NONE]
+    def _logits(self, request: Request) -> list[float]:
+        draw = random.Random(f"{self.seed}\0{request.item.content}")
+        ids = [n.id for n in request.menu.nodes] + [NONE]
         noise = {id_: draw.gauss(0.0, self.noise) for id_ in sorted(ids)}
-        truth = self.truth.get(ask.item.id)
+        truth = self.truth.get(request.item.id)
         if truth is None and self.accuracy is not None:
-            truth = ask.item.gold
+            truth = request.item.gold
         if truth is not None:
-            preferred = next((n.id for n in ask.menu.nodes if _leads_to(n, truth)), NONE)
+            preferred = next((n.id for n in request.menu.nodes if _leads_to(n, truth)), NONE)
             if self.accuracy is not None and draw.random() >= self.accuracy:
                 preferred = draw.choice(sorted(i for i in ids if i != preferred))
             pull = {preferred: self.sharpness}
         else:
-            words = set(_WORD.findall(ask.item.content.lower()))
-            pull = {n.id: self.sharpness * _overlap(words, n) for n in ask.menu.nodes}
+            words = set(_WORD.findall(request.item.content.lower()))
+            pull = {n.id: self.sharpness * _overlap(words, n) for n in request.menu.nodes}
             pull[NONE] = self.sharpness * 0.25
         return [pull.get(id_, 0.0) + noise[id_] for id_ in ids]
 

@@ -29,7 +29,7 @@ from llmcat.errors import (
 from llmcat.transport.retry import refusal
 
 if TYPE_CHECKING:
-    from llmcat.records import Answer, Ask
+    from llmcat.records import Answer, Request
 
 __all__ = ["LiteLLMChat"]
 
@@ -107,7 +107,7 @@ class LiteLLMChat(Completions):
             link.rate.opening()
             await Completions.canary(link)
 
-    async def ask(self, ask: Ask) -> Answer:
+    async def ask(self, request: Request) -> Answer:
         """Ask the first that is not resting; where it fails, the next."""
         now = time.monotonic()
         awake = [i for i in range(len(self.links)) if self._resting.get(i, 0.0) <= now]
@@ -115,7 +115,7 @@ class LiteLLMChat(Completions):
         for i in awake or range(len(self.links)):
             link = self.links[i]
             try:
-                answer = await Completions.ask(link, ask)
+                answer = await Completions.ask(link, request)
             except (ConstraintIgnored, EngineUnsupported):
                 raise
             except EngineError as exc:

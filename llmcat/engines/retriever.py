@@ -17,7 +17,7 @@ from llmcat.records import MOST_LABELS, Answer
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from llmcat.records import Ask, Message
+    from llmcat.records import Message, Request
 
 __all__ = ["RetrieverAlone"]
 
@@ -41,10 +41,10 @@ class RetrieverAlone:
             alphabet=CANDIDATES[: MOST_LABELS + 1],
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer each ask with an error: there is nobody to answer it."""
-        async for ask in asks:
-            yield Answer(ask=ask, error=EngineUnsupported("the retriever reads no menus"))
+        async for request in requests:
+            yield Answer(request=request, error=EngineUnsupported("the retriever reads no menus"))
 
     async def count_tokens(self, messages: list[Message]) -> int:  # noqa: ARG002
         """No tokens are read."""

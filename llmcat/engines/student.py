@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.engines import Capabilities, Served, in_batches
-from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Message
+from llmcat.records import MOST_LABELS, NONE, Answer, Message, Request
 from llmcat.students.model import Student, text_of
 
 if TYPE_CHECKING:
@@ -55,22 +55,22 @@ class StudentEngine:
             facts={"root": student.digest, "kind": made.kind, "classes": str(len(made.classes))},
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks in batches, computed in a thread."""
-        async with aclosing(in_batches(asks, self.batch)) as batches:
+        async with aclosing(in_batches(requests, self.batch)) as batches:
             async for batch in batches:
                 for answer in await asyncio.to_thread(self._batch, batch):
                     yield answer
 
-    def _batch(self, asks: list[Ask]) -> list[Answer]:
+    def _batch(self, requests: list[Request]) -> list[Answer]:
         assert self._student is not None  # noqa: S101  opened first
         started = time.perf_counter()
         made = self._student.manifest
-        p = self._student.predict_proba([text_of(ask.item) for ask in asks])
-        seconds = (time.perf_counter() - started) / len(asks)
+        p = self._student.predict_proba([text_of(request.item) for request in requests])
+        seconds = (time.perf_counter() - started) / len(requests)
         return [
-            Answer(ask=ask, logprobs=_over(ask.menu, p_of, made.paths), seconds=seconds)
-            for ask, row in zip(asks, p.tolist(), strict=True)
+            Answer(request=request, logprobs=_over(request.menu, p_of, made.paths), seconds=seconds)
+            for request, row in zip(requests, p.tolist(), strict=True)
             if (p_of := dict(zip(made.classes, row, strict=True)))
         ]
 

@@ -25,7 +25,7 @@ from llmcat.engines import Capabilities, Served, generated, in_batches
 from llmcat.engines.chat_template import Chat, where
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.errors import BadConfig, EngineRefused, EngineUnsupported
-from llmcat.records import MOST_LABELS, Answer, Ask, Message, Read, Usage
+from llmcat.records import MOST_LABELS, Answer, Message, Read, Request, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -111,34 +111,34 @@ class TransformersLocal:
             facts=facts,
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks in batches, computed in a thread."""
-        async with aclosing(in_batches(asks, self.batch)) as batches:
+        async with aclosing(in_batches(requests, self.batch)) as batches:
             async for batch in batches:
                 for answer in await asyncio.to_thread(self._batch, batch):
                     yield answer
 
-    def _batch(self, asks: list[Ask]) -> list[Answer]:
+    def _batch(self, requests: list[Request]) -> list[Answer]:
         """Answer asks that came together, prefix by prefix."""
-        groups: dict[tuple[str, Read], list[Ask]] = {}
-        for ask in asks:
-            groups.setdefault((ask.prefix.key, ask.read), []).append(ask)
+        groups: dict[tuple[str, Read], list[Request]] = {}
+        for request in requests:
+            groups.setdefault((request.prefix.key, request.read), []).append(request)
         answers: list[Answer] = []
         for group in groups.values():
             if group[0].read != "code":
-                answers += [self._spell(ask) for ask in group]
+                answers += [self._spell(request) for request in group]
             else:
                 answers += self._group(group)
         return answers
 
-    def _spell(self, ask: Ask) -> Answer:
+    def _spell(self, request: Request) -> Answer:
         """Generate a name of the menu, or reasons, greedily under Outlines' mask."""
         import torch
         from transformers import LogitsProcessorList
 
         started = time.perf_counter()
-        row = self._chat.ids(ask)
-        shared, cache, fresh = self._prefix(ask)
+        row = self._chat.ids(request)
+        shared, cache, fresh = self._prefix(request)
         if row[: len(shared)] != shared:
             shared, cache, fresh = [], None, True
         ids = torch.tensor([row], device=self.device)
@@ -147,31 +147,33 @@ class TransformersLocal:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 past_key_values=copy.deepcopy(cache),
-                logits_processor=LogitsProcessorList([self._processor(ask.menu.codes, ask.read)]),
-                max_new_tokens=most_tokens(ask.menu.codes, ask.read),
+                logits_processor=LogitsProcessorList(
+                    [self._processor(request.menu.codes, request.read)]
+                ),
+                max_new_tokens=most_tokens(request.menu.codes, request.read),
                 do_sample=False,
                 pad_token_id=self._pad,
             )[0, len(row) :].tolist()
         text = self._tokenizer.decode(out, skip_special_tokens=True)
         error = None
-        if (kept := generated(text, ask)) is None:
+        if (kept := generated(text, request)) is None:
             error = EngineRefused(f"{self.model} answered {text!r}, which it may not")
         cached = 0 if fresh else len(shared)
         return Answer(
-            ask=ask,
+            request=request,
             text=kept or "",
             usage=Usage(prompt=len(row), cached=cached, generated=len(out)),
             seconds=time.perf_counter() - started,
             error=error,
         )
 
-    def _group(self, asks: list[Ask]) -> list[Answer]:
+    def _group(self, requests: list[Request]) -> list[Answer]:
         """Answer asks with one prefix in one pass over what is their own."""
         import torch
 
         started = time.perf_counter()
-        rows = [self._chat.ids(ask) for ask in asks]
-        shared, cache, fresh = self._prefix(asks[0])
+        rows = [self._chat.ids(request) for request in requests]
+        shared, cache, fresh = self._prefix(requests[0])
         if any(row[: len(shared)] != shared for row in rows):
             shared, cache, fresh = [], None, True
         own = [row[len(shared) :] for row in rows]
@@ -181,7 +183,7 @@ class TransformersLocal:
         last = torch.tensor([len(x) - 1 for x in own], device=self.device)
         past = copy.deepcopy(cache)
         if past is not None:
-            past.batch_repeat_interleave(len(asks))
+            past.batch_repeat_interleave(len(requests))
         with torch.inference_mode():
             places, which = last.unique(return_inverse=True)
             kept = self._net(
@@ -190,35 +192,35 @@ class TransformersLocal:
                 past_key_values=past,
                 logits_to_keep=places,
             ).logits
-            logits = kept[torch.arange(len(asks), device=self.device), which].float()
+            logits = kept[torch.arange(len(requests), device=self.device), which].float()
             answers = []
-            for i, ask in enumerate(asks):
+            for i, request in enumerate(requests):
                 row = logits[i : i + 1]
-                if ask.constraint == "outlines":
-                    row = self._masked(row, ids[i : i + 1], ask.menu.codes)
-                wanted = [self._chat.codes[code] for code in ask.menu.codes]
+                if request.constraint == "outlines":
+                    row = self._masked(row, ids[i : i + 1], request.menu.codes)
+                wanted = [self._chat.codes[code] for code in request.menu.codes]
                 logprobs = row.log_softmax(-1)[0, wanted].tolist()
                 cached = 0 if fresh and i == 0 else len(shared)
                 answers.append(
                     Answer(
-                        ask=ask,
+                        request=request,
                         logprobs=tuple(logprobs),
-                        masked=ask.constraint == "outlines",
+                        masked=request.constraint == "outlines",
                         usage=Usage(prompt=len(rows[i]), cached=cached, generated=1),
                         seconds=time.perf_counter() - started,
                     )
                 )
         return answers
 
-    def _prefix(self, ask: Ask) -> tuple[list[int], Any, bool]:
+    def _prefix(self, request: Request) -> tuple[list[int], Any, bool]:
         """Return the tokens that a prefix's conversations share, their cache, and if it is new."""
         import torch
 
-        key = ask.prefix.key
+        key = request.prefix.key
         if key in self._kept:
             self._kept.move_to_end(key)
             return *self._kept[key], False
-        shared = self._chat.prefix(ask)
+        shared = self._chat.prefix(request)
         if not shared:
             return [], None, True
         with torch.inference_mode():

@@ -40,12 +40,12 @@ from llmcat.errors import (
 from llmcat.records import (
     MOST_LABELS,
     Answer,
-    Ask,
     Item,
     Menu,
     Message,
     Node,
     Prefix,
+    Request,
     Usage,
     digest,
 )
@@ -216,10 +216,12 @@ class VllmHttp:
             outside = spare(self._token_of, codes)
             logs: dict[str, tuple[float, ...]] = {}
             for constraint in self.capabilities.constraints:
-                ask = Ask(item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint)
-                body = orjson.loads(self._body(ask))
+                request = Request(
+                    item=item, menu=menu, prefix=prefix, tail=(), constraint=constraint
+                )
+                body = orjson.loads(self._body(request))
                 reply = await self.server.asked("POST", _CHAT, body)
-                logs[constraint], _, _ = self._read(reply, ask)
+                logs[constraint], _, _ = self._read(reply, request)
                 if constraint == "tokens":
                     body["allowed_token_ids"] = [outside]
                     reply = await self.server.asked("POST", _CHAT, body)
@@ -247,57 +249,57 @@ class VllmHttp:
 
     # -- answering --------------------------------------------------------------------------
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks, at most `concurrency` of them in flight.
 
         Closing this generator cancels what is in flight.
         """
-        async with aclosing(in_flight(asks, self._one, self.concurrency)) as answers:
+        async with aclosing(in_flight(requests, self._one, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _one(self, ask: Ask) -> Answer:
+    async def _one(self, request: Request) -> Answer:
         """Ask once; on failure, again. Errors of this ask alone become its answer."""
-        shared = self._shared(ask.prefix)
+        shared = self._shared(request.prefix)
         if shared.primed is None:
             # The first ask of a prefix goes alone, so that the others find it in the cache.
             shared.primed = asyncio.Event()
             try:
-                return await self._ask(ask)
+                return await self._ask(request)
             finally:
                 shared.primed.set()
         if not shared.primed.is_set():
             await shared.primed.wait()
-        return await self._ask(ask)
+        return await self._ask(request)
 
-    async def _ask(self, ask: Ask) -> Answer:
+    async def _ask(self, request: Request) -> Answer:
         started = time.perf_counter()
-        body = self._body(ask)
+        body = self._body(request)
         try:
             try:
-                logprobs, text, usage = await self._exchange(body, ask)
+                logprobs, text, usage = await self._exchange(body, request)
             except EngineError as exc:
                 if not exc.retryable:
                     raise
-                logprobs, text, usage = await self._exchange_again(body, ask, exc)
+                logprobs, text, usage = await self._exchange_again(body, request, exc)
         except EngineError as exc:
             if exc.fatal:
                 raise
-            return Answer(ask=ask, error=exc, seconds=time.perf_counter() - started)
+            return Answer(request=request, error=exc, seconds=time.perf_counter() - started)
         return Answer(
-            ask=ask,
+            request=request,
             logprobs=logprobs,
             text=text,
-            masked=ask.constraint == "outlines",
+            masked=request.constraint == "outlines",
             usage=usage,
             seconds=time.perf_counter() - started,
         )
 
-    async def _exchange_again(self, body: bytes, ask: Ask, failure: EngineError) -> Reading:
+    async def _exchange_again(self, body: bytes, request: Request, failure: EngineError) -> Reading:
         """Try again; if the server is unwell after that, the run cannot go on."""
         try:
             return await try_again(
-                lambda: self._exchange(body, ask),
+                lambda: self._exchange(body, request),
                 failure,
                 attempts=self.attempts,
                 seconds=self.retry_seconds,
@@ -309,18 +311,18 @@ class VllmHttp:
                 ) from exc
             raise
 
-    async def _exchange(self, body: bytes, ask: Ask) -> Reading:
+    async def _exchange(self, body: bytes, request: Request) -> Reading:
         send = partial(self.server.json, "POST", _CHAT, body)
-        return self._read(await self.server.rate.send(send, ask.read), ask)
+        return self._read(await self.server.rate.send(send, request.read), request)
 
     # -- one request ------------------------------------------------------------------------
 
-    def _body(self, ask: Ask) -> bytes:
+    def _body(self, request: Request) -> bytes:
         """Put the request together: shared messages, the item's, model, constraint."""
-        own = b",".join(map(orjson.dumps, ask.tail))
-        shared = self._shared(ask.prefix).body
+        own = b",".join(map(orjson.dumps, request.tail))
+        shared = self._shared(request.prefix).body
         comma = b"," if own and shared else b""
-        return b"".join((b'{"messages":[', shared, comma, own, b"],", self._tail(ask)))
+        return b"".join((b'{"messages":[', shared, comma, own, b"],", self._tail(request)))
 
     def _shared(self, prefix: Prefix) -> _Shared:
         shared = self._prefixes.get(prefix.key)
@@ -333,22 +335,22 @@ class VllmHttp:
                 self._prefixes.popitem(last=False)
         return shared
 
-    def _tail(self, ask: Ask) -> bytes:
+    def _tail(self, request: Request) -> bytes:
         """Everything after the messages. Menus of one size have the same codes."""
-        codes = ask.menu.codes
-        key = (ask.constraint, ask.read, *codes)
+        codes = request.menu.codes
+        key = (request.constraint, request.read, *codes)
         if key not in self._tails:
             fields: dict[str, Any] = {
                 "model": self.model,
                 "temperature": 0,
                 "chat_template_kwargs": NO_THINKING,
             }
-            if ask.constraint == "outlines":
-                fields["structured_outputs"] = {"regex": grammar(codes, ask.read)}
-            fields["max_tokens"] = most_tokens(codes, ask.read)
-            if ask.read == "code":
+            if request.constraint == "outlines":
+                fields["structured_outputs"] = {"regex": grammar(codes, request.read)}
+            fields["max_tokens"] = most_tokens(codes, request.read)
+            if request.read == "code":
                 ids = [self._token_of[code] for code in codes]
-                if ask.constraint == "tokens":
+                if request.constraint == "tokens":
                     fields["allowed_token_ids"] = ids
                 outside = spare(self._token_of, codes)
                 fields |= {
@@ -361,18 +363,18 @@ class VllmHttp:
             self._tails[key] = orjson.dumps(fields)[1:]
         return self._tails[key]
 
-    def _read(self, reply: dict[str, Any], ask: Ask) -> Reading:
+    def _read(self, reply: dict[str, Any], request: Request) -> Reading:
         """Return the menu's log-probabilities or the name, and the tokens used.
 
         Raises `ConstraintIgnored` when what was generated is not on the menu.
         """
-        menu = ask.menu
-        if ask.read != "code":
+        menu = request.menu
+        if request.read != "code":
             try:
                 text = str(reply["choices"][0]["message"]["content"])
             except (KeyError, IndexError, TypeError) as exc:
                 raise EngineBusy("the reply carries no message") from exc
-            if (kept := generated(text, ask)) is None:
+            if (kept := generated(text, request)) is None:
                 raise ConstraintIgnored(
                     f"{self.base_url} answered {text!r}, which it may not", hint=SERVE_IT
                 )
@@ -392,7 +394,7 @@ class VllmHttp:
                 f"{self.base_url} leaves out tokens it was asked about",
                 hint="llmcat needs `logprob_token_ids`, vLLM 0.26 or newer",
             ) from exc
-        if ask.constraint == "outlines" and outside > NEVER and names[-1] not in names[:-1]:
+        if request.constraint == "outlines" and outside > NEVER and names[-1] not in names[:-1]:
             raise ConstraintIgnored(
                 f"{self.base_url} does not apply the grammar to the first token", hint=SERVE_IT
             )

@@ -22,7 +22,7 @@ from llmcat.engines import Capabilities, Served, generated, in_batches, spare
 from llmcat.engines.chat_template import Chat, where
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
 from llmcat.errors import ConstraintIgnored, EngineRefused, EngineUnsupported
-from llmcat.records import MOST_LABELS, Answer, Ask, Message, Usage
+from llmcat.records import MOST_LABELS, Answer, Message, Request, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -111,60 +111,63 @@ class VllmLocal:
             facts={"root": where(self.model)},
         )
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         """Answer a stream of asks in waves, computed in a thread."""
-        async with aclosing(in_batches(asks, self.batch)) as waves:
+        async with aclosing(in_batches(requests, self.batch)) as waves:
             async for wave in waves:
                 for answer in await asyncio.to_thread(self._wave, wave):
                     yield answer
 
-    def _wave(self, asks: list[Ask]) -> list[Answer]:
+    def _wave(self, requests: list[Request]) -> list[Answer]:
         """Answer asks that came together: first one of each new prefix, so that it is cached."""
-        first: dict[str, Ask] = {}
-        for ask in asks:
-            if ask.prefix.key not in self._primed:
-                first.setdefault(ask.prefix.key, ask)
+        first: dict[str, Request] = {}
+        for request in requests:
+            if request.prefix.key not in self._primed:
+                first.setdefault(request.prefix.key, request)
         if not first:
-            return self._generate(asks)
+            return self._generate(requests)
         if len(self._primed) > _KEPT:
             self._primed.clear()
         self._primed.update(first)
         alone = list(first.values())
-        rest = [ask for ask in asks if first.get(ask.prefix.key) is not ask]
+        rest = [request for request in requests if first.get(request.prefix.key) is not request]
         return [*self._generate(alone), *(self._generate(rest) if rest else ())]
 
-    def _generate(self, asks: list[Ask]) -> list[Answer]:
+    def _generate(self, requests: list[Request]) -> list[Answer]:
         """Answer asks together. One that vLLM refuses does not take the others along."""
         started = time.perf_counter()
-        prompts = [{"prompt_token_ids": self._chat.ids(ask)} for ask in asks]
-        params = [self._sampling(ask) for ask in asks]
+        prompts = [{"prompt_token_ids": self._chat.ids(request)} for request in requests]
+        params = [self._sampling(request) for request in requests]
         try:
             outputs = self._llm.generate(prompts, params, use_tqdm=False)
         except ValueError as exc:
-            if len(asks) > 1:
-                return [answer for ask in asks for answer in self._generate([ask])]
+            if len(requests) > 1:
+                return [answer for request in requests for answer in self._generate([request])]
             seconds = time.perf_counter() - started
-            return [Answer(ask=asks[0], error=EngineRefused(str(exc)), seconds=seconds)]
+            return [Answer(request=requests[0], error=EngineRefused(str(exc)), seconds=seconds)]
         seconds = time.perf_counter() - started
-        return [self._read(ask, output, seconds) for ask, output in zip(asks, outputs, strict=True)]
+        return [
+            self._read(request, output, seconds)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
 
-    def _sampling(self, ask: Ask) -> Any:
+    def _sampling(self, request: Request) -> Any:
         """Return vLLM's parameters for a menu; menus of one size have the same codes."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        codes = ask.menu.codes
-        key = (ask.constraint, ask.read, *codes)
+        codes = request.menu.codes
+        key = (request.constraint, request.read, *codes)
         if key not in self._params:
             fields: dict[str, Any] = {"temperature": 0.0}
-            if ask.constraint == "outlines":
+            if request.constraint == "outlines":
                 fields["structured_outputs"] = StructuredOutputsParams(
-                    regex=grammar(codes, ask.read)
+                    regex=grammar(codes, request.read)
                 )
-            fields["max_tokens"] = most_tokens(codes, ask.read)
-            if ask.read == "code":
+            fields["max_tokens"] = most_tokens(codes, request.read)
+            if request.read == "code":
                 ids = [self._chat.codes[code] for code in codes]
-                if ask.constraint == "tokens":
+                if request.constraint == "tokens":
                     fields["allowed_token_ids"] = ids
                 outside = spare(self._chat.codes, codes)
                 named = ids if outside is None else [*ids, outside]
@@ -174,22 +177,22 @@ class VllmLocal:
                 self._params.popitem(last=False)
         return self._params[key]
 
-    def _read(self, ask: Ask, output: Any, seconds: float) -> Answer:
+    def _read(self, request: Request, output: Any, seconds: float) -> Answer:
         """Turn one of vLLM's outputs into an answer. Raises `ConstraintIgnored`."""
-        made, codes = output.outputs[0], ask.menu.codes
+        made, codes = output.outputs[0], request.menu.codes
         usage = Usage(
             prompt=len(output.prompt_token_ids),
             cached=output.num_cached_tokens or 0,
             generated=len(made.token_ids),
         )
-        if ask.read != "code":
-            if (text := generated(made.text, ask)) is None:
+        if request.read != "code":
+            if (text := generated(made.text, request)) is None:
                 raise ConstraintIgnored(f"vLLM answered {made.text!r}, which it may not")
-            return Answer(ask=ask, text=text, usage=usage, seconds=seconds)
+            return Answer(request=request, text=text, usage=usage, seconds=seconds)
         found = {token: entry.logprob for token, entry in made.logprobs[0].items()}
         ids = [self._chat.codes[code] for code in codes]
         outside = spare(self._chat.codes, codes)
-        masked = ask.constraint == "outlines"
+        masked = request.constraint == "outlines"
         if made.token_ids[0] not in ids:
             raise ConstraintIgnored(f"vLLM answered {made.text!r}, which is not on the menu")
         if masked and outside is not None and found.get(outside, 0.0) > _FORBIDDEN:
@@ -197,7 +200,9 @@ class VllmLocal:
         if any(found.get(i, _FORBIDDEN) <= _FORBIDDEN for i in ids):
             raise ConstraintIgnored("vLLM forbids codes that the menu offers")
         logprobs = tuple(found[i] for i in ids)
-        return Answer(ask=ask, logprobs=logprobs, masked=masked, usage=usage, seconds=seconds)
+        return Answer(
+            request=request, logprobs=logprobs, masked=masked, usage=usage, seconds=seconds
+        )
 
     async def count_tokens(self, messages: list[Message]) -> int:
         """Return the length of the conversation, generation prompt included."""

@@ -164,14 +164,14 @@ async def _block(
 ) -> None:
     before = one.engine.asked
     one.engine.seen, one.engine.fresh = sink.ask, False
-    verdicts = one.session.classify(
+    results = one.session.classify(
         items, engine=one.engine, memory=Forgetful(), tally=one.tally, stop=stop
     )
     try:
-        async with aclosing(verdicts):
-            async for verdict in verdicts:
-                sink.row(verdict)
-                one.session.judge.watch(verdict)
+        async with aclosing(results):
+            async for result in results:
+                sink.row(result)
+                one.session.decider.watch(result)
                 if watch:
                     watch.step(1)
     finally:

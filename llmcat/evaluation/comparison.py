@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from llmcat.evaluation.predictions import Labels, Scored
 
-__all__ = ["METRICS", "Question", "detectable", "judge", "segments_of"]
+__all__ = ["METRICS", "Question", "compare_arms", "detectable", "segments_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -76,7 +76,7 @@ def detectable(n: int, *, alpha: float = paired.ALPHA) -> str:
     return f"the smallest difference in accuracy that {n:,} items show 8 times in 10: {can}"
 
 
-def judge(
+def compare_arms(
     arms: Mapping[str, Scored],
     labels: Labels,
     question: Question,
@@ -281,7 +281,7 @@ def verdict_line(
     at = "" if level == 95 else f" at {level:.4g} %"  # noqa: PLR2004
     span = f"{show(question.metric)} {gain} [{low}, {high}]{at} against {shown['base']}"
     if decision["verdict"] == "more":
-        plan = "" if question.looks else " (all new ones, or planned with --looks)"
+        plan = "" if question.looks else " (all new ones, or planned with --interim-looks)"
         items = f"{decision['more']:,} more item{'s' * (decision['more'] > 1)}"
         return f"you need about {items}{plan}: {shown['arm']} {span}; {decision['why']}"
     word = "ship" if decision["verdict"] == "ship" else "don't ship"

@@ -18,7 +18,7 @@ from llmcat.engines.cache import AnswerStore
 from llmcat.errors import BadConfig, InputError, JournalError
 from llmcat.evaluation.adds import added
 from llmcat.evaluation.collect import BLOCK, collect, name_of, record_of
-from llmcat.evaluation.comparison import LOSSES, Question, detectable, judge, segments_of
+from llmcat.evaluation.comparison import LOSSES, Question, compare_arms, detectable, segments_of
 from llmcat.evaluation.costs import cheapness, costs_of
 from llmcat.evaluation.looks import key_of, noted, planned, rule_of, second_look
 from llmcat.evaluation.opening import close_arms, open_arms, read_arms
@@ -145,7 +145,7 @@ def _seen(opened: Sequence[Opened]) -> list[str]:
         for text in [
             *_fallen(one),
             *(one.session.evidence.sight.remarks() if one.session.evidence else ()),
-            *one.session.judge.seen(one.tally.mass),
+            *one.session.decider.remarks(one.tally.mass),
         ]
     ]
 
@@ -207,7 +207,7 @@ def finish(
     if question is not None:
         gold, titles, kept = _columns(path)
         by, cost = cheapness(record["arms"])
-        compared = judge(
+        compared = compare_arms(
             scored,
             labels,
             question,

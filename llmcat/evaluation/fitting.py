@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from llmcat.calibration.artifact import Calibration, bound_of
-from llmcat.calibration.decider import Calibrated, Wanted
+from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 from llmcat.calibration.fit import distinct, fit, scores_of_row
 from llmcat.errors import InputError
 from llmcat.evaluation import metrics
@@ -205,14 +205,14 @@ def _before_and_after(
     taxonomy: Taxonomy,
 ) -> dict[str, dict[str, Any]]:
     """Measure the gating part: what came, and what the calibration makes of it."""
-    judge = Calibrated(made, taxonomy, Wanted())
+    decider = Calibrated(made, taxonomy, AcceptanceOptions())
     rows = made.gating_rows
     found = {}
     for name in ("before", "after"):
         sure, right, p_gold = [], [], []
         for i in rows:
             scores = scores_of_row(p[i], bool(seen[i]), labels, decided[i])
-            scores = judge.refine(scores) if name == "after" else scores
+            scores = decider.refine(scores) if name == "after" else scores
             sure.append(scores.confidence or 0.0)
             right.append(scores.label == gold[i])
             there = scores.p_none if gold[i] == NONE else scores.p.get(gold[i])

@@ -12,12 +12,12 @@ from llmcat.errors import JournalError
 from llmcat.evaluation.opening import Opened
 from llmcat.evaluation.run_folder import Folder, named
 from llmcat.pipeline.writers import row_of
-from llmcat.records import NONE, Ask
+from llmcat.records import NONE, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmcat.records import Item, Message, Scores, Verdict
+    from llmcat.records import Item, Message, RowResult, Scores
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Sink", "judged", "keep_inputs", "nodes_of", "write_items"]
@@ -47,7 +47,7 @@ class Sink:
         self.taxonomy = one.session.taxonomy
         self.shared: set[str] = set()
         try:
-            self.rows, self.asks, self.prefixes = (
+            self.rows, self.requests, self.prefixes = (
                 stack.enter_context(folder.file(named(self.name, f"{kind}.jsonl")).open("wb"))
                 for kind in ("predictions", "asks", "prefixes")
             )
@@ -62,20 +62,20 @@ class Sink:
                 f"{sink.name}: {exc.strerror}", hint="make room, then run the same command again"
             ) from exc
 
-    def ask(self, ask: Ask) -> None:
+    def ask(self, request: Request) -> None:
         """Write down what is asked, and once what asks share."""
-        key = ask.prefix.key
+        key = request.prefix.key
         if key not in self.shared:
             self.shared.add(key)
-            self._put(self.prefixes, {"key": key, "messages": ask.prefix.messages})
-        tail = [without_images(message) for message in ask.tail]
-        self._put(self.asks, {"row": ask.item.row, "prefix": key, "tail": tail})
+            self._put(self.prefixes, {"key": key, "messages": request.prefix.messages})
+        tail = [without_images(message) for message in request.tail]
+        self._put(self.requests, {"row": request.item.row, "prefix": key, "tail": tail})
 
-    def row(self, verdict: Verdict) -> None:
+    def row(self, result: RowResult) -> None:
         """Write down a verdict, and how far it was from the truth."""
-        self._put(self.rows, row_of(verdict, self.taxonomy) | judged(verdict))
+        self._put(self.rows, row_of(result, self.taxonomy) | judged(result))
         if self.scores is not None:
-            self.scores.append(verdict.scores)
+            self.scores.append(result.scores)
 
     def finish(self) -> None:
         """Write the posteriors."""
@@ -106,12 +106,12 @@ def without_images(message: Message) -> Message:
     return {**message, "content": parts}
 
 
-def judged(verdict: Verdict) -> dict[str, float | int | None]:
+def judged(result: RowResult) -> dict[str, float | int | None]:
     """Return p of the gold label, the sum of all squared p, and the gold label's rank from 1.
 
     None where the answer does not say: of several menus, or without the gold label among them.
     """
-    scores, gold = verdict.scores, verdict.item.gold
+    scores, gold = result.scores, result.item.gold
     nothing: dict[str, float | int | None] = dict.fromkeys(("p_gold", "p_squares", "rank"))
     if scores is None or scores.kind != "full" or scores.p_none is None:
         return nothing

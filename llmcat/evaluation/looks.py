@@ -70,14 +70,14 @@ def second_look(every: Sequence[Look], items: str, rule: str) -> list[str]:
         if look.planned:
             return [
                 f"WARNING: {look.planned} looks at this question were planned {when}; without "
-                "--looks this one is not among them, and errs more often than it says"
+                "--interim-looks this one is not among them, and errs more often than it says"
             ]
         if (look.items, look.rule) != (items, rule):
             how = "" if look.rule == rule else "by another rule "
             return [
                 f"WARNING: this question was looked at before {how}{when}: unless all items are "
                 "new ones, a second look is not a fresh test, and errs more often than 5 %; "
-                "--looks K plans several"
+                "--interim-looks K plans several"
             ]
     return []
 

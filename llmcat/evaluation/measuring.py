@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat.errors import InputError
-from llmcat.evaluation.comparison import Question, judge
+from llmcat.evaluation.comparison import Question, compare_arms
 from llmcat.evaluation.kept import judged, nodes_of
 from llmcat.evaluation.paired import Rule
 from llmcat.evaluation.predictions import ERROR, Labels, Scored, measure
@@ -70,7 +70,7 @@ def ab(
     question = Question(metric=metric, rule=Rule(min_effect, non_inferior))
     arms = {"a": _scored(a, items, gold), "b": _scored(b, items, gold)}
     costs = {"a": 1.0, "b": 0.0 if cheaper else 1.0}
-    return judge(arms, Labels(nodes_of(a.taxonomy)), question, columns={}, costs=costs)
+    return compare_arms(arms, Labels(nodes_of(a.taxonomy)), question, columns={}, costs=costs)
 
 
 def _kept(items: Items) -> Any:
@@ -87,7 +87,7 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
     if unknown:
         raise InputError(f"labels that are not in the taxonomy: {', '.join(unknown[:5])}")
     label, sure, told = list[str](), list[float | None](), list[dict[str, Any]]()
-    for verdict, gold in zip(classifier.verdicts(items), ids, strict=True):
+    for verdict, gold in zip(classifier.results(items), ids, strict=True):
         told.append(judged(replace(verdict, item=replace(verdict.item, gold=gold))))
         label.append(ERROR if verdict.scores is None else classifier.label_of(verdict.scores))
         sure.append(None if verdict.scores is None else verdict.scores.confidence)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ALPHA",
     "POWER",
+    "ArmDecision",
     "Array",
-    "Decision",
     "Difference",
     "Paired",
     "Rule",
@@ -38,7 +38,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-Verdict = Literal["ship", "don't", "more"]
+Outcome = Literal["ship", "don't", "more"]
 ALPHA, POWER = 0.05, 0.8
 FEW = 30
 """With fewer items that differ, accuracy is compared in closed form."""
@@ -253,10 +253,10 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ArmDecision:
     """`ship`, `don't` or `more` items; `why` in words, `more` about how many more."""
 
-    verdict: Verdict
+    verdict: Outcome
     why: str
     low: float
     high: float
@@ -267,7 +267,7 @@ class Decision:
 
 def decide(  # noqa: PLR0911  one return per way it can go
     gain: Difference, rule: Rule, *, alpha: float = ALPHA, cheaper: bool
-) -> Decision:
+) -> ArmDecision:
     """Apply the rule to a gain (a difference where more is better) at its level.
 
     Where not being inferior is asked for, that is the rule of a cheaper arm; any other has to gain.
@@ -277,8 +277,8 @@ def decide(  # noqa: PLR0911  one return per way it can go
     margin = rule.non_inferior if cheaper else None
     worse = high < -(margin or 0.0)
 
-    def verdict(what: Verdict, why: str, more: int | None = None) -> Decision:
-        return Decision(what, why, low, high, alpha, more, worse)
+    def verdict(what: Outcome, why: str, more: int | None = None) -> ArmDecision:
+        return ArmDecision(what, why, low, high, alpha, more, worse)
 
     if math.isnan(gain.value):
         return verdict("don't", f"there is nothing to compare: {gain.why}")

@@ -383,9 +383,11 @@ def asks_of(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, l
     try:
         with (path / named(arm, "asks.jsonl")).open("rb") as lines:
             for raw in lines:
-                ask = orjson.loads(raw)
-                if ask["row"] in rows:
-                    found.setdefault(ask["row"], []).append((ask["prefix"], ask["tail"]))
+                request = orjson.loads(raw)
+                if request["row"] in rows:
+                    found.setdefault(request["row"], []).append(
+                        (request["prefix"], request["tail"])
+                    )
     except OSError:
         return {}
     return found

@@ -113,9 +113,9 @@ def _section(section: Section) -> dict[str, Any]:
 
 def _prompts(result: Result, arm: str, rows: set[int]) -> dict[str, Any]:
     """Return an arm's questions about some rows; what they share stands once."""
-    asks = asks_of(result.path, arm, rows)
-    used = {key for tails in asks.values() for key, _ in tails}
+    requests = asks_of(result.path, arm, rows)
+    used = {key for tails in requests.values() for key, _ in tails}
     return {
         "shared": {k: v for k, v in shared_asks(result.path, arm) if k in used},
-        "asks": {str(row): said for row, said in asks.items()},
+        "asks": {str(row): said for row, said in requests.items()},
     }

@@ -44,14 +44,14 @@ async def alone(session: Session, engine: Remembering, items: Sequence[Item]) ->
     tally = Tally()
 
     def came(answer: Answer) -> None:
-        row = answer.ask.item.row
+        row = answer.request.item.row
         seconds[row] = seconds.get(row, 0.0) + answer.seconds
 
     async def run(items: Sequence[Item]) -> float:
         began = time.monotonic()
-        verdicts = session.classify(items, engine=engine, memory=Forgetful(), tally=tally)
-        async with aclosing(verdicts):
-            async for _ in verdicts:
+        results = session.classify(items, engine=engine, memory=Forgetful(), tally=tally)
+        async with aclosing(results):
+            async for _ in results:
                 pass
         return time.monotonic() - began
 

@@ -264,7 +264,7 @@ class Evidence:
             p_none=p_none,
             kind="full",
             mass=min(masses, default=None),
-            turned=len({a.label for a in answers}) > 1,
+            order_disagreement=len({a.label for a in answers}) > 1,
             evidence=said,
         )
 

@@ -24,7 +24,7 @@ from llmcat.records import NONE, digest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["FAINT", "Mixture", "Said", "fit"]
+__all__ = ["MIN_STORED_P", "Mixture", "ModelOutputs", "fit"]
 
 Array = np.ndarray[Any, Any]
 
@@ -39,13 +39,13 @@ POOL = (0.5, 0.5)
 POOL_SPREAD = 0.5
 RIGHT, SPOILS = 0.6, 0.05
 """How often asking mends what the classifier has wrong, and spoils what it has right, by guess."""
-FAINT = 1e-3
+MIN_STORED_P = 1e-3
 """What is less is not written down."""
 LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ModelOutputs:
     """What both said of an item.
 
     `novelty`: the chance that it is new, before the model was asked. `p`: the classifier's
@@ -64,18 +64,18 @@ class Said:
         """Return it for the store: what is under a thousandth is left out."""
         return {
             "novelty": round(self.novelty, 6),
-            "p": {label: round(x, 6) for label, x in self.p.items() if x >= FAINT},
-            "q": {label: round(x, 6) for label, x in self.q.items() if x >= FAINT},
+            "p": {label: round(x, 6) for label, x in self.p.items() if x >= MIN_STORED_P},
+            "q": {label: round(x, 6) for label, x in self.q.items() if x >= MIN_STORED_P},
             "offered": self.offered,
             "cold": self.cold,
         }
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Said:
+    def of(cls, record: Mapping[str, Any]) -> ModelOutputs:
         """Return what was recorded."""
         return cls(**record)
 
-    def among(self, named: frozenset[str]) -> Said:
+    def among(self, named: frozenset[str]) -> ModelOutputs:
         """Return what it would have been if the classifier could name only these."""
         lost = set(self.p) - named
         if not lost:
@@ -83,7 +83,7 @@ class Said:
         left = math.fsum(x for label, x in self.p.items() if label in named)
         p = {label: x / left for label, x in self.p.items() if label in named} if left > 0 else {}
         cold = min(self.offered, self.cold + len(lost & set(self.q)))
-        return Said(1.0 - (1.0 - self.novelty) * left, p, self.q, self.offered, cold)
+        return ModelOutputs(1.0 - (1.0 - self.novelty) * left, p, self.q, self.offered, cold)
 
     @property
     def q_new(self) -> float:
@@ -122,12 +122,12 @@ class Mixture:
         """A hash of everything in it."""
         return digest(repr(self))
 
-    def new(self, said: Said) -> float:
+    def new(self, said: ModelOutputs) -> float:
         """Return P(new)."""
         z = math.fsum(w * x for w, x in zip(self.gate, said.features, strict=True))
         return _sigmoid(said.even + z)
 
-    def __call__(self, said: Said) -> dict[str, float]:
+    def __call__(self, said: ModelOutputs) -> dict[str, float]:
         """Return the mixture's probabilities, `none` included; they sum to 1."""
         new = self.new(said)
         known = _pool(said, self.pool)
@@ -149,7 +149,7 @@ class Mixture:
         return novelty * self.right_new + (1 - novelty) * known
 
 
-def fit(pairs: Sequence[tuple[Said, str]]) -> Mixture:
+def fit(pairs: Sequence[tuple[ModelOutputs, str]]) -> Mixture:
     """Fit on what was said of items and the label that holds, by maximum a posteriori.
 
     Few items change little: gate and pool are held to what is used without any, by normal priors.
@@ -211,7 +211,7 @@ def _rate(hits: Sequence[bool], before: float) -> float:
     return (sum(hits) + 10 * before) / (len(hits) + 10)
 
 
-def _logs(said: Said) -> Array:
+def _logs(said: ModelOutputs) -> Array:
     """Return the log-probabilities of the known categories by both, shape `(known, 2)`.
 
     One that was not offered has a share of the model's `none of these`, by the classifier's word.
@@ -222,7 +222,7 @@ def _logs(said: Said) -> Array:
     return np.asarray(np.log(np.maximum(np.stack([p, q], axis=1), LEAST)))
 
 
-def _pool(said: Said, pool: tuple[float, float]) -> dict[str, float]:
+def _pool(said: ModelOutputs, pool: tuple[float, float]) -> dict[str, float]:
     if not said.p:
         return {}
     z = _logs(said) @ np.array(pool)

@@ -10,7 +10,7 @@ from llmcat.annotations.labelled import read_labelled
 from llmcat.annotations.store import LabelStore
 from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.errors import BadConfig, InputError
-from llmcat.fallback.decider import FallbackJudge, fitted
+from llmcat.fallback.decider import FallbackDecider, fitted
 from llmcat.fallback.policy import PRECISION, Background, Policy, line_of, standings
 from llmcat.fallback.primary import Placed, open_primary
 from llmcat.fallback.router import Router
@@ -19,7 +19,7 @@ from llmcat.pipeline.settings import engine_of
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
 from llmcat.students import novelty
-from llmcat.students.model import Held, Student, text_of
+from llmcat.students.model import OutOfFold, Student, text_of
 from llmcat.students.training import name_of
 from llmcat.taxonomy.load import taxonomy_of
 
@@ -45,10 +45,12 @@ def background_of(primary: Primary, placed: Placed, config: RunConfig) -> Backgr
     student = getattr(primary, "student", primary)
     if isinstance(student, Student):
         return Background.of_student(student)
-    if not config.known:
+    if not config.primary_labelled:
         return Background()
     taxonomy = taxonomy_of(config)
-    labelled = read_labelled(config.model_copy(update={"file": config.known, "limit": 0}), taxonomy)
+    labelled = read_labelled(
+        config.model_copy(update={"file": config.primary_labelled, "limit": 0}), taxonomy
+    )
     items = [item for item in labelled.items if item.error is None and item.gold in placed.labels]
     texts, gold = [text_of(i) for i in items], [str(i.gold) for i in items]
     return background(texts, gold, placed, taxonomy, features=config.features, seed=config.seed)
@@ -68,7 +70,7 @@ def background(
         raise InputError("none of the known items is of a category that the primary can name")
     p = placed.probabilities(texts)
     best = p.argmax(axis=1)
-    held = Held(
+    held = OutOfFold(
         label=[placed.labels[i] for i in best.tolist()],
         gold=list(gold),
         confidence=p.max(axis=1).tolist(),
@@ -96,7 +98,7 @@ class Opened:
     """A router, and what it rests on."""
 
     route: Router
-    judge: FallbackJudge
+    decider: FallbackDecider
     standings: dict[str, Standing]
     remarks: tuple[str, ...]
 
@@ -104,7 +106,7 @@ class Opened:
 def policy_of(config: RunConfig) -> Policy:
     """Return when the model is asked, by the settings."""
     precision = config.accept_precision or PRECISION
-    return Policy(precision, config.risk, config.unlike, config.near)
+    return Policy(precision, config.risk, config.max_distance, config.cold_threshold)
 
 
 def open_route(
@@ -122,7 +124,7 @@ def open_route(
                 "no primary", hint="--primary FOLDER of a student (llmcat student train), or URL"
             )
         primary = open_primary(config.primary, url=config.primary_url)
-    if config.calibration or config.by_branch or config.back_off or config.sets:
+    if config.calibration or config.by_branch or config.back_off or config.set_coverage:
         raise BadConfig("the fallback labeler calibrates by its own checks", hint="see docs")
     placed = Placed.of(primary, taxonomy)
     policy = policy_of(config)
@@ -131,29 +133,31 @@ def open_route(
     stands = standings(placed.labels, known.checked, taxonomy, store, policy, by)
     if store:
         store.name_primary(placed.key, placed.labels)
-    warm = frozenset(id_ for id_, one in stands.items() if one.decides)
+    trusted = frozenset(id_ for id_, one in stands.items() if one.decides)
     line = line_of(known.held, policy)
     opinions = store.opinions() if store else []
-    judge, lined = FallbackJudge(), None
+    decider, lined = FallbackDecider(), None
     if config.accept_precision:
         named = [label for label in placed.labels if label != NONE]
-        judge, lined = FallbackJudge.of(
+        decider, lined = FallbackDecider.of(
             named, line, opinions, precision=policy.precision, risk=policy.risk
         )
     router = Router(
         taxonomy,
         placed,
-        warm,
+        trusted,
         line.threshold,
         mixture=lined or fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
-        most=config.max_asks or None,
-        bound=f"{config.max_asks} {config.max_cost}" if config.max_asks or config.max_cost else "",
+        most=config.max_requests or None,
+        bound=f"{config.max_requests} {config.max_cost}"
+        if config.max_requests or config.max_cost
+        else "",
         store=store,
         keep_text=config.keep_text,
     )
-    return Opened(router, judge, stands, _remarks(router, stands, line))
+    return Opened(router, decider, stands, _remarks(router, stands, line))
 
 
 def _remarks(router: Router, stands: Mapping[str, Standing], line: Line) -> tuple[str, ...]:
@@ -164,14 +168,15 @@ def _remarks(router: Router, stands: Mapping[str, Standing], line: Line) -> tupl
         line.promise,
         f"the mixture is fitted on {router.mixture.n:,} checked opinions",
     ]
-    if not router.warm:
+    if not router.trusted:
         remarks.append(
             "WARNING: the primary decides nothing yet, the model is asked about all: no category "
-            "is warm (llmcat fallback status says what is missing)"
+            "is trusted (llmcat fallback status says what is missing)"
         )
     if router.novelty is None:
         remarks.append(
-            "WARNING: nothing tells items of cold categories apart: give --known labelled items"
+            "WARNING: nothing tells items of categories without examples apart: give labelled "
+            "items (--primary-labelled FILE)"
         )
     return tuple(remarks)
 
@@ -187,7 +192,7 @@ async def open_session(
         engine=engine or Tolerant(engine_of(config)),
         taxonomy=taxonomy,
         route=opened.route,
-        judge=opened.judge,
+        decider=opened.decider,
     )
     origin = {
         "model": session.served.model,

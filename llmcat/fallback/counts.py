@@ -28,7 +28,7 @@ class Counts:
         self.asked += "model" in sources
         self.degraded += sources["degraded"]
 
-    def told(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Say who decided."""
         total = self.decided.total()
         if not total:

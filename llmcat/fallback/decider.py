@@ -12,16 +12,16 @@ import numpy as np
 from llmcat.annotations.store import Label, key_of
 from llmcat.calibration import thresholds
 from llmcat.evidence import mixture
-from llmcat.evidence.mixture import FAINT, Mixture, Said
+from llmcat.evidence.mixture import MIN_STORED_P, Mixture, ModelOutputs
 from llmcat.fallback.policy import SURE, Line
-from llmcat.records import NONE, Decided, Item, Scores, Verdict
+from llmcat.records import NONE, Decided, Item, RowResult, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcat.annotations.store import Opinion
 
-__all__ = ["FallbackJudge", "fitted", "labels_of"]
+__all__ = ["FallbackDecider", "fitted", "labels_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,21 +35,23 @@ def fitted(opinions: Iterable[Opinion], named: Iterable[str]) -> Mixture:
     return mixture.fit(list(_usable(opinions, frozenset(named))))
 
 
-def _usable(opinions: Iterable[Opinion], named: frozenset[str]) -> Iterator[tuple[Said, str]]:
+def _usable(
+    opinions: Iterable[Opinion], named: frozenset[str]
+) -> Iterator[tuple[ModelOutputs, str]]:
     """Yield what was said of checked texts, as a primary that can name these would have it."""
     for opinion in opinions:
-        said, gold = Said.of(opinion.said).among(named), opinion.gold
+        said, gold = ModelOutputs.of(opinion.said).among(named), opinion.gold
         if not said.p or (gold in named and gold not in opinion.named):
             continue  # nothing is left of it, or its category has become known since
         faint = ({gold, *said.q} & named & opinion.named) - said.p.keys()
         if faint:  # so little that it was not written down
-            said = replace(said, p={**said.p, **dict.fromkeys(sorted(faint), FAINT / 2)})
+            said = replace(said, p={**said.p, **dict.fromkeys(sorted(faint), MIN_STORED_P / 2)})
         yield said, gold
 
 
 @dataclass
-class FallbackJudge:
-    """The judge of a fallback run (see `pipeline.decode.Judge`); without a line all is labelled.
+class FallbackDecider:
+    """Decides in a fallback run (see `pipeline.decode.Decider`); without a line all is labelled.
 
     `alone`: what the primary decides is accepted, its line is proved. `together` is the line of the
     mixture's answers, inf for none. What is degraded is never accepted.
@@ -69,7 +71,7 @@ class FallbackJudge:
         *,
         precision: float,
         risk: float,
-    ) -> tuple[FallbackJudge, Mixture | None]:
+    ) -> tuple[FallbackDecider, Mixture | None]:
         """Draw the line of what the model had a say in, by checked opinions.
 
         Also returns the mixture that the line is drawn for, fitted on half of them only; None where
@@ -108,19 +110,19 @@ class FallbackJudge:
             return Decided("review", scores)
         return Decided("none" if none else "accept", scores)
 
-    def watch(self, verdict: Verdict) -> None:
+    def watch(self, result: RowResult) -> None:
         """Nothing to learn from it."""
 
-    def promise(self) -> list[str]:
+    def guarantees(self) -> list[str]:
         """Say what is promised of what is accepted."""
         return list(self.said)
 
-    def seen(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
+    def remarks(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
         """Nothing was watched for."""
         return []
 
 
-def _results(made: Mixture, pairs: Sequence[tuple[Said, str]]) -> tuple[Array, Array]:
+def _results(made: Mixture, pairs: Sequence[tuple[ModelOutputs, str]]) -> tuple[Array, Array]:
     """Return the mixture's confidence in each item, and whether it is right."""
     sure, right = [], []
     for said, gold in pairs:
@@ -132,13 +134,13 @@ def _results(made: Mixture, pairs: Sequence[tuple[Said, str]]) -> tuple[Array, A
 
 
 def labels_of(
-    verdict: Verdict, *, model: str, primary: str, prompt: str, taxonomy: str
+    result: RowResult, *, model: str, primary: str, prompt: str, taxonomy: str
 ) -> tuple[list[Label], dict[str, Any]]:
-    """Return what a verdict adds to the store: each source's word, and what both said.
+    """Return what a result adds to the store: each source's word, and what both said.
 
     The confidence of the model's word is the chance that it is right by the mixture: calibrated.
     """
-    scores, item = verdict.scores, verdict.item
+    scores, item = result.scores, result.item
     if scores is None or scores.sources is None or scores.sources["degraded"]:
         return [], {}
     key = key_of(item.content)

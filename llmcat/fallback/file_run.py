@@ -64,8 +64,12 @@ async def fallback_file(
 
 def _check_twice(config: RunConfig) -> None:
     """Raise `BadConfig` if items must be read twice and cannot."""
-    if (config.max_asks or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
-        raise BadConfig("--max-asks and --max-cost read the items twice", hint="use --file FILE")
+    if (config.max_requests or config.max_cost) and file_run.is_stream(
+        "\n".join(expand(config.file))
+    ):
+        raise BadConfig(
+            "--max-requests and --max-cost read the items twice", hint="use --file FILE"
+        )
 
 
 def opener(opened: Opened) -> file_run.Opener:
@@ -109,7 +113,7 @@ async def _affordable(config: RunConfig, session: Session) -> int:
         return bound or 0
     tally = Tally()
     began = asyncio.get_running_loop().time()
-    trial = replace(session, route=pilot, judge=Plain())
+    trial = replace(session, route=pilot, decider=Plain())
     async for _ in trial.classify(few, memory=PlainMemory(), tally=tally):
         pass
     seconds = asyncio.get_running_loop().time() - began
@@ -152,9 +156,9 @@ async def _redo(
     try:
         every = file_run.items_of(config, taxonomy, memory, summary)
         items = (item for item in every if item.row in again)
-        async for verdict in session.classify(items, memory=memory, stop=stop):
-            routed(session).keep([verdict])
-            fresh[verdict.item.row] = row_of(verdict, taxonomy)
+        async for result in session.classify(items, memory=memory, stop=stop):
+            routed(session).keep([result])
+            fresh[result.item.row] = row_of(result, taxonomy)
     finally:
         memory.close()
         await session.engine.close()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llmcat.engines import Engine
     from llmcat.estimator import Items, Labels
     from llmcat.fallback.primary import Primary
-    from llmcat.records import Verdict
+    from llmcat.records import RowResult
 
 __all__ = ["FallbackLabeler"]
 
@@ -114,10 +114,10 @@ class FallbackLabeler:
         """
         classes = self.classes_
         column = {id_: i for i, id_ in enumerate(classes.tolist())}
-        verdicts = self._verdicts(items)
-        p = np.zeros((len(verdicts), len(classes)))
-        for row, verdict in zip(p, verdicts, strict=True):
-            for id_, value in _scores(verdict).p.items():
+        results = self._each_result(items)
+        p = np.zeros((len(results), len(classes)))
+        for row, result in zip(p, results, strict=True):
+            for id_, value in _scores(result).p.items():
                 row[column[id_]] = value
             row[column[NONE]] += max(0.0, 1.0 - row.sum())
         return np.asarray(p / p.sum(axis=1, keepdims=True))
@@ -130,7 +130,7 @@ class FallbackLabeler:
         )  # fmt: skip
         if self._session is not None:
             route = replace(self._opened.route, origin=routed(self._session).origin)
-            self._session = replace(self._session, route=route, judge=self._opened.judge)
+            self._session = replace(self._session, route=route, decider=self._opened.decider)
 
     @property
     def classes_(self) -> np.ndarray[Any, Any]:
@@ -139,17 +139,17 @@ class FallbackLabeler:
 
     def classify(self, items: Items) -> Any:
         """Return one prediction row per item, in order, as `Classifier.classify` does."""
-        return rows_for(items, self._verdicts(items), self.taxonomy)
+        return rows_for(items, self._each_result(items), self.taxonomy)
 
     def predict(self, items: Items) -> np.ndarray[Any, Any]:
         """Return node ids, `none` for the exit; shape `(n,)`. Raises `EngineError`."""
-        return np.array([_scores(v).label for v in self._verdicts(items)], dtype=str)
+        return np.array([_scores(v).label for v in self._each_result(items)], dtype=str)
 
-    def _verdicts(self, items: Items) -> list[Verdict]:
+    def _each_result(self, items: Items) -> list[RowResult]:
         values, columns = values_of(items, Columns.of(self._settings))
         return self._aio.run(self._ask_all(values, columns)) if values else []
 
-    async def _ask_all(self, values: list[Any], columns: Columns) -> list[Verdict]:
+    async def _ask_all(self, values: list[Any], columns: Columns) -> list[RowResult]:
         session = self._session
         engine = session.engine if session else None
         if isinstance(engine, Tolerant) and not engine.opened and not engine.away:
@@ -163,9 +163,9 @@ class FallbackLabeler:
         if route.most is not None:
             route = route.choosing([item for item in found if item.error is None])
         here = replace(session, route=route)
-        verdicts = [verdict async for verdict in here.classify(found, memory=PlainMemory())]
-        route.keep(verdicts)
-        return verdicts
+        results = [result async for result in here.classify(found, memory=PlainMemory())]
+        route.keep(results)
+        return results
 
     def close(self) -> None:
         """Close engine and store."""
@@ -185,7 +185,7 @@ class FallbackLabeler:
         self.close()
 
 
-def _scores(verdict: Verdict) -> Any:
-    if verdict.scores is None:
-        raise EngineError(f"item {verdict.item.row} ({verdict.item.id}): {verdict.reason}")
-    return verdict.scores
+def _scores(result: RowResult) -> Any:
+    if result.scores is None:
+        raise EngineError(f"item {result.item.row} ({result.item.id}): {result.reason}")
+    return result.scores

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmcat.calibration import thresholds
 from llmcat.fallback import promotion
-from llmcat.students.model import Held, Student
+from llmcat.students.model import OutOfFold, Student
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,8 +50,16 @@ class Policy:
 
     precision: float = PRECISION
     risk: float = 0.05
-    unlike: float = 0.98
-    near: float = 0.2
+    max_distance: float = 0.98
+    cold_threshold: float = 0.2
+
+    @property
+    def key(self) -> str:
+        """What it is in a run's identity, where the words of 0.1 stay."""
+        return (
+            f"Policy(precision={self.precision!r}, risk={self.risk!r}, "
+            f"unlike={self.max_distance!r}, near={self.cold_threshold!r})"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Background:
     training examples by category, None if that is unknown.
     """
 
-    held: Held | None = None
+    held: OutOfFold | None = None
     novelty: Novelty | None = None
     checked: Mapping[str, int] | None = None
 
@@ -81,7 +89,7 @@ class Line:
     proved: bool = False
 
 
-def line_of(held: Held | None, policy: Policy) -> Line:
+def line_of(held: OutOfFold | None, policy: Policy) -> Line:
     """Return above which confidence the primary decides, and what is promised of it.
 
     By what it said of items that it was not trained on: of its answers above the line, to items of
@@ -119,7 +127,7 @@ def standings(
     policy: Policy,
     by: str = "",
 ) -> dict[str, Standing]:
-    """Return where each category stands with the primary: cold, on trial, warm, fallen back.
+    """Return where each category stands with the primary (see `promotion.State`).
 
     `known` are the categories it can name, `checked` as in `Background`. By the checks of what this
     primary (`by`) would have decided; the rest, and another's, say nothing of it.

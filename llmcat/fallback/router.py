@@ -3,7 +3,7 @@
     item ─ primary ─▶ probabilities ─ sure enough, like its training items, nothing cold near?
                                        ├─ yes ─▶ the primary decides
                                        └─ no ──▶ menu of the cold and the primary's best
-                                                 ─▶ model ─▶ mixture of both ─▶ verdict
+                                                 ─▶ model ─▶ mixture of both ─▶ result
 
 The whole is a walk (`llmcat.candidates.walks`): the loop that classifies files carries it, and
 knows nothing of it. When the model is away the walk ends with the primary's answer, marked
@@ -27,11 +27,11 @@ from llmcat.annotations.store import Label, key_of
 from llmcat.candidates.walks import choose
 from llmcat.errors import BadConfig, EngineError
 from llmcat.evidence.escalation import Escalation
-from llmcat.evidence.mixture import Mixture, Said
+from llmcat.evidence.mixture import Mixture, ModelOutputs
 from llmcat.fallback.counts import Counts
 from llmcat.fallback.decider import labels_of
 from llmcat.fallback.policy import SURE, Policy
-from llmcat.records import NONE, Item, Scores, Verdict, digest
+from llmcat.records import NONE, Item, RowResult, Scores, digest
 from llmcat.students.model import text_of
 from llmcat.students.training import name_of
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from llmcat.students.novelty import Novelty
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Outlook", "Router"]
+__all__ = ["PrimaryAssessment", "Router"]
 
 Array = np.ndarray[Any, Any]
 
@@ -59,25 +59,26 @@ LEAST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class PrimaryAssessment:
     """What is known of an item before the model is asked.
 
     `p`: the primary's probabilities of the categories that it can name, summing to 1; empty if it
     is away. `novelty`: the chance that it can name none that is right; `cold`: that the right one
-    is not its to decide. `unlike`: how far the item is from the training items, as a quantile of
-    theirs. `nearest`: the categories it cannot name with the nearest names, as many as a menu may
-    need. `why` says why the model should be asked; empty if it need not be. `gain` is what asking
-    may bring, in right answers. `firm`: if its category were warm, the primary would decide.
+    is not its to decide. `distance_quantile`: how far the item is from the training items, as a
+    quantile of theirs. `nearest`: the categories it cannot name with the nearest names, as many as
+    a menu may need. `why` says why the model should be asked; empty if it need not be.
+    `expected_gain` is what asking may bring, in right answers. `would_decide`: if its category
+    were trusted, the primary would decide.
     """
 
     p: Mapping[str, float]
     novelty: float
     cold: float
-    unlike: float
+    distance_quantile: float
     nearest: tuple[str, ...]
     why: str
-    gain: float
-    firm: bool = False
+    expected_gain: float
+    would_decide: bool = False
 
     @property
     def best(self) -> str:
@@ -94,10 +95,10 @@ class Outlook:
 class Router:
     """Sends each item to the primary or the model, and puts together what they say.
 
-    `warm`: the categories that the primary decides. `line`: see `line_of`. `most`: how many texts
-    the model is asked about at most, None for no bound; `chosen`: which these are, by the store's
-    keys. `bound`: the bounds as they were asked for, empty for none. `origin`: what labels in the
-    store are to say of model, prompt and taxonomy.
+    `trusted`: the categories that the primary decides. `line`: see `line_of`. `most`: how many
+    texts the model is asked about at most, None for no bound; `chosen`: which these are, by the
+    store's keys. `bound`: the bounds as they were asked for, empty for none. `origin`: what labels
+    in the store are to say of model, prompt and taxonomy.
 
     Nothing of an item is kept here: what is known of it travels with it, so any number of callers
     can use one router at once. `counts` alone goes on, for whoever wants to tell.
@@ -105,7 +106,7 @@ class Router:
 
     taxonomy: Taxonomy
     placed: Placed
-    warm: frozenset[str]
+    trusted: frozenset[str]
     line: float
     mixture: Mixture = field(default_factory=Mixture)
     policy: Policy = Policy()
@@ -138,8 +139,8 @@ class Router:
         return [i for i, label in enumerate(self.placed.labels) if label != NONE]
 
     @cached_property
-    def _is_warm(self) -> Array:
-        return np.array([label in self.warm for label in self.named])
+    def _is_trusted(self) -> Array:
+        return np.array([label in self.trusted for label in self.named])
 
     @cached_property
     def _names(self) -> tuple[Any, Any]:
@@ -159,15 +160,15 @@ class Router:
         """
         learnt: tuple[str, ...] = ()
         if self.bound:
-            learnt = (*sorted(self.warm), repr(self.line), self.mixture.digest)
-        return digest(self.placed.key, repr(self.policy), self.bound, *learnt)
+            learnt = (*sorted(self.trusted), repr(self.line), self.mixture.digest)
+        return digest(self.placed.key, self.policy.key, self.bound, *learnt)
 
     # -- before the model is asked ----------------------------------------------------------------
 
     def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass items on, each with what is known of it; the primary sees them in batches."""
         for batch in _batches(items):
-            known = iter(self.outlooks([item for item in batch if item.error is None]))
+            known = iter(self.assessments([item for item in batch if item.error is None]))
             for item in batch:
                 yield item if item.error is not None else replace(item, known=next(known))
 
@@ -182,12 +183,12 @@ class Router:
         best: list[tuple[float, int, str]] = []
         held: set[str] = set()
         for batch in _batches(items):
-            for item, outlook in zip(batch, self.outlooks(batch), strict=True):
+            for item, assessment in zip(batch, self.assessments(batch), strict=True):
                 key = key_of(item.content)
                 if key in held:
                     continue
                 held.add(key)
-                heapq.heappush(best, (outlook.gain, -item.row, key))
+                heapq.heappush(best, (assessment.expected_gain, -item.row, key))
                 if len(best) > self.most:
                     held.discard(heapq.heappop(best)[2])
         return replace(self, chosen=frozenset(held))
@@ -201,7 +202,7 @@ class Router:
         """Tell whether a text is among the chosen ones."""
         return self.chosen is not None and key_of(item.content) in self.chosen
 
-    def outlooks(self, items: Sequence[Item]) -> list[Outlook]:
+    def assessments(self, items: Sequence[Item]) -> list[PrimaryAssessment]:
         """Look at items: what the primary says of them, and how new they look."""
         texts = [text_of(item) for item in items]
         if not texts:
@@ -211,7 +212,7 @@ class Router:
         except EngineError as exc:
             self.counts.failed += 1
             why = f"the primary is away: {exc}"
-            return [Outlook({}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
+            return [PrimaryAssessment({}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
         p_none = 1.0 - p[:, self._columns].sum(axis=1)
         p = p[:, self._columns]
         p = p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
@@ -222,12 +223,12 @@ class Router:
             looked = self.novelty.look(texts, sure, *self._names)
             unlike, nearest, chance = looked.unlike, looked.nearest, looked.chance
         novelty = 1.0 - (1.0 - chance) * (1.0 - np.clip(p_none, 0.0, 1.0))
-        cold = 1.0 - (1.0 - novelty) * p[:, self._is_warm].sum(axis=1)
+        cold = 1.0 - (1.0 - novelty) * p[:, self._is_trusted].sum(axis=1)
         found = []
         for i in range(n):
             near = tuple(self.unnamed[j] for j in nearest[i].tolist())
             found.append(
-                Outlook(
+                PrimaryAssessment(
                     dict(zip(self.named, p[i].tolist(), strict=True)),
                     float(novelty[i]),
                     float(cold[i]),
@@ -247,30 +248,30 @@ class Router:
         policy, said = self.policy, []
         if self.escalation.needs_reader(sure):
             said.append(f"unsure {sure:.2f} < {self.line:.2f}")
-        if self.novelty is not None and unlike > policy.unlike:
-            said.append(f"unlike {unlike:.2f} > {policy.unlike:.2f}")
-        if novelty >= policy.near:
+        if self.novelty is not None and unlike > policy.max_distance:
+            said.append(f"distance {unlike:.2f} > {policy.max_distance:.2f}")
+        if novelty >= policy.cold_threshold:
             said.append(f"cold near {cold:.2f}" + (f" ({near[0]})" if near else ""))
-        elif cold >= policy.near:
+        elif cold >= policy.cold_threshold:
             said.append(f"not the primary's yet {cold:.2f}")
         return "; ".join(said)
 
-    def keep(self, verdicts: Sequence[Verdict]) -> None:
+    def keep(self, results: Sequence[RowResult]) -> None:
         """Count who decided, and put what each source said into the store."""
-        for verdict in verdicts:
-            if verdict.scores is not None and verdict.scores.sources is not None:
-                self.counts.add(verdict.scores.sources)
+        for result in results:
+            if result.scores is not None and result.scores.sources is not None:
+                self.counts.add(result.scores.sources)
         if self.store is None:
             return
         labels: list[Label] = []
         opinions: dict[str, Any] = {}
         texts: dict[str, Mapping[str, str]] = {}
-        for verdict in verdicts:
-            words, said = labels_of(verdict, primary=self.by, **self.origin)
+        for result in results:
+            words, said = labels_of(result, primary=self.by, **self.origin)
             labels += words
             opinions |= said
             if words and self.keep_text:
-                texts[words[0].key] = verdict.item.fields
+                texts[words[0].key] = result.item.fields
         self.store.add(labels, texts=texts, opinions=opinions, primary=self.placed.key)
 
     # -- the walk ---------------------------------------------------------------------------------
@@ -280,15 +281,19 @@ class Router:
 
         Raises nothing: an error of the engine ends it with the primary's answer.
         """
-        outlook = item.known if isinstance(item.known, Outlook) else self.outlooks([item])[0]
-        if self.chosen is not None and outlook.p and not self.would_ask(item):
-            why = f"{outlook.why}; not asked: the bound is reached" if outlook.why else SURE
-            return self._alone(outlook, why)
-        if self.chosen is None and not outlook.why:
-            return self._alone(outlook, SURE)
-        if not outlook.why:
-            outlook = replace(outlook, why=f"worth an ask: {outlook.gain:+.2f} right answers")
-        offered = self.offered(outlook, plan.size)
+        assessment = (
+            item.known if isinstance(item.known, PrimaryAssessment) else self.assessments([item])[0]
+        )
+        if self.chosen is not None and assessment.p and not self.would_ask(item):
+            why = f"{assessment.why}; not asked: the bound is reached" if assessment.why else SURE
+            return self._alone(assessment, why)
+        if self.chosen is None and not assessment.why:
+            return self._alone(assessment, SURE)
+        if not assessment.why:
+            assessment = replace(
+                assessment, why=f"worth a request: {assessment.expected_gain:+.2f} right answers"
+            )
+        offered = self.offered(assessment, plan.size)
         nodes = self.taxonomy.nodes
         try:
             scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
@@ -301,57 +306,65 @@ class Router:
                 none = q.pop(NONE, 0.0)
                 q |= {label: none * x for label, x in _distribution(wider).items()}
         except EngineError as exc:
-            if not outlook.p:
+            if not assessment.p:
                 raise
-            return self._alone(outlook, f"{outlook.why}; the model is away: {exc}", degraded=True)
-        new = sum(id_ not in outlook.p for id_ in offered)
-        said = Said(outlook.novelty, outlook.p, q, len(offered), new)
-        return self._together(outlook, said, scores, offered)
+            return self._alone(
+                assessment, f"{assessment.why}; the model is away: {exc}", degraded=True
+            )
+        new = sum(id_ not in assessment.p for id_ in offered)
+        said = ModelOutputs(assessment.novelty, assessment.p, q, len(offered), new)
+        return self._together(assessment, said, scores, offered)
 
-    def offered(self, outlook: Outlook, size: int) -> list[str]:
+    def offered(self, assessment: PrimaryAssessment, size: int) -> list[str]:
         """Return the ids on the menu: the cold ones first, so that menus begin alike.
 
         Of the primary's own as many as it takes to hold what is right, by its word. Where there
         are more than fit, the cold ones with the nearest names; without names to compare, the walk
         takes several menus.
         """
-        if not outlook.p:
+        if not assessment.p:
             return [n.id for n in self.taxonomy.leaves]
-        ranked = sorted(outlook.p, key=outlook.p.__getitem__, reverse=True)
-        covered = np.cumsum([outlook.p[label] for label in ranked])
+        ranked = sorted(assessment.p, key=assessment.p.__getitem__, reverse=True)
+        covered = np.cumsum([assessment.p[label] for label in ranked])
         count = max(BEST, int((covered < COVER).sum()) + 1)
-        cold = {*self.unnamed, *(label for label in ranked if label not in self.warm)}
+        cold = {*self.unnamed, *(label for label in ranked if label not in self.trusted)}
         if len(cold.union(ranked[:count])) > size:
             count = min(count, max(size // 2, size - len(cold)))
-            if outlook.nearest or not self.unnamed:
-                trial = [label for label in ranked[count:] if label not in self.warm]
+            if assessment.nearest or not self.unnamed:
+                trial = [label for label in ranked[count:] if label not in self.trusted]
                 share = (size - count) / max(1, len(trial) + len(self.unnamed))
-                cold = {*outlook.nearest[: round(share * len(self.unnamed))]}
+                cold = {*assessment.nearest[: round(share * len(self.unnamed))]}
                 cold.update(trial[: size - count - len(cold)])
                 others = [label for label in ranked[count:] if label not in cold]
                 cold.update(others[: size - count - len(cold)])
         offered = cold.union(ranked[:count])
         leaves = [n.id for n in self.taxonomy.leaves if n.id in offered]
-        return sorted(leaves, key=self.warm.__contains__)
+        return sorted(leaves, key=self.trusted.__contains__)
 
-    def _alone(self, outlook: Outlook, why: str, *, degraded: bool = False) -> Scores:
+    def _alone(self, assessment: PrimaryAssessment, why: str, *, degraded: bool = False) -> Scores:
         """Return the primary's answer."""
-        sources = self._sources(outlook, "primary", why, degraded=degraded)
-        p = {label: (1.0 - outlook.novelty) * x for label, x in outlook.p.items() if x >= LEAST}
-        return Scores(outlook.best, p, 0.0, kind="top", chance=outlook.sure, sources=sources)
+        sources = self._sources(assessment, "primary", why, degraded=degraded)
+        p = {
+            label: (1.0 - assessment.novelty) * x for label, x in assessment.p.items() if x >= LEAST
+        }
+        return Scores(assessment.best, p, 0.0, kind="top", chance=assessment.sure, sources=sources)
 
     def _together(
-        self, outlook: Outlook, said: Said, scores: Scores, offered: Sequence[str]
+        self,
+        assessment: PrimaryAssessment,
+        said: ModelOutputs,
+        scores: Scores,
+        offered: Sequence[str],
     ) -> Scores:
         """Return the mixture of both answers."""
         p = self.mixture(said)
         label = max(p, key=p.__getitem__)
         of_model = max(said.q, key=said.q.__getitem__)
-        first = outlook.best
+        first = assessment.best
         by = "both" if label == of_model == first else "mixture"
         if by == "mixture" and label in {of_model, first}:
             by = "model" if label == of_model else "primary"
-        sources = self._sources(outlook, by, outlook.why)
+        sources = self._sources(assessment, by, assessment.why)
         sources |= {
             "model": {
                 "label": of_model,
@@ -376,23 +389,23 @@ class Router:
         )
 
     def _sources(
-        self, outlook: Outlook, by: str, why: str, *, degraded: bool = False
+        self, assessment: PrimaryAssessment, by: str, why: str, *, degraded: bool = False
     ) -> dict[str, Any]:
         primary = None
-        if outlook.p:
+        if assessment.p:
             primary = {
-                "label": outlook.best,
-                "p": round(outlook.sure, 6),
-                "top": _top(outlook.p),
-                "firm": outlook.firm,
+                "label": assessment.best,
+                "p": round(assessment.sure, 6),
+                "top": _top(assessment.p),
+                "firm": assessment.would_decide,
             }
         return {
             "by": by,
             "why": why,
             "degraded": degraded,
-            "novelty": round(outlook.novelty, 6),
-            "cold": round(outlook.cold, 6),
-            "unlike": round(outlook.unlike, 6),
+            "novelty": round(assessment.novelty, 6),
+            "cold": round(assessment.cold, 6),
+            "unlike": round(assessment.distance_quantile, 6),
             "primary": primary,
         }
 

@@ -50,12 +50,12 @@ def status(
         one = opened.standings[node.id]
         agree, both = agreement.get(node.id, (0, 0))
         missing = 0
-        if one.state == "cold":
+        if one.state == "no_examples":
             missing = max(0, PLENTY - checked[node.id])
         elif not one.decides:
             by_checks = still_needed(one.checks, one.right, gate=policy.precision, risk=policy.risk)
             by_examples = max(0, PLENTY - checked[node.id])
-            missing = min(by_checks, by_examples) if one.state == "on trial" else by_checks
+            missing = min(by_checks, by_examples) if one.state == "probation" else by_checks
         found.append(
             Status(
                 node.id,

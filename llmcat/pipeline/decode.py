@@ -13,12 +13,12 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from llmcat.errors import ConstraintIgnored
-from llmcat.records import NONE, Answer, Decided, Item, Scores, Verdict
+from llmcat.records import NONE, Answer, Decided, Item, RowResult, Scores
 
 if TYPE_CHECKING:
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Judge", "Plain", "alternatives", "best", "rationale", "read", "verdict"]
+__all__ = ["Decider", "Plain", "alternatives", "best", "rationale", "read", "result"]
 
 _BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
@@ -33,7 +33,7 @@ def read(answer: Answer) -> Scores:
     `ConstraintIgnored` when the probabilities of a masked answer do not sum to one, or when a
     text is not on the menu.
     """
-    menu = answer.ask.menu
+    menu = answer.request.menu
     if answer.text:
         if answer.text not in menu.codes:
             raise ConstraintIgnored(f"{answer.text!r} is not on the menu")
@@ -74,14 +74,14 @@ def rationale(text: str) -> str:
         return _BEFORE.sub("", text)
 
 
-def verdict(item: Item, decided: Decided) -> Verdict:
-    """Return the verdict about an item whose text has been decided about."""
+def result(item: Item, decided: Decided) -> RowResult:
+    """Return the result about an item whose text has been decided about."""
     scores = decided.scores
     reason = "; ".join(filter(None, (item.note, scores.note))) or None
-    return Verdict(item, decided.decision, scores, reason, decided.held)
+    return RowResult(item, decided.decision, scores, reason, decided.held)
 
 
-class Judge(Protocol):
+class Decider(Protocol):
     """What decides by scores: without a calibration, `Plain`."""
 
     @property
@@ -91,14 +91,14 @@ class Judge(Protocol):
     def decide(self, item: Item, scores: Scores) -> Decided:
         """Decide about an item's text; equal texts are decided about once."""
 
-    def watch(self, verdict: Verdict) -> None:
-        """Be told of each verdict of a run."""
+    def watch(self, result: RowResult) -> None:
+        """Be told of each result of a run."""
 
-    def promise(self) -> list[str]:
+    def guarantees(self) -> list[str]:
         """Say in words what is promised of what is accepted; nothing without a line."""
 
-    def seen(self, mass: float | None = None) -> list[str]:
-        """Say what is worth knowing of the verdicts that were watched."""
+    def remarks(self, mass: float | None = None) -> list[str]:
+        """Say what is worth knowing of the results that were watched."""
 
 
 class Plain:
@@ -110,14 +110,14 @@ class Plain:
         """Decide without a gate."""
         return Decided("none" if scores.label == NONE else "labelled", scores)
 
-    def watch(self, verdict: Verdict) -> None:
+    def watch(self, result: RowResult) -> None:
         """Nothing to learn from it."""
 
-    def promise(self) -> list[str]:
+    def guarantees(self) -> list[str]:
         """Nothing is promised."""
         return []
 
-    def seen(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
+    def remarks(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
         """Nothing was watched for."""
         return []
 

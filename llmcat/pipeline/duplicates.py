@@ -106,7 +106,7 @@ class DiskMemory:
                 scores.kind,
                 scores.mass,
                 scores.note,
-                scores.turned,
+                scores.order_disagreement,
                 scores.chance,
                 scores.sources,
                 scores.evidence,

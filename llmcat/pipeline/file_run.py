@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
-    from llmcat.records import Item, Verdict
+    from llmcat.records import Item, RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["Opener", "Summary", "classify_file", "classify_stream", "default_out"]
@@ -86,11 +86,11 @@ class Summary:
     collapse: dict[str, Any] | None = None
     parts: dict[str, int] = field(default_factory=dict)
 
-    def count(self, verdict: Verdict) -> None:
+    def count(self, result: RowResult) -> None:
         """Count a decision, and an error by its reason: of ever new ones the first hundred."""
-        self.decisions[verdict.decision] += 1
-        reason = verdict.reason or ""
-        if verdict.decision == "error" and (reason in self.errors or len(self.errors) < KINDS):
+        self.decisions[result.decision] += 1
+        reason = result.reason or ""
+        if result.decision == "error" and (reason in self.errors or len(self.errors) < KINDS):
             self.errors[reason] += 1
 
     @property
@@ -248,17 +248,17 @@ async def _fill(
                     summary.interrupted = True
                     return
     looks_ahead = session.route is not None or session.evidence is not None
-    verdicts = session.classify(
+    results = session.classify(
         items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(session.config.file)
     )
-    batch: list[Verdict] = []
+    batch: list[RowResult] = []
     flushed = time.monotonic()
-    async with aclosing(verdicts):
+    async with aclosing(results):
         try:
-            async for verdict in verdicts:
-                summary.count(verdict)
-                session.judge.watch(verdict)
-                batch.append(verdict)
+            async for result in results:
+                summary.count(result)
+                session.decider.watch(result)
+                batch.append(result)
                 if len(batch) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
                     _flush(session, journal, batch, summary, watch)
                     flushed = time.monotonic()
@@ -273,16 +273,16 @@ async def _fill(
 def _flush(
     session: Session,
     journal: Journal,
-    verdicts: list[Verdict],
+    results: list[RowResult],
     summary: Summary,
     watch: Watch | None,
 ) -> None:
-    batch = verdicts[:]
-    verdicts.clear()  # first: rows that could not be written must not be written twice
+    batch = results[:]
+    results.clear()  # first: rows that could not be written must not be written twice
     if batch:
         if session.route:
             session.route.keep(batch)
-        journal.append([row_of(verdict, session.taxonomy) for verdict in batch])
+        journal.append([row_of(result, session.taxonomy) for result in batch])
         summary.written += len(batch)
         if watch:
             watch.step(len(batch))
@@ -302,15 +302,15 @@ async def classify_stream(
     items = items_of(config, session.taxonomy, memory, summary)
     started = time.monotonic()
     try:
-        async for verdict in session.classify(
+        async for result in session.classify(
             items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(config.file)
         ):
-            summary.count(verdict)
-            session.judge.watch(verdict)
+            summary.count(result)
+            session.decider.watch(result)
             if session.route:
-                session.route.keep([verdict])
+                session.route.keep([result])
             summary.written += 1
-            yield verdict.item, row_of(verdict, session.taxonomy)
+            yield result.item, row_of(result, session.taxonomy)
         summary.interrupted = stop.is_set()
     finally:
         summary.seconds = time.monotonic() - started
@@ -322,14 +322,14 @@ async def classify_stream(
 
 def promises_of(session: Session, summary: Summary) -> list[str]:
     """Return what a calibrated run promises, and whether it has drifted."""
-    judge = session.judge
+    decider = session.decider
     decided = summary.decisions.total() - summary.decisions["error"]
-    said = judge.promise()
+    said = decider.guarantees()
     if said and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
     said += session.evidence.sight.remarks() if session.evidence is not None else []
-    seen = judge.seen(summary.tally.mass)
+    seen = decider.remarks(summary.tally.mass)
     return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
 
 

@@ -1,6 +1,6 @@
-"""The loop, and nothing else: items in, verdicts out, in order.
+"""The loop, and nothing else: items in, results out, in order.
 
-    item -> walk -> menu -> task.ask -> engine -> answer -> decode.read -> walk ... -> verdict
+    item -> walk -> menu -> task.ask -> engine -> answer -> decode.read -> walk ... -> result
 
 A walk may end without any menu, and may have an answer to an error: the fallback labeler's do. It
 holds at most `window` items at a time, asks an exact duplicate only once, and knows nothing
@@ -22,7 +22,7 @@ from llmcat.candidates.walks import walk
 from llmcat.errors import BadItem, EngineError, InputError, LlmcatError
 from llmcat.pipeline import decode
 from llmcat.pipeline.collapse import Watch
-from llmcat.records import Answer, Ask, Decided, Item, Menu, Message, Scores, Usage, Verdict
+from llmcat.records import Answer, Decided, Item, Menu, Message, Request, RowResult, Scores, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -51,7 +51,8 @@ class Memory(Protocol):
 class Tally:
     """What a run used. `masses` holds the sampled label masses as a running sum and count.
 
-    `again` counts items asked in several orders, `turned` those with not one answer in all.
+    `again` counts items asked in several orders, `order_disagreement` those with not one answer in
+    all.
     `unread`: it was stopped before its items had ended. `watch` looks at each answer of the model
     itself, before anything else is made of it.
     """
@@ -61,7 +62,7 @@ class Tally:
     duplicates: int = 0
     cut: int = 0
     again: int = 0
-    turned: int = 0
+    order_disagreement: int = 0
     usage: Usage = Usage()
     mass_sum: float = 0.0
     mass_count: int = 0
@@ -96,9 +97,9 @@ class _Slot:
     user: Message = field(default_factory=dict)
     walk: Walk | None = None
     notes: list[str] = field(default_factory=list)
-    verdict: Verdict | None = None
+    result: RowResult | None = None
     twins: list[_Slot] = field(default_factory=list)
-    asks: int = 0
+    requests: int = 0
 
 
 async def classify(
@@ -107,27 +108,27 @@ async def classify(
     engine: Engine,
     *,
     memory: Memory,
-    judge: decode.Judge | None = None,
+    decider: decode.Decider | None = None,
     walks: Callable[[Item], Walk] | None = None,
     tally: Tally | None = None,
     window: int = 1024,
     stop: asyncio.Event | None = None,
     slow: bool = False,
-) -> AsyncGenerator[Verdict, None]:
-    """Yield one verdict per item, in the items' order.
+) -> AsyncGenerator[RowResult, None]:
+    """Yield one result per item, in the items' order.
 
-    `judge` makes verdicts of scores; without one they are believed as they are. `walks` gives an
+    `decider` makes results of scores; without one they are believed as they are. `walks` gives an
     item's walk, without it that of the task's plan. `stop`, once set, lets what is in flight finish
     and takes no new items. `slow` items may keep their reader waiting (a pipe): they are read in a
-    thread of their own. Raises the engine's error when the run cannot go on; every verdict before
+    thread of their own. Raises the engine's error when the run cannot go on; every result before
     the first unanswered item has been yielded by then.
     """
     tally = tally or Tally()
     wake = asyncio.Event()
     source = _Patient(items, wake) if slow else _Source(items)
-    judge = judge or decode.Plain()
+    decider = decider or decode.Plain()
     walks = walks or (lambda _: walk(task.plan))
-    loop = _Loop(source, wake, task, memory, judge, walks, tally, window, stop or asyncio.Event())
+    loop = _Loop(source, wake, task, memory, decider, walks, tally, window, stop or asyncio.Event())
     pump = asyncio.create_task(loop.pump(engine))
     waker = asyncio.create_task(loop.wake_on_stop())
     try:
@@ -218,21 +219,21 @@ class _Loop:
         wake: asyncio.Event,
         task: Task,
         memory: Memory,
-        judge: decode.Judge,
+        decider: decode.Decider,
         walks: Callable[[Item], Walk],
         tally: Tally,
         window: int,
         stop: asyncio.Event,
     ) -> None:
         self.source, self.wake, self.stop = source, wake, stop
-        self.task, self.memory, self.judge, self.walks = task, memory, judge, walks
+        self.task, self.memory, self.decider, self.walks = task, memory, decider, walks
         self.tally, self.window = tally, window
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
         self.ailing = 0  # asks in a row that the server could not serve
-        self.follow: deque[Ask] = deque()  # second and later asks of an item
-        self.out: asyncio.Queue[Verdict | BaseException | None] = asyncio.Queue()
+        self.follow: deque[Request] = deque()  # second and later asks of an item
+        self.out: asyncio.Queue[RowResult | BaseException | None] = asyncio.Queue()
 
     async def pump(self, engine: Engine) -> None:
         """Run asks through the engine until none is left."""
@@ -249,7 +250,7 @@ class _Loop:
         await self.stop.wait()
         self.wake.set()
 
-    async def feed(self) -> AsyncIterator[Ask]:
+    async def feed(self) -> AsyncIterator[Request]:
         """Yield asks: what goes on before what begins, and no more than the window holds."""
         while True:
             self.wake.clear()
@@ -262,24 +263,24 @@ class _Loop:
             if len(self.slots) + self.out.qsize() < self.window:
                 item = self.source.next()
                 if item is not None:
-                    if (ask := self.begin(item)) is not None:
-                        yield ask
+                    if (request := self.begin(item)) is not None:
+                        yield request
                     continue
                 if self.source.ended and not self.asked:
                     return
             await self.wake.wait()
 
-    def begin(self, item: Item) -> Ask | None:
+    def begin(self, item: Item) -> Request | None:
         """Take in an item; return its first ask, or None when it needs none."""
         slot = _Slot(item)
         self.slots.append(slot)
         if item.error is not None:
-            self.finish(slot, Verdict(item, "error", reason=item.error))
+            self.finish(slot, RowResult(item, "error", reason=item.error))
             return None
         try:
             slot.item, slot.user = self.task.fit(item)
         except BadItem as exc:
-            self.finish(slot, Verdict(item, "error", reason=str(exc)))
+            self.finish(slot, RowResult(item, "error", reason=str(exc)))
             return None
         self.tally.cut += slot.item is not item
         content = slot.content = item.content
@@ -291,45 +292,45 @@ class _Loop:
         decided = self.memory.get(content)
         if decided is not None:
             self.tally.duplicates += 1
-            self.finish(slot, decode.verdict(slot.item, decided))
+            self.finish(slot, decode.result(slot.item, decided))
             return None
         self.leaders[content] = slot
         slot.walk = self.walks(slot.item)
         return self.step(slot, partial(next, slot.walk))
 
-    def step(self, slot: _Slot, onward: Callable[[], Menu]) -> Ask | None:
+    def step(self, slot: _Slot, onward: Callable[[], Menu]) -> Request | None:
         """Go on with a slot's walk: to its next question, or to its end."""
         try:
             menu = onward()
         except StopIteration as end:
-            result: Scores = end.value
+            scores: Scores = end.value
             if slot.notes:
-                result = replace(result, note="; ".join(dict.fromkeys(slot.notes)))
+                scores = replace(scores, note="; ".join(dict.fromkeys(slot.notes)))
             plan = self.task.plan
-            self.tally.again += slot.asks > 1 and plan.gives_all and plan.orders > 1
-            self.tally.turned += result.turned
-            decided = self.judge.decide(slot.item, result)
+            self.tally.again += slot.requests > 1 and plan.gives_all and plan.orders > 1
+            self.tally.order_disagreement += scores.order_disagreement
+            decided = self.decider.decide(slot.item, scores)
             self.memory.put(slot.content, decided)
-            self.settle(slot, lambda item: decode.verdict(item, decided))
+            self.settle(slot, lambda item: decode.result(item, decided))
             return None
         return self.ask(slot, menu)
 
-    def ask(self, slot: _Slot, menu: Menu) -> Ask | None:
+    def ask(self, slot: _Slot, menu: Menu) -> Request | None:
         """Put a question about the slot's item; settle it if that cannot be done."""
         try:
-            ask = self.task.ask(slot.item, slot.user, menu)
+            request = self.task.ask(slot.item, slot.user, menu)
         except BadItem as exc:
             reason = str(exc)
-            self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
+            self.settle(slot, lambda item: RowResult(item, "error", reason=reason))
             return None
         self.asked[slot.item.row] = slot
-        slot.asks += 1
-        return ask
+        slot.requests += 1
+        return request
 
     def take(self, answer: Answer) -> None:
         """Read an answer and go on with its item."""
         self.tally.add(answer)
-        slot = self.asked.pop(answer.ask.item.row)
+        slot = self.asked.pop(answer.request.item.row)
         walk_ = slot.walk
         assert walk_ is not None  # noqa: S101  what was asked about has one
         if answer.error is not None:
@@ -341,19 +342,19 @@ class _Loop:
                 if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
                     raise
                 reason = str(error)
-                self.settle(slot, lambda item: Verdict(item, "error", reason=reason))
+                self.settle(slot, lambda item: RowResult(item, "error", reason=reason))
             return
         self.ailing = 0
         if answer.by:
             slot.notes.append(f"answered by {answer.by}")
-        if answer.ask.read == "reason":
+        if answer.request.read == "reason":
             slot.notes.append(decode.rationale(answer.text))
             self.asked[slot.item.row] = slot
             self.follow.append(self.task.after(answer))
             self.wake.set()
             return
         scores = decode.read(answer)
-        self.tally.watch.add(scores, answer.ask.menu)
+        self.tally.watch.add(scores, answer.request.menu)
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass
             self.tally.mass_count += 1
@@ -361,21 +362,21 @@ class _Loop:
 
     def follow_up(self, slot: _Slot, onward: Callable[[], Menu]) -> None:
         """Go on with a slot's walk, its next question before those of new items."""
-        ask = self.step(slot, onward)
-        if ask is not None:
-            self.follow.append(ask)
+        request = self.step(slot, onward)
+        if request is not None:
+            self.follow.append(request)
         self.wake.set()
 
-    def settle(self, slot: _Slot, decide: Callable[[Item], Verdict]) -> None:
+    def settle(self, slot: _Slot, decide: Callable[[Item], RowResult]) -> None:
         """Finish a slot and its exact duplicates."""
         del self.leaders[slot.content]
         for each in (slot, *slot.twins):
             self.finish(each, decide(each.item))
 
-    def finish(self, slot: _Slot, verdict: Verdict) -> None:
+    def finish(self, slot: _Slot, result: RowResult) -> None:
         """Settle a slot, and let go of all settled slots at the head."""
-        slot.verdict = verdict
-        while self.slots and self.slots[0].verdict is not None:
-            settled = self.slots.popleft().verdict
+        slot.result = result
+        while self.slots and self.slots[0].result is not None:
+            settled = self.slots.popleft().result
             self.out.put_nowait(settled)
         self.wake.set()

@@ -33,7 +33,7 @@ class Preview:
     messages: list[Message]
     shown: list[tuple[Item, dict[str, Any]]]
     rows: int
-    asks: float
+    requests: float
     usage: Usage
     scale: float
     seconds: float
@@ -60,8 +60,8 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         messages = _first_question(session, first)
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
-            verdicts = session.classify(some, memory=memory, tally=summary.tally)
-            return [(v.item, row_of(v, session.taxonomy)) async for v in verdicts]
+            results = session.classify(some, memory=memory, tally=summary.tally)
+            return [(v.item, row_of(v, session.taxonomy)) async for v in results]
 
         # The first item also waits for the grammar to compile and the cache to fill.
         started = time.monotonic()
@@ -79,7 +79,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         await session.engine.close()
     if summary.tally.failed:
         reasons = {str(row["reason"]) for _, row in shown if row["decision"] == "error"}
-        raise EngineError(f"{summary.tally.failed} asks failed: {'; '.join(sorted(reasons))}")
+        raise EngineError(f"{summary.tally.failed} requests failed: {'; '.join(sorted(reasons))}")
     scale = max(rows, len(items)) / len(items)
     seconds = took * scale
     cost = config.price_per_hour * seconds / 3600 + summary.tally.usage.cost * scale
@@ -88,7 +88,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         messages=messages,
         shown=shown,
         rows=max(rows, len(items)),
-        asks=summary.tally.asked * scale,
+        requests=summary.tally.asked * scale,
         usage=summary.tally.usage,
         scale=scale,
         seconds=seconds,

@@ -18,7 +18,7 @@ from llmcat.evidence.artifact import Artifact
 from llmcat.evidence.escalation import SURE, Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
-from llmcat.pipeline.decode import Judge, Plain
+from llmcat.pipeline.decode import Decider, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
 from llmcat.pipeline.settings import check_able, engine_of, pool_of, prompt_of, with_choices
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.pipeline.loop import Memory, Tally
     from llmcat.prompting.templates import Prompt
-    from llmcat.records import Item, Verdict
+    from llmcat.records import Item, RowResult
 
 __all__ = ["Route", "Session"]
 
@@ -60,8 +60,8 @@ class Route(Protocol):
     def walk(self, plan: Plan, item: Item) -> Walk:
         """Return an item's walk."""
 
-    def keep(self, verdicts: Sequence[Verdict]) -> None:
-        """Be told of verdicts before they are written."""
+    def keep(self, results: Sequence[RowResult]) -> None:
+        """Be told of results before they are written."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Session:
     engine: Engine
     served: Served
     task: Task
-    judge: Judge = field(default_factory=Plain)
+    decider: Decider = field(default_factory=Plain)
     route: Route | None = None
     evidence: Evidence | None = None
     examples: str = ""
@@ -111,12 +111,12 @@ class Session:
         *,
         memory: Memory,
         engine: Engine | None = None,
-        judge: Judge | None = None,
+        decider: Decider | None = None,
         tally: Tally | None = None,
         stop: asyncio.Event | None = None,
         slow: bool = False,
         window: int = 1024,
-    ) -> AsyncGenerator[Verdict, None]:
+    ) -> AsyncGenerator[RowResult, None]:
         """Classify items as this session does: see `llmcat.pipeline.loop.classify`."""
         looks_ahead = self.route is not None or self.evidence is not None
         return classify(
@@ -124,7 +124,7 @@ class Session:
             self.task,
             engine or self.engine,
             memory=memory,
-            judge=judge or self.judge,
+            decider=decider or self.decider,
             walks=self.walks,
             tally=tally,
             window=window,
@@ -140,7 +140,7 @@ class Session:
         engine: Engine | None = None,
         taxonomy: Taxonomy | None = None,
         route: Route | None = None,
-        judge: Judge | None = None,
+        decider: Decider | None = None,
         judged: Sequence[Item] = (),
         prior: Sequence[float] | None = None,
         pool: Pool | None = None,
@@ -189,7 +189,7 @@ class Session:
                           examples=pool.digest if pool is not None else "")  # fmt: skip
             if gathers:
                 session = await session._gather(pool, judged, prior)
-            return replace(session, judge=judge or session.judged())
+            return replace(session, decider=decider or session.judged())
         except BaseException:
             await engine.close()
             raise
@@ -251,24 +251,29 @@ class Session:
         items = await asyncio.to_thread(
             lambda: list(evidence.ahead(assemble.reference_items(self.config, judged)))
         )
-        verdicts = classify(
+        results = classify(
             items,
             replace(self.task, mass_sample=0),
             self.engine,
             memory=Forgetful(),
             walks=lambda item: evidence.reference_walk(item, readings),
         )
-        async for _ in verdicts:
+        async for _ in results:
             pass
         # Rounded as a run's record has it, so that a run that goes on has the very same.
         return place_prior.estimate(readings).round(6) if readings else None
 
-    def judged(self) -> Judge:
-        """Return the judge that the settings ask for. Raises `BadConfig` if it cannot be had."""
+    def judged(self) -> Decider:
+        """Return the decider that the settings ask for. Raises `BadConfig` if it cannot be had."""
         config = self.config
         part = self.artifact.parts.get("calibration") if self.artifact is not None else None
         if not config.calibration and part is None:
-            if config.accept_precision or config.by_branch or config.back_off or config.sets:
+            if (
+                config.accept_precision
+                or config.by_branch
+                or config.back_off
+                or config.set_coverage
+            ):
                 raise BadConfig(
                     "a line, sets and inner categories need a calibration",
                     hint="llmcat calibrate --file labeled.jsonl, then --calibration FILE",
@@ -277,7 +282,7 @@ class Session:
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
         from llmcat.calibration.artifact import Calibration
-        from llmcat.calibration.decider import Calibrated, Wanted
+        from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 
         if config.calibration:
             calibration = Calibration.load(config.calibration)
@@ -285,7 +290,7 @@ class Session:
             assert part is not None  # noqa: S101  or there was nothing to judge by
             calibration = Calibration.model_validate(part.learnt)
         calibration.check(self.identity())
-        return Calibrated(calibration, self.taxonomy, Wanted.of(config))
+        return Calibrated(calibration, self.taxonomy, AcceptanceOptions.of(config))
 
     def identity(self) -> dict[str, str]:
         """What shapes the answers: equal for two sessions of one run."""
@@ -315,7 +320,7 @@ class Session:
             "layout": task.prompt.front.layout,
             **self._evidence_identity(),
             "text": config.text,
-            "judge": self.judge.key,
+            "judge": self.decider.key,
         }
         return shaped | served
 

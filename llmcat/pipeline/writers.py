@@ -23,7 +23,7 @@ from llmcat.items import parquet
 from llmcat.items.formats import bare
 from llmcat.items.readers import CUT
 from llmcat.pipeline.decode import alternatives
-from llmcat.records import NONE, Decided, Scores, Verdict
+from llmcat.records import NONE, Decided, RowResult, Scores
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ DECIDED_BY = ("by", "why", "degraded")
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
-def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the row of a verdict, its columns in the order of the contract."""
-    item, scores = verdict.item, verdict.scores
+def row_of(result: RowResult, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return the row of a result, its columns in the order of the contract."""
+    item, scores = result.item, result.scores
     row: dict[str, Any] = dict.fromkeys(COLUMNS[:-1])
-    row |= {"row": item.row, "id": item.id, "decision": verdict.decision, "reason": verdict.reason}
+    row |= {"row": item.row, "id": item.id, "decision": result.decision, "reason": result.reason}
     row["alternatives"] = []
     if scores is not None:
         if scores.label != NONE:
@@ -67,8 +67,8 @@ def row_of(verdict: Verdict, taxonomy: Taxonomy) -> dict[str, Any]:
         row["alternatives"] = alternatives(scores, taxonomy)
         row["p_none"] = _rounded(scores.p_none)
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
-    if verdict.held is not None:
-        row["set"] = list(verdict.held)
+    if result.held is not None:
+        row["set"] = list(result.held)
     if scores is not None and scores.evidence is not None:
         row["evidence"] = scores.evidence
     if scores is not None and scores.sources is not None:

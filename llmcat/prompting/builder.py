@@ -14,7 +14,7 @@ from llmcat.items.cleaning import cut_to
 from llmcat.items.images import with_images
 from llmcat.items.readers import CUT
 from llmcat.prompting.templates import Names, Specimen
-from llmcat.records import Answer, Ask, Item, Menu, Message, Node, Prefix, digest
+from llmcat.records import Answer, Item, Menu, Message, Node, Prefix, Request, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ class Task:
             raise BadItem("no room for the item's text: its field names take it all")
         return item, user
 
-    def ask(self, item: Item, user: Message, menu: Menu) -> Ask:
+    def ask(self, item: Item, user: Message, menu: Menu) -> Request:
         """Return the question about an item, by its message from `fit`, over a menu.
 
         Raises `BadItem` if one of its images cannot be shown.
@@ -109,16 +109,16 @@ class Task:
         constraint = "tokens" if sampled else self.constraint
         if read != "code":  # a list of tokens can spell neither names nor reasons
             constraint = "outlines"
-        return Ask(item, menu, self._prefix(menu), tail, constraint, read)
+        return Request(item, menu, self._prefix(menu), tail, constraint, read)
 
-    def after(self, reasons: Answer) -> Ask:
+    def after(self, reasons: Answer) -> Request:
         """Return the question for the code, the reasons before it."""
-        ask, item = reasons.ask, reasons.ask.item
+        request, item = reasons.request, reasons.request.item
         said: Message = {"role": "assistant", "content": reasons.text}
         sampled = self.mass_sample and item.row % self.mass_sample == 0
         return replace(
-            ask,
-            tail=(*ask.tail, said, self.prompt.last()),
+            request,
+            tail=(*request.tail, said, self.prompt.last()),
             constraint="tokens" if sampled else self.constraint,
             read="code",
         )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from llmcat.records import Item
 
-__all__ = ["Held", "Manifest", "Student", "check_out", "text_of"]
+__all__ = ["Manifest", "OutOfFold", "Student", "check_out", "text_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
     files: dict[str, str]
 
 
-class Held(BaseModel):
+class OutOfFold(BaseModel):
     """Out-of-fold: the label that was given to each training item, the gold one, how sure.
 
     Only items that a person or gold labelled are among them.
@@ -97,7 +97,7 @@ class Student:
 
     estimator: Estimator
     manifest: Manifest
-    held: Held
+    held: OutOfFold
     novelty: Novelty | None = None
     name: str = "student"
     _scaling: Scaling = field(init=False, repr=False)
@@ -178,7 +178,7 @@ class Student:
         folder = Path(folder)
         try:
             made = Manifest.model_validate(orjson.loads((folder / "manifest.json").read_bytes()))
-            held = Held.model_validate(orjson.loads((folder / "held.json").read_bytes()))
+            held = OutOfFold.model_validate(orjson.loads((folder / "held.json").read_bytes()))
         except (OSError, orjson.JSONDecodeError, ValidationError) as exc:
             raise BadConfig(
                 f"{folder} is no student: {str(exc).splitlines()[0]}",

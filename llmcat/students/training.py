@@ -24,7 +24,7 @@ from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.students import novelty
 from llmcat.students.augment import augment
-from llmcat.students.model import Held, Manifest, Student, text_of
+from llmcat.students.model import Manifest, OutOfFold, Student, text_of
 from llmcat.students.registry import make
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def collect(
     kept_ = [e for e in examples.values() if e.label not in small]
     near = len(kept_) - len({(_bare(e.text), e.label) for e in kept_})
     if not kept_:
-        hint = "the column --label should hold the labels; --least N takes smaller categories"
+        hint = "the labels are read from the column --label; --min-examples N takes smaller ones"
         if store is not None and not examples:
             hint = "the store holds no texts: --file gives the items that its labels are of"
         raise InputError(
@@ -240,7 +240,7 @@ def train(
     measured = checked if checked.sum() >= 2 * len(classes) else np.ones(len(texts), dtype=bool)
     fitting = logs(p)[measured], np.searchsorted(classes, labels)[measured]
     scaling, losses = fit_scaling(*fitting, seed=recipe.seed)
-    scaling = _humble(scaling, *fitting)
+    scaling = _cap_mean_confidence(scaling, *fitting)
     q = np.exp(scaling(logs(p)))
     try:
         seen = _novelty(texts, labels.tolist(), q, classes, taxonomy, features, recipe.seed)
@@ -271,7 +271,7 @@ def train(
         files={},
     )
     best, rows = q.argmax(axis=1), np.flatnonzero(checked)
-    held = Held(
+    held = OutOfFold(
         label=[classes[i] for i in best[rows].tolist()],
         gold=labels[rows].tolist(),
         confidence=q[rows, best[rows]].tolist(),
@@ -303,7 +303,7 @@ def _novelty(
     )
 
 
-def _humble(scaling: Scaling, log_p: Array, gold: Array) -> Scaling:
+def _cap_mean_confidence(scaling: Scaling, log_p: Array, gold: Array) -> Scaling:
     """Return a scaling whose mean confidence is at most (right + 1) / (n + 2), Laplace's rule.
 
     Where nearly everything is right out of fold no temperature is too low, and what the student

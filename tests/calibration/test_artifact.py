@@ -13,7 +13,7 @@ from helpers import EXAMPLES, Ran, read_rows
 
 from llmcat import Classifier
 from llmcat.calibration.artifact import Calibration
-from llmcat.calibration.decider import Calibrated, Wanted
+from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 from llmcat.calibration.fit import fit, no_line, scores_of_row
 from llmcat.calibration.scaling import logs, normalised
 from llmcat.errors import BadConfig, InputError, LlmcatWarning
@@ -47,6 +47,17 @@ def fitted(llmcat: Cli, tmp_path: Path) -> Path:
     assert ran.code == 0, ran.err
     assert "after" in ran.out
     return tmp_path / "calibration.json"
+
+
+def test_a_calibration_of_01_is_read(fitted: Path, tmp_path: Path) -> None:
+    """It says `strangeness`; the rest is as it was."""
+    made = json.loads(fitted.read_text())
+    for part in ("fitting", "gating"):
+        made[part]["strangeness"] = made[part].pop("nonconformity")
+    (tmp_path / "old.json").write_text(json.dumps(made))
+    old, new = (Calibration.load(str(path)) for path in (tmp_path / "old.json", fitted))
+    assert old == new
+    assert old.digest == new.digest
 
 
 def test_confidences_come_to_mean_what_they_say(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
@@ -187,7 +198,7 @@ def test_duplicates_are_decided_alike(llmcat: Cli, fitted: Path, tmp_path: Path)
     """Label, confidence, decision and set."""
     rows = read_rows(tmp_path / "new.jsonl")[:300]
     (tmp_path / "twice.jsonl").write_text("\n".join(map(json.dumps, rows + rows)))
-    line = ("--calibration", fitted, "--accept-precision", "0.8", "--sets", "0.9")
+    line = ("--calibration", fitted, "--accept-precision", "0.8", "--set-coverage", "0.9")
     ran = llmcat("classify", "--file", "twice.jsonl", *FLAT, *HOT, *line, "--out", "out.jsonl")
     assert ran.code == 0, ran.err
     made = read_rows(tmp_path / "out.jsonl")
@@ -217,7 +228,7 @@ def test_back_off_answers_the_parent(llmcat: Cli, tmp_path: Path) -> None:
 
 def test_sets_hold_the_label(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
     """In about nine of ten rows; whole branches stand for their leaves."""
-    out = ("--calibration", fitted, "--sets", "0.9", "--out")
+    out = ("--calibration", fitted, "--set-coverage", "0.9", "--out")
     ran = llmcat("classify", "--file", "new.jsonl", *FLAT, *HOT, *out, "out.jsonl")
     assert ran.code == 0, ran.err
     rows = read_rows(tmp_path / "out.jsonl")
@@ -318,9 +329,9 @@ def fitted_on(p: np.ndarray, gold: np.ndarray, **how: bool) -> tuple[Calibration
     seen = np.ones(len(p), dtype=bool)
     options: dict[str, Any] = {"bound": {}, "mass": None, "version": "0", **how}
     made = fit(p, seen, labels, names, decided, tree, **options)
-    judge = Calibrated(made, tree, Wanted())
+    decider = Calibrated(made, tree, AcceptanceOptions())
     after = [
-        judge.refine(scores_of_row(p[i], seen=True, labels=labels, decided=decided[i])).label
+        decider.refine(scores_of_row(p[i], seen=True, labels=labels, decided=decided[i])).label
         == names[i]
         for i in made.gating_rows
     ]

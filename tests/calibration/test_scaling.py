@@ -118,8 +118,8 @@ def test_position_priors_are_found_by_turning_menus() -> None:
     draw = np.random.default_rng(5)
     places, items = np.array([1.0, 0.2, 0.0, -0.5]), draw.normal(0, 1, (300, 4))
     shifts = [np.roll(np.arange(4), -k) for k in range(4)]
-    turned = [[row[order] + places for order in shifts] for row in items]
-    log_p = scaling.normalised(np.array(turned).reshape(-1, 4)).reshape(300, 4, 4)
+    order_disagreement = [[row[order] + places for order in shifts] for row in items]
+    log_p = scaling.normalised(np.array(order_disagreement).reshape(-1, 4)).reshape(300, 4, 4)
     prior = scaling.position_prior(log_p)
     assert prior - prior[0] == pytest.approx(places - places[0], abs=1e-9)
 
@@ -210,7 +210,7 @@ def test_auto_asks_again_only_where_it_is_unsure() -> None:
             steps.send(scores)
     with pytest.raises(StopIteration) as end:
         steps.send(scores)
-    assert end.value.value.turned
+    assert end.value.value.order_disagreement
     assert averaged([scores, scores]).p == pytest.approx(scores.p)
 
 

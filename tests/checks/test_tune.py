@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from helpers import Ran
 
     from llmcat.engines import Engine
-    from llmcat.records import Ask
+    from llmcat.records import Request
 
 SHOP = ("--taxonomy", EXAMPLES / "taxonomy.yaml")
 FAKE = ("--engine", "fake", "--sources", "lexical")
@@ -47,13 +47,13 @@ class Blind(FakeEngine):
 
     name: str = "fake"
 
-    async def answer(self, asks: AsyncIterator[Ask]) -> AsyncGenerator[Answer, None]:
+    async def answer(self, asks: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
         async with aclosing(in_batches(asks, 8)) as batches:
             async for batch in batches:
                 for ask in batch:
                     p = [0.9 if i == 1 else 0.1 / (len(ask.menu.codes) - 1)
                          for i in range(len(ask.menu.codes))]  # fmt: skip
-                    yield Answer(ask=ask, logprobs=tuple(map(math.log, p)))
+                    yield Answer(request=ask, logprobs=tuple(map(math.log, p)))
 
 
 def read_with(engine: Engine, prompt: str, sources: str) -> reading.Reading | None:

@@ -446,14 +446,29 @@ def test_output_for_a_person_is_a_table(tmp_path: Path) -> None:
 
 def test_a_bug_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of error rows: a script that goes on with some errors must not go on with this."""
-    import llmcat.pipeline.session
+    import llmcat.taxonomy.load
     from llmcat.cli.main import main
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(llmcat.pipeline.session, "taxonomy_of", broken)
+    monkeypatch.setattr(llmcat.taxonomy.load, "taxonomy_of", broken)
     assert main(["classify", "--file", "x.jsonl", "--labels", "a,b", "--engine", "fake"]) == 70
+
+
+def test_names_of_01_are_read_with_a_warning(llmcat: Cli, tmp_path: Path) -> None:
+    """Flags, variables and keys of the file: once more, and the new name is said."""
+    (tmp_path / "llmcat.toml").write_text("near = 2\n")
+    odd = llmcat("fallback", "--labels", "a,b", "--primary", "x", "--unlike=3", LLMCAT_SETS="4")
+    assert odd.code == 2
+    for new in ("cold_threshold", "max_distance", "set_coverage"):
+        assert f"{new}: Input should be less" in odd.err  # it is the new setting that is wrong
+    for old, new in (("near", "cold_threshold"), ("--unlike", "--max-distance"),
+                     ("LLMCAT_SETS", "LLMCAT_SET_COVERAGE")):  # fmt: skip
+        assert f"llmcat: warning: {old} is called {new} now" in odd.err
+    assert "LlmcatWarning" not in odd.err
+    near = llmcat("clasify", "--labels", "a,b")
+    assert (near.code, near.err.splitlines()[1]) == (2, "  hint: did you mean classify?")
 
 
 def test_it_runs_as_a_module_and_logs_when_asked(tmp_path: Path) -> None:

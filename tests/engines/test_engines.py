@@ -41,7 +41,7 @@ from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
-from llmcat.records import Answer, Ask, Item, Scores, Verdict
+from llmcat.records import Answer, Item, Request, RowResult, Scores
 
 LABELS = Taxonomy.from_labels([f"label number {i}" for i in range(127)])
 Cli = Callable[..., Ran]
@@ -52,12 +52,12 @@ def task_for(served: Served, size: int = 127, constraint: str = "outlines") -> T
     return Task(plan, templates.load("zero-shot"), constraint=constraint, mass_sample=0)  # type: ignore[arg-type]
 
 
-async def feed(asks: list[Ask]) -> AsyncIterator[Ask]:
+async def feed(asks: list[Request]) -> AsyncIterator[Request]:
     for ask in asks:
         yield ask
 
 
-def asks_for(task: Task, count: int, labels: int = 127) -> list[Ask]:
+def asks_for(task: Task, count: int, labels: int = 127) -> list[Request]:
     menu = task.plan.menu(LABELS.leaves[:labels])
     items = [Item(i, str(i), {"title": f"thing {i}"}) for i in range(count)]
     return [task.ask(*task.fit(item), menu) for item in items]
@@ -155,7 +155,7 @@ def test_every_ask_is_answered_once_with_one_number_per_code(engine: Engine, lab
         return got
 
     for constraint, answers in using(engine, work).items():
-        assert sorted(a.ask.item.row for a in answers) == list(range(20))
+        assert sorted(a.request.item.row for a in answers) == list(range(20))
         for answer in answers:
             assert answer.error is None
             assert len(answer.logprobs) == labels + 1
@@ -204,10 +204,10 @@ def test_the_answer_does_not_depend_on_the_neighbours(engine: Engine) -> None:
         return alone, together
 
     alone, together = using(engine, work)
-    by_row = {a.ask.item.row: a for a in alone}
+    by_row = {a.request.item.row: a for a in alone}
     assert len(together) == 4 * len(sizes)
     for answer in together:
-        expected = by_row[answer.ask.item.row].logprobs
+        expected = by_row[answer.request.item.row].logprobs
         assert list(map(math.exp, answer.logprobs)) == pytest.approx(
             list(map(math.exp, expected)), abs=1e-3
         )
@@ -227,10 +227,10 @@ def test_names_are_spelled_to_the_end(engine: Engine) -> None:
         return [a async for a in engine.answer(feed(asks))]
 
     answers = using(engine, work)
-    assert sorted(a.ask.item.row for a in answers) == [0, 1, 2]
+    assert sorted(a.request.item.row for a in answers) == [0, 1, 2]
     for answer in answers:
         assert answer.error is None
-        assert answer.text in answer.ask.menu.codes
+        assert answer.text in answer.request.menu.codes
         assert answer.logprobs == ()
         assert answer.usage.generated > 1
 
@@ -243,15 +243,15 @@ def test_reasons_come_before_the_code(engine: Engine) -> None:
         task = Task(plan, templates.load("reason"), mass_sample=0)
         first = [a async for a in engine.answer(feed(asks_for(task, 3, 5)))]
         then = [a async for a in engine.answer(feed([task.after(a) for a in first]))]
-        by_row = {a.ask.item.row: a for a in then}
-        return [(a, by_row[a.ask.item.row]) for a in first]
+        by_row = {a.request.item.row: a for a in then}
+        return [(a, by_row[a.request.item.row]) for a in first]
 
     for reasons, code in using(engine, work):
         assert reasons.error is code.error is None
         assert reasons.text.startswith("{")
         assert reasons.usage.generated > 1
-        assert [m["role"] for m in code.ask.messages] == ["system", "user", "assistant", "user"]
-        assert code.ask.messages[2]["content"] == reasons.text
+        assert [m["role"] for m in code.request.messages] == ["system", "user", "assistant", "user"]
+        assert code.request.messages[2]["content"] == reasons.text
         scores = decode.read(code)
         total = math.fsum(scores.p.values()) + (scores.p_none or 0)
         assert total == pytest.approx(1.0, abs=0.02) or scores.kind == "top"
@@ -443,7 +443,7 @@ def test_one_item_that_fails_takes_nobody_along(
 
     answers = using(VllmHttp(base_url=proxy.url, retry_seconds=20, attempts=3), work)
     assert len(answers) == 20
-    assert [a.ask.item.row for a in answers if a.error] == [7] * errors
+    assert [a.request.item.row for a in answers if a.error] == [7] * errors
 
 
 @pytest.mark.parametrize(("after", "least", "most"), [("2", 1.9, 8.0), (None, 0.0, 1.5)])
@@ -479,7 +479,7 @@ def test_a_constraint_that_cannot_compile_is_final(proxy: Proxy) -> None:
 
     answers = using(VllmHttp(base_url=proxy.url, retry_seconds=20), work)
     failed = [a for a in answers if a.error]
-    assert [a.ask.item.row for a in failed] == [7]
+    assert [a.request.item.row for a in failed] == [7]
     assert isinstance(failed[0].error, EngineRefused)
     assert sent == 1
 
@@ -517,7 +517,7 @@ def test_a_reply_that_makes_no_sense_is_retried_then_an_error(proxy: Proxy) -> N
 
     answers = using(VllmHttp(base_url=proxy.url, attempts=2), work)
     failed = [a for a in answers if a.error]
-    assert [a.ask.item.row for a in failed] == [7]
+    assert [a.request.item.row for a in failed] == [7]
     assert "no log-probabilities" in str(failed[0].error)
 
 
@@ -579,7 +579,7 @@ def things(read: str = "zero-shot", count: int = 3) -> Callable[[Engine, Served]
         items = [Item(i, str(i), {"title": t}) for i, t in enumerate(titles)]
         asks = [task.ask(*task.fit(i), plan.whole) for i in items]
         answers = [a async for a in engine.answer(feed(asks))]
-        return sorted(answers, key=lambda a: a.ask.item.row)
+        return sorted(answers, key=lambda a: a.request.item.row)
 
     return work
 
@@ -672,7 +672,7 @@ def test_a_dialect_has_the_posterior_of_the_hot_path(server: str) -> None:
         plan = Plan(LABELS, CANDIDATES[:26], 5)
         task = Task(plan, templates.load("zero-shot"), mass_sample=0)
         answers = [a async for a in engine.answer(feed(asks_for(task, 10, 5)))]
-        return sorted(answers, key=lambda a: a.ask.item.row)
+        return sorted(answers, key=lambda a: a.request.item.row)
 
     options = {"dialect": "vllm"}
     theirs = using(open_engine("openai", base_url=f"{server}/v1", options=options), work)
@@ -733,7 +733,7 @@ def test_a_chain_of_links_that_give_different_scores(
     monkeypatch.setenv("OPENAI_BASE_URL", f"{spoken.url}/openai/v1")
     tree = two_levels(tmp_path)
 
-    async def work(engine: Engine, served: Served) -> list[Verdict]:
+    async def work(engine: Engine, served: Served) -> list[RowResult]:
         links = engine.links  # type: ignore[attr-defined]
         assert [link.scored for link in links] == [False, True]
         plan = Plan(tree, served.alphabet, 2)

@@ -28,11 +28,11 @@ from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
 from llmcat.evaluation import label_audit, opening
 from llmcat.evaluation.arms import arms_of
-from llmcat.evaluation.comparison import Question, judge
+from llmcat.evaluation.comparison import Question, compare_arms
 from llmcat.evaluation.paired import Rule
 from llmcat.evaluation.predictions import Labels, Scored
 from llmcat.evaluation.run_folder import MIGRATIONS, Look, Registry
-from llmcat.records import Ask, Item, Menu, Node, Prefix
+from llmcat.records import Item, Menu, Node, Prefix, Request
 
 Cli = Callable[..., Ran]
 LABELS = "shoes,bags,toys"
@@ -89,12 +89,12 @@ def test_an_evaluation_leaves_predictions_metrics_and_a_report(llmcat: Cli, tmp_
     p = np.array([[_p(r, name) for name in sorted([*names, "none"])] for r in rows])
     expected = sklearn_metrics.log_loss(gold, p / p.sum(1, keepdims=True))
     assert found["log_loss"]["value"] == pytest.approx(expected, rel=1e-3)
-    assert "600 asks, 0 of them answered before" in ran.err
+    assert "600 requests, 0 of them answered before" in ran.err
     for name in ("report.html", "report.md", "run.json", "items.jsonl"):
         assert (folder / name).stat().st_size
     before = (folder / "predictions.jsonl").read_bytes()
     again = llmcat(*command)
-    assert "600 asks, 600 of them answered before" in again.err
+    assert "600 requests, 600 of them answered before" in again.err
     assert (folder / "predictions.jsonl").read_bytes() == before
 
 
@@ -123,7 +123,7 @@ def test_a_changed_prompt_asks_anew_and_is_refused_in_the_same_folder(
     assert "begun by a different run" in ran.err
     assert "eval.prompt" in ran.err
     other = llmcat(*command[:-1], "there")
-    assert "70 asks, 0 of them answered before" in other.err
+    assert "70 requests, 0 of them answered before" in other.err
 
 
 def test_many_processes_make_one_file_of_answers(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_model_at_another_address_is_another_model(tmp_path: Path) -> None:
     item = Item(row=0, id="x", fields={"title": "shoes"})
     nodes = tuple(Node(id=n, name=n, path=(n,)) for n in ("shoes", "bags"))
     menu = Menu(nodes, ("A", "B", "C"))
-    ask = Ask(item, menu, Prefix((), "k"), ({"role": "user", "content": "shoes"},))
+    ask = Request(item, menu, Prefix((), "k"), ({"role": "user", "content": "shoes"},))
 
     async def keys() -> list[str]:
         found = []
@@ -279,7 +279,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     assert "this goes on, and asks nothing twice" in said
     assert "llmcat eval --file x.jsonl" in said
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    known = int(ran.stderr.split("2,000 asks, ")[1].split(" ")[0].replace(",", ""))
+    known = int(ran.stderr.split("2,000 requests, ")[1].split(" ")[0].replace(",", ""))
     assert 100 < known < 2000
 
 
@@ -300,7 +300,7 @@ def test_killed_runs_keep_their_answers(tmp_path: Path) -> None:
     assert kept > 300
     command.remove("--quiet")
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"3,000 asks, {kept:,} of them answered before" in ran.stderr
+    assert f"3,000 requests, {kept:,} of them answered before" in ran.stderr
 
 
 def _answers(path: Path) -> int:
@@ -558,7 +558,7 @@ def test_a_second_look_is_not_a_fresh_test(llmcat: Cli, tmp_path: Path) -> None:
     assert "before by another rule" in llmcat("ab", *two, "--metric", "macro_f1").err
     labelled(tmp_path / "x.jsonl", 300)
     assert "this question was looked at before" in llmcat("ab", *two).err
-    ran = llmcat("ab", *two, "--looks", "3")
+    ran = llmcat("ab", *two, "--interim-looks", "3")
     assert ran.code == 2
     assert "without a plan" in ran.err
 
@@ -569,20 +569,20 @@ def test_planned_looks_spend_the_error(llmcat: Cli, tmp_path: Path) -> None:
     alphas = []
     for number, n in enumerate((200, 300, 400), 1):
         labelled(tmp_path / "x.jsonl", n)
-        ran = llmcat("ab", *two, "--looks", "3")
+        ran = llmcat("ab", *two, "--interim-looks", "3")
         assert ran.code == 0, ran.err
         assert f"look {number} of 3" in ran.err
         latest = max(folders(tmp_path), key=lambda p: p.stat().st_mtime)
         alphas.append(decision(latest)["decision"]["alpha"])
     assert alphas[0] == pytest.approx(0.05 / 3)
     assert all(0 < alpha < 0.05 for alpha in alphas)
-    again = llmcat("ab", *two, "--looks", "3")
+    again = llmcat("ab", *two, "--interim-looks", "3")
     assert again.code == 0  # the same look, not a fourth
     labelled(tmp_path / "x.jsonl", 500)
-    assert "all 3 looks have been taken" in llmcat("ab", *two, "--looks", "3").err
-    assert "3 looks planned" in llmcat("ab", *two, "--looks", "4").err
+    assert "all 3 looks have been taken" in llmcat("ab", *two, "--interim-looks", "3").err
+    assert "3 looks planned" in llmcat("ab", *two, "--interim-looks", "4").err
     labelled(tmp_path / "x.jsonl", 450, seed=9)
-    assert "are not all among these" in llmcat("ab", *two, "--looks", "3").err
+    assert "are not all among these" in llmcat("ab", *two, "--interim-looks", "3").err
     assert "3 looks at this question were planned" in llmcat("ab", *two).err
 
 
@@ -700,7 +700,7 @@ def test_two_prompts_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path
         assert arm["costs"]["cached_tokens_per_item"] > 0
         assert arm["speed"]["items_per_second"] > 0
     again = llmcat("ab", *SHOP, *two, "--limit", "128", "--block", "64")
-    assert "256 asks, 256 of them answered before" in again.err
+    assert "256 requests, 256 of them answered before" in again.err
 
 
 def test_arms_at_the_margin_are_all_read_at_their_share() -> None:
@@ -716,10 +716,10 @@ def test_arms_at_the_margin_are_all_read_at_their_share() -> None:
     labels = Labels({k: {"path": [k], "parent": None, "names": {}} for k in ("shoes", "bags")})
     question = Question("accuracy", Rule(non_inferior=0.05))
     costs = {"a": 2.0, "b": 1.0, "c": 1.0}
-    found = judge(arms, labels, question, columns={}, costs=costs)
+    found = compare_arms(arms, labels, question, columns={}, costs=costs)
     assert [v["decision"]["alpha"] for v in found["versus"]] == [0.025, 0.025]
     assert found["ship"] is None
-    found = judge(arms, labels, Question("accuracy"), columns={}, costs=costs)
+    found = compare_arms(arms, labels, Question("accuracy"), columns={}, costs=costs)
     assert [v["decision"]["alpha"] for v in found["versus"]] != [0.025, 0.025]
 
 
@@ -733,7 +733,9 @@ def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:
         for costs in ({}, {"a": 2.0, "b": 1.0}):
             rule = Rule(non_inferior=0.01)
             question = Question(metric, rule)
-            found = judge({"a": scored, "b": scored}, labels, question, columns={}, costs=costs)
+            found = compare_arms(
+                {"a": scored, "b": scored}, labels, question, columns={}, costs=costs
+            )
             assert found["ship"] is None
     for difference in found["versus"][0]["differences"].values():
         if not difference["why"]:

@@ -29,18 +29,18 @@ from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.student import StudentEngine
 from llmcat.errors import BadConfig, EngineDown, JournalError
-from llmcat.evidence.mixture import Mixture, Said, fit
+from llmcat.evidence.mixture import Mixture, ModelOutputs, fit
 from llmcat.fallback.assemble import background, open_route, open_session
 from llmcat.fallback.decider import _usable
 from llmcat.fallback.labeler import FallbackLabeler
 from llmcat.fallback.policy import Policy, standings
 from llmcat.fallback.primary import Placed
 from llmcat.fallback.promotion import standing
-from llmcat.fallback.router import Outlook, Router
+from llmcat.fallback.router import PrimaryAssessment, Router
 from llmcat.items.readers import Columns, to_items
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.writers import row_of
-from llmcat.records import Ask, Item, Prefix
+from llmcat.records import Item, Prefix, Request
 from llmcat.students.model import Student
 from llmcat.students.registry import load, make
 from llmcat.students.training import Corpus, Example, Recipe, train
@@ -230,16 +230,16 @@ def test_a_students_answers_over_any_menu_sum_to_one(student: Path) -> None:
     async def work() -> list[dict[str, float]]:
         await engine.open()
 
-        async def asks() -> AsyncIterator[Ask]:
+        async def asks() -> AsyncIterator[Request]:
             for menu in menus:
-                yield Ask(item, menu, Prefix((), ""), ())
+                yield Request(item, menu, Prefix((), ""), ())
             lamp = Item(1, "1", {"title": "lantern bulb model 1"})
-            yield Ask(lamp, menus[0], Prefix((), ""), ())
+            yield Request(lamp, menus[0], Prefix((), ""), ())
 
         found = [answer async for answer in engine.answer(asks())]
         await engine.close()
         return [
-            dict(zip([*a.ask.menu.ids, "none"], np.exp(a.logprobs), strict=True)) for a in found
+            dict(zip([*a.request.menu.ids, "none"], np.exp(a.logprobs), strict=True)) for a in found
         ]
 
     top, inner, lamp = asyncio.run(work())
@@ -396,7 +396,7 @@ def test_a_bound_on_asks_is_kept(student: Path, tmp_path: Path, llmcat: Cli) -> 
     items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 12))
     done = llmcat(
         "fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out", "o.jsonl",
-        "--engine", "fake", "--engine-option", "accuracy=1", "--max-asks", "5",
+        "--engine", "fake", "--engine-option", "accuracy=1", "--max-requests", "5",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert sum("model" in row["sources"] for row in read_rows(tmp_path / "o.jsonl")) == 5
@@ -498,7 +498,7 @@ def test_a_primary_that_was_trained_anew_is_another(tmp_path: Path) -> None:
 
 def test_a_mixture_gives_new_categories_what_the_model_says() -> None:
     """It sums to 1; a product would give a new category nothing."""
-    said = Said(0.6, {"a": 0.7, "b": 0.3}, {"c": 0.8, "a": 0.1, "none": 0.1}, 3, 1)
+    said = ModelOutputs(0.6, {"a": 0.7, "b": 0.3}, {"c": 0.8, "a": 0.1, "none": 0.1}, 3, 1)
     p = Mixture()(said)
     assert sum(p.values()) == pytest.approx(1)
     assert max(p, key=p.__getitem__) == "c"
@@ -507,8 +507,8 @@ def test_a_mixture_gives_new_categories_what_the_model_says() -> None:
     assert fit([(said, "a")] * 200).new(said) < Mixture().new(said)
 
 
-def look(p: dict[str, float], nearest: tuple[str, ...]) -> Outlook:
-    return Outlook(p, 0.1, 0.1, 0.5, nearest, "unsure", 0.1)
+def look(p: dict[str, float], nearest: tuple[str, ...]) -> PrimaryAssessment:
+    return PrimaryAssessment(p, 0.1, 0.1, 0.5, nearest, "unsure", 0.1)
 
 
 @pytest.mark.parametrize("cold", [0, 3, 118])
@@ -548,8 +548,8 @@ def test_a_category_graduates_by_evidence_and_falls_by_drift() -> None:
     )
     assert false <= 400 * 0.05 + 2 * (400 * 0.05 * 0.95) ** 0.5
     options = {"gate": 0.9, "risk": 0.05, "known": True}
-    assert standing([True] * 60, trusted=False, **options).state == "graduated"  # type: ignore[arg-type]
-    assert standing([True] * 99 + [False] * 12, trusted=True, **options).state == "fallen"  # type: ignore[arg-type]
+    assert standing([True] * 60, trusted=False, **options).state == "promoted"  # type: ignore[arg-type]
+    assert standing([True] * 99 + [False] * 12, trusted=True, **options).state == "demoted"  # type: ignore[arg-type]
 
 
 def test_a_student_takes_no_folder_that_holds_anything_else(tmp_path: Path, llmcat: Cli) -> None:
@@ -577,14 +577,14 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
     killed = (
         "import os, signal, sys\nfrom llmcat.cli.main import main\n"
-        "from llmcat.fallback import labeler\n"
-        "note = labeler.write_record\n"
+        "from llmcat.fallback import file_run\n"
+        "note = file_run.write_record\n"
         "def dies(path, record):\n"
         "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
         "    elif 'becomes' in record: return note(path, record)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"at = {at!r}\n"
-        "labeler.write_record = dies\n"
+        "file_run.write_record = dies\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run([sys.executable, "-c", killed, *map(str, again)], check=False)
@@ -604,7 +604,7 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
 def test_where_nothing_is_warm_the_model_decides_until_checks_say_otherwise(
     tmp_path: Path, llmcat: Cli
 ) -> None:
-    """Few examples each: all on trial. What the primary was sure of is checked, and it decides."""
+    """Few examples each: all on probation. What the primary was sure of is checked: it decides."""
     write(tmp_path / "few.jsonl", titles(WARM, 9))
     trained = ("student", "train", "--file", tmp_path / "few.jsonl", "--labels", LABELS)
     assert llmcat(*trained).code == 0
@@ -620,7 +620,7 @@ def test_where_nothing_is_warm_the_model_decides_until_checks_say_otherwise(
     checks = ("labels", "import", "--file", "items.jsonl", "--labels", LABELS, "--source", "person")
     assert llmcat(*checks).code == 0
     status = llmcat("fallback", "status", *common)
-    assert "graduated" in status.out
+    assert "promoted" in status.out
     again = llmcat(*run, "--out", "again.jsonl")
     assert "decides nothing yet" not in again.err
     rows = read_rows(tmp_path / "again.jsonl")
@@ -659,7 +659,9 @@ def test_what_both_are_surely_wrong_about_counts(tmp_path: Path) -> None:
         store.name_primary("one", ["a", "b"])
         for i in range(80):
             wrong = i % 4 == 0
-            said = Said(0.01, {"a": 0.9999, "b": 0.0001}, {"a": 0.9995, "none": 0.0005}, 2, 0)
+            said = ModelOutputs(
+                0.01, {"a": 0.9999, "b": 0.0001}, {"a": 0.9995, "none": 0.0005}, 2, 0
+            )
             store.add([], opinions={f"k{i}": said.record()}, primary="one")
             store.add([Label(f"k{i}", "b" if wrong else "a", "person")])
         pairs = list(_usable(store.opinions(), frozenset({"a", "b"})))
@@ -681,8 +683,8 @@ def test_only_firm_words_of_this_primary_count(tmp_path: Path) -> None:
         store.add([Label(f"{n}{i}", "b", "person") for n in "xy" for i in range(40)])
         store.add([Label(f"z{i}", "a", "person") for i in range(40)])
         found = standings(("a", "b"), None, tree, store, Policy(), "new")
-        assert (found["a"].state, found["a"].checks, found["a"].right) == ("warm", 40, 40)
-        assert standings(("a", "b"), None, tree, store, Policy(), "old")["a"].state == "fallen"
+        assert (found["a"].state, found["a"].checks, found["a"].right) == ("trusted", 40, 40)
+        assert standings(("a", "b"), None, tree, store, Policy(), "old")["a"].state == "demoted"
 
 
 def test_an_engine_that_comes_back_is_opened_again() -> None:
@@ -703,10 +705,10 @@ def test_an_engine_that_comes_back_is_opened_again() -> None:
         assert served.model == "(away)"
         menu = Plan(Taxonomy.from_labels(["a", "b"]), served.alphabet).whole
 
-        async def asks() -> AsyncIterator[Ask]:
+        async def asks() -> AsyncIterator[Request]:
             for i in range(3):
                 message = {"role": "user", "content": "a"}
-                yield Ask(Item(i, str(i), {"title": "a"}), menu, Prefix((message,), "k"), ())
+                yield Request(Item(i, str(i), {"title": "a"}), menu, Prefix((message,), "k"), ())
 
         return [answer.error is None async for answer in engine.answer(asks())]
 

@@ -16,7 +16,7 @@ from llmcat.candidates.plan import Plan
 from llmcat.candidates.walks import walk
 from llmcat.errors import BadConfig, ConstraintIgnored, EngineUnsupported
 from llmcat.pipeline import decode
-from llmcat.records import MOST_LABELS, NONE, Answer, Ask, Item, Menu, Node, Prefix, Scores
+from llmcat.records import MOST_LABELS, NONE, Answer, Item, Menu, Node, Prefix, Request, Scores
 
 
 def menu_of(count: int) -> Menu:
@@ -25,8 +25,8 @@ def menu_of(count: int) -> Menu:
 
 
 def answer(menu: Menu, logprobs: list[float], *, masked: bool = True) -> Answer:
-    ask = Ask(Item(0, "0", {}), menu, Prefix((), ""), ())
-    return Answer(ask=ask, logprobs=tuple(logprobs), masked=masked)
+    ask = Request(Item(0, "0", {}), menu, Prefix((), ""), ())
+    return Answer(request=ask, logprobs=tuple(logprobs), masked=masked)
 
 
 def normal(logits: list[float]) -> list[float]:
@@ -228,10 +228,10 @@ def drive_by_name(plan: Plan, wanted: str) -> tuple[Scores, int]:
     while True:
         count += 1
         fits = [c for c in menu.codes if wanted == c or wanted.startswith(f"{c} > ")]
-        ask = Ask(Item(0, "0", {}), menu, Prefix((), ""), (), read="text")
+        ask = Request(Item(0, "0", {}), menu, Prefix((), ""), (), read="text")
         text = fits[0] if fits else menu.exit
         try:
-            menu = steps.send(decode.read(Answer(ask=ask, text=text)))
+            menu = steps.send(decode.read(Answer(request=ask, text=text)))
         except StopIteration as end:
             return end.value, count
 
@@ -253,9 +253,9 @@ def test_names_are_read_as_labels_without_probabilities() -> None:
     end, asks = drive_by_name(many, "l222")
     assert (end.label, end.kind, asks) == ("l222", "label_only", 4)
     assert drive_by_name(many, "x")[0].label == NONE
-    ask = Ask(Item(0, "0", {}), menu_of(2), Prefix((), ""), (), read="text")
+    ask = Request(Item(0, "0", {}), menu_of(2), Prefix((), ""), (), read="text")
     with pytest.raises(ConstraintIgnored):
-        decode.read(Answer(ask=ask, text="zebra"))
+        decode.read(Answer(request=ask, text="zebra"))
 
 
 def test_names_must_tell_labels_apart() -> None:

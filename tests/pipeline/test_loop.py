@@ -19,7 +19,7 @@ from llmcat.pipeline.duplicates import BATCH, DiskMemory, PlainMemory
 from llmcat.pipeline.loop import HOPELESS, Tally, classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
-from llmcat.records import Answer, Ask, Decided, Item, Scores, Verdict
+from llmcat.records import Answer, Decided, Item, Request, RowResult, Scores
 
 TAXONOMY = Taxonomy.from_labels(["shoes", "bags", "toys"])
 TASK = Task(Plan(TAXONOMY, CANDIDATES[:128]), templates.load("zero-shot"))
@@ -32,15 +32,15 @@ def item(row: int, title: str) -> Item:
 class Unruly(FakeEngine):
     """Answers in an order of its own; fails what says `fail`."""
 
-    async def _later(self, ask: Ask) -> Answer:
+    async def _later(self, ask: Request) -> Answer:
         await asyncio.sleep(0.001 * (ask.item.row * 7919 % 13))
         answer = self._one(ask)
         failed = "fail" in ask.item.content
         return replace(answer, logprobs=(), error=EngineBusy("no")) if failed else answer
 
 
-def run(items: list[Item], engine: FakeEngine | None = None, **options: object) -> list[Verdict]:
-    async def collect() -> list[Verdict]:
+def run(items: list[Item], engine: FakeEngine | None = None, **options: object) -> list[RowResult]:
+    async def collect() -> list[RowResult]:
         options.setdefault("memory", PlainMemory())
         got = classify(items, TASK, engine or FakeEngine(), **options)  # type: ignore[arg-type]
         return [v async for v in got]
@@ -52,9 +52,9 @@ def test_verdicts_come_in_item_order() -> None:
     """Whatever order the engine answers in, and whatever fails in between."""
     items = [item(i, f"{'fail ' * (i % 7 == 0)}shoes {i}") for i in range(1, 200)]
     items[10] = replace(items[10], fields={}, error="bad row")
-    verdicts = run(items, Unruly(), window=50)
-    assert [v.item.row for v in verdicts] == [i.row for i in items]
-    decisions = [v.decision for v in verdicts]
+    results = run(items, Unruly(), window=50)
+    assert [v.item.row for v in results] == [i.row for i in items]
+    decisions = [v.decision for v in results]
     assert decisions[10] == "error"
     assert [d == "error" for d in decisions] == [i.row % 7 == 0 or i.row == 11 for i in items]
 
@@ -66,16 +66,16 @@ def test_reasons_stand_in_the_verdict() -> None:
     items = [item(i, f"shoes {i % 10}") for i in range(60)]
     tally, disk = Tally(), DiskMemory()
 
-    async def collect() -> list[Verdict]:
+    async def collect() -> list[RowResult]:
         got = classify(items, task, FakeEngine(), memory=disk, tally=tally, window=20)
         return [v async for v in got]
 
-    verdicts = asyncio.run(collect())
+    results = asyncio.run(collect())
     disk.close()
     assert tally.asked == 20
     assert tally.mass_count == 5
-    assert {v.reason for v in verdicts} == {"its words are those of A"}
-    assert all(v.scores.label == "shoes" and v.scores.kind == "full" for v in verdicts)  # type: ignore[union-attr]
+    assert {v.reason for v in results} == {"its words are those of A"}
+    assert all(v.scores.label == "shoes" and v.scores.kind == "full" for v in results)  # type: ignore[union-attr]
 
 
 def test_an_exact_duplicate_is_asked_once() -> None:
@@ -84,11 +84,11 @@ def test_an_exact_duplicate_is_asked_once() -> None:
     disk = DiskMemory()
     for memory in (PlainMemory(), disk):
         tally = Tally()
-        verdicts = run(items, FakeEngine(latency=0.001), memory=memory, tally=tally, window=100)
+        results = run(items, FakeEngine(latency=0.001), memory=memory, tally=tally, window=100)
         assert tally.asked == 10
         assert tally.duplicates == 490
-        assert [v.item.id for v in verdicts] == [str(i) for i in range(500)]
-        assert all(v.scores.label == verdicts[v.item.row % 10].scores.label for v in verdicts)  # type: ignore[union-attr]
+        assert [v.item.id for v in results] == [str(i) for i in range(500)]
+        assert all(v.scores.label == results[v.item.row % 10].scores.label for v in results)  # type: ignore[union-attr]
     disk.close()
 
 
@@ -96,8 +96,8 @@ def test_duplicates_of_a_failed_item_fail_with_it() -> None:
     """They are not asked again in the same breath, but a later one is."""
     items = [item(0, "shoes"), *(item(i, "fail") for i in range(1, 6))]
     tally = Tally()
-    verdicts = run(items, Unruly(), tally=tally)
-    assert [v.decision for v in verdicts] == ["labelled", *["error"] * 5]
+    results = run(items, Unruly(), tally=tally)
+    assert [v.decision for v in results] == ["labelled", *["error"] * 5]
     assert tally.asked == 2
 
 
@@ -120,12 +120,12 @@ def test_the_window_bounds_what_is_held() -> None:
             yield item(i, f"shoes {i}")
 
     async def look() -> None:
-        verdicts = classify(source(), TASK, FakeEngine(), memory=PlainMemory(), window=16)  # type: ignore[arg-type]
+        results = classify(source(), TASK, FakeEngine(), memory=PlainMemory(), window=16)  # type: ignore[arg-type]
         for _ in range(5):
-            await anext(verdicts)
+            await anext(results)
         await asyncio.sleep(0.05)
         assert taken <= 16 + 5 + 1
-        await verdicts.aclose()  # type: ignore[attr-defined]
+        await results.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(look())
 
@@ -137,12 +137,12 @@ def test_stop_finishes_what_is_in_flight() -> None:
         stop, tally = asyncio.Event(), Tally()
         items = (item(i, f"shoes {i}") for i in range(10_000))
         engine = FakeEngine(latency=0.001)
-        verdicts = classify(
+        results = classify(
             items, TASK, engine, memory=PlainMemory(), tally=tally, stop=stop, window=64
         )
         rows = []
-        async for verdict in verdicts:
-            rows.append(verdict.item.row)
+        async for result in results:
+            rows.append(result.item.row)
             if len(rows) == 100:
                 stop.set()
         return rows, tally.asked
@@ -159,7 +159,7 @@ def test_an_error_of_the_input_ends_the_run_after_what_was_settled() -> None:
         yield item(0, "shoes")
         raise InputError("breaks off")
 
-    async def look() -> list[Verdict]:
+    async def look() -> list[RowResult]:
         got = []
         with pytest.raises(InputError, match="breaks off"):
             async for v in classify(source(), TASK, FakeEngine(), memory=PlainMemory()):  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_a_crash_of_the_engine_reaches_the_caller() -> None:
     """With its own error, not a hang."""
 
     class Broken(FakeEngine):
-        async def answer(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Answer]:
+        async def answer(self, asks: AsyncIterator[Request]) -> AsyncIterator[Answer]:
             async for ask in asks:
                 if ask.item.row == 3:
                     raise RuntimeError("boom")
@@ -199,9 +199,9 @@ def test_a_crash_of_the_engine_reaches_the_caller() -> None:
 def test_disk_memory_keeps_what_a_row_shows() -> None:
     """Label, alternatives, exit, kind and mass survive; ids are told apart."""
     memory = DiskMemory()
-    (verdict,) = run([item(0, "red shoes")])
-    assert verdict.scores is not None
-    decided = Decided("accept", replace(verdict.scores, chance=0.7), ("shoes", "none"))
+    (result,) = run([item(0, "red shoes")])
+    assert result.scores is not None
+    decided = Decided("accept", replace(result.scores, chance=0.7), ("shoes", "none"))
     memory.put("a", decided)
     assert memory.get("a") == decided
     assert memory.get("b") is None
@@ -229,21 +229,21 @@ def test_the_fake_engine_tells_the_truth_as_often_as_asked() -> None:
     items = [item(i, f"thing {i}") for i in range(2000)]
     truth = {str(i): ("shoes", "bags", "toys", "none")[i % 4] for i in range(2000)}
     engine = FakeEngine(truth=truth, accuracy=0.8)
-    verdicts = run(items, engine)
-    right = sum(v.scores.label == truth[v.item.id] for v in verdicts if v.scores)
+    results = run(items, engine)
+    right = sum(v.scores.label == truth[v.item.id] for v in results if v.scores)
     assert abs(right / 2000 - 0.8) < 6 * (0.8 * 0.2 / 2000) ** 0.5 + 0.01
     again = run(list(islice(reversed(items), 100)), engine)
-    assert [v.scores for v in again] == [v.scores for v in reversed(verdicts[-100:])]
+    assert [v.scores for v in again] == [v.scores for v in reversed(results[-100:])]
 
 
 def test_batches_can_be_left_while_more_wait() -> None:
     """Leaving a stream of batches ends its feeder, also when that has just put or waits to."""
 
-    async def feed() -> AsyncIterator[Ask]:
+    async def feed() -> AsyncIterator[Request]:
         n = 0
         while True:
             (asked,) = [item(n, "x")]
-            yield Ask(asked, TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
+            yield Request(asked, TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
             n += 1
             if n % 7 == 0:
                 await asyncio.sleep(0)
@@ -262,9 +262,9 @@ def test_batches_can_be_left_while_more_wait() -> None:
 def test_what_breaks_a_stream_of_asks_breaks_its_batches() -> None:
     """After the asks that came before it."""
 
-    async def feed() -> AsyncIterator[Ask]:
+    async def feed() -> AsyncIterator[Request]:
         for n in range(6):
-            yield Ask(item(n, "x"), TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
+            yield Request(item(n, "x"), TASK.plan.whole, TASK._prefix(TASK.plan.whole), ())
         raise InputError("broken")
 
     async def collect() -> int:

@@ -36,7 +36,7 @@ from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineTimeout, En
 from llmcat.evaluation.speed import duration
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
-from llmcat.records import Answer, Ask, Item
+from llmcat.records import Answer, Item, Request
 from llmcat.transport.rate import START, InFlight
 from llmcat.transport.retry import refusal
 
@@ -156,7 +156,7 @@ def asked(engine: Engine, count: int) -> list[Answer]:
     return asyncio.run(run())
 
 
-async def asks(served: Served, count: int) -> AsyncIterator[Ask]:
+async def asks(served: Served, count: int) -> AsyncIterator[Request]:
     plan = Plan(LABELS, served.alphabet)
     task = Task(plan, templates.load("zero-shot"), mass_sample=0)
     for i in range(count):
@@ -173,7 +173,7 @@ def test_a_slow_server_makes_no_error(name: str, begun: Any) -> None:
     server, engine = reaching(name, seconds=0.1)
     begun(server)
     answers = asked(engine(timeout=1.0), 64)
-    assert sorted(a.ask.item.row for a in answers) == list(range(64))
+    assert sorted(a.request.item.row for a in answers) == list(range(64))
     assert [a.error for a in answers if a.error] == []
     assert server.most <= 2 * START  # of 64 that are allowed
 
