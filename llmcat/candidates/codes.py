@@ -12,7 +12,10 @@ token in both places. Which strings are one token is found out on the served mod
 from __future__ import annotations
 
 import string
+import sys
+import threading
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llmcat.records import MOST_LABELS
@@ -59,9 +62,8 @@ def pattern(codes: Sequence[str]) -> str:
     expressions do: after `A|AA` has matched A it never goes on to AA, and the token AA would be
     masked out. `AA|A` allows both.
     """
-    from outlines.types.dsl import Choice, to_regex
-
-    return str(to_regex(Choice(sorted(codes, key=len, reverse=True))))
+    dsl = _dsl()
+    return str(dsl.to_regex(dsl.Choice(sorted(codes, key=len, reverse=True))))
 
 
 def grammar(codes: Sequence[str], read: Read) -> str:
@@ -80,14 +82,12 @@ def schema(codes: Sequence[str], read: Read) -> Any:
 
     The answer is an object: the code or name under `label`, or the rationale.
     """
-    from outlines.types.dsl import JsonSchema
-
     name = "rationale" if read == "reason" else "label"
     value: dict[str, Any] = {"type": "string"}
     if read != "reason":
         value["enum"] = list(codes)
     properties = {name: value}
-    return JsonSchema({"type": "object", "properties": properties, "required": [name]})
+    return _dsl().JsonSchema({"type": "object", "properties": properties, "required": [name]})
 
 
 def most_tokens(codes: Sequence[str], read: Read) -> int:
@@ -100,6 +100,34 @@ def most_tokens(codes: Sequence[str], read: Read) -> int:
 @lru_cache(maxsize=1)
 def _rationale() -> str:
     """Return the regular expression of a rationale, from its JSON schema through Outlines."""
-    from outlines.types.dsl import to_regex
+    return str(_dsl().to_regex(schema((), "reason")))
 
-    return str(to_regex(schema((), "reason")))
+
+class _NoTransformers:
+    """Says, to the thread that made it, that there is no transformers."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Raise `ModuleNotFoundError` for it; leave all else to the other finders."""
+        if name == "transformers" and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError("No module named 'transformers'", name=name)
+
+
+@lru_cache(maxsize=1)
+def _dsl() -> Any:
+    """Import Outlines' grammar language.
+
+    `import outlines` imports all of its models, and that for MLX (Apple's; llmcat never uses it)
+    imports transformers where there is one: 0.8 s of each start. It does without as well (Outlines
+    1.3.3: the import stands in a try), and its other models import transformers when they are made.
+    """
+    if "transformers" in sys.modules:
+        return import_module("outlines.types.dsl")
+    finder = _NoTransformers()
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    try:
+        return import_module("outlines.types.dsl")
+    finally:
+        sys.meta_path.remove(finder)

@@ -75,34 +75,38 @@ class Dialect:
 
 def _json_schema(codes: Sequence[str], read: Any) -> dict[str, Any]:
     """As Outlines asks OpenAI: a strict JSON schema."""
+    wanted = schema(codes, read)
     from outlines.models.openai import OpenAITypeAdapter
 
-    return dict(OpenAITypeAdapter().format_output_type(schema(codes, read)))
+    return dict(OpenAITypeAdapter().format_output_type(wanted))
 
 
 def _vllm(codes: Sequence[str], read: Any) -> dict[str, Any]:
     """As Outlines asks vLLM."""
+    regex = grammar(codes, read)
     from outlines.models.vllm import VLLMTypeAdapter
     from outlines.types.dsl import Regex
 
-    return dict(VLLMTypeAdapter().format_output_type(Regex(grammar(codes, read))))
+    return dict(VLLMTypeAdapter().format_output_type(Regex(regex)))
 
 
 def _sglang(codes: Sequence[str], read: Any) -> dict[str, Any]:
     """As Outlines asks SGLang."""
+    regex = grammar(codes, read)
     from outlines.models.sglang import SGLangTypeAdapter
     from outlines.types.dsl import Regex
 
-    fields = SGLangTypeAdapter().format_output_type(Regex(grammar(codes, read)))
+    fields = SGLangTypeAdapter().format_output_type(Regex(regex))
     return dict(fields["extra_body"])
 
 
 def _tgi(codes: Sequence[str], read: Any) -> dict[str, Any]:
     """As Outlines asks TGI, in the field that its chat route has for it."""
+    regex = grammar(codes, read)
     from outlines.models.tgi import TGITypeAdapter
     from outlines.types.dsl import Regex
 
-    fields = TGITypeAdapter().format_output_type(Regex(grammar(codes, read)))
+    fields = TGITypeAdapter().format_output_type(Regex(regex))
     return {"response_format": fields["grammar"]}
 
 

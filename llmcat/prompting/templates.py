@@ -79,6 +79,7 @@ DEFAULT, WHOLE_MENU = "zero-shot-item-first.en", "zero-shot.en"
 NONE_IN: dict[Language, str] = {"en": "None of these", "zh": "以上都不是"}
 """The exit's name where answers are names (read mode `text`)."""
 
+_NAME = re.compile(r"[\w.-]+")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _KNOWN = {"menu", "exit", "parent", "about", "item"}
 _LAST = "code"
@@ -257,11 +258,10 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 )
 
 
-def available() -> list[Prompt]:
-    """Return every prompt that ships, by name and version."""
-    found = [
-        parse(p.read_text("utf-8"), str(p)) for p in resources.folder("prompts").glob("*.jinja")
-    ]
+def available(name: str = "*") -> list[Prompt]:
+    """Return every prompt that ships, by name and version, or those of one name."""
+    files = resources.folder("prompts").glob(f"{name}.v*.jinja")
+    found = [parse(p.read_text("utf-8"), str(p)) for p in files]
     return sorted(found, key=lambda p: (p.front.name, p.front.version))
 
 
@@ -278,15 +278,13 @@ def load(ref: str) -> Prompt:
         except UnicodeDecodeError as exc:
             raise BadPrompt(f"{ref}: not UTF-8 at byte {exc.start}") from exc
     name, _, version = ref.partition("@")
-    shipped = available()
-    for wanted in (name, f"{name}.en"):
-        fits = [p for p in shipped if p.front.name == wanted]
-        fits = [p for p in fits if not version or str(p.front.version) == version]
+    for wanted in (name, f"{name}.en") if _NAME.fullmatch(name) else ():
+        fits = [p for p in available(wanted) if not version or str(p.front.version) == version]
         if fits:
             return fits[-1]
     raise BadPrompt(
         f"no prompt {ref!r}",
-        hint=f"there are {', '.join(p.ref for p in shipped)}; or give a .jinja file",
+        hint=f"there are {', '.join(p.ref for p in available())}; or give a .jinja file",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -272,3 +274,19 @@ def test_a_small_alphabet_makes_small_menus_or_refuses() -> None:
     assert Plan(taxonomy, CANDIDATES[:5]).size == 4
     with pytest.raises(EngineUnsupported):
         Plan(taxonomy, CANDIDATES[:2])
+
+
+def test_outlines_is_imported_without_transformers_and_works_with_it() -> None:
+    """It takes most of a start, for models nobody here asks; who comes later finds both whole."""
+    code = (
+        "import sys\n"
+        "from llmcat.candidates.codes import pattern\n"
+        "assert pattern(('A', 'B')) == '(A|B)'\n"
+        "assert 'transformers' not in sys.modules\n"
+        "import outlines, transformers\n"
+        "assert outlines.models.transformers.from_transformers\n"
+        "assert transformers.PreTrainedTokenizerBase\n"
+        "assert not any(type(f).__name__ == '_NoTransformers' for f in sys.meta_path)\n"
+    )
+    pytest.importorskip("transformers")
+    subprocess.run([sys.executable, "-c", code], check=True)
