@@ -126,7 +126,7 @@ def _dsl() -> Any:
     if "transformers" in sys.modules:
         return import_module("outlines.types.dsl")
     finder = _NoTransformers()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         return import_module("outlines.types.dsl")
     finally:
