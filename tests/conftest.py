@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
@@ -12,6 +14,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 from helpers import DEMO_MODEL, Proxy, Ran, serve
+
+from llmcat.cli.main import main
+from llmcat.errors import LlmcatWarning
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test fails for being slow
 hypothesis.settings.load_profile("untimed")
@@ -76,20 +81,44 @@ def proxy(server: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def llmcat(tmp_path: Path) -> Callable[..., Ran]:
-    """Run `llmcat` in a process of its own, in the test's folder."""
+def llmcat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run `llmcat` as its script does, in this process: a start takes longer than most tests.
+
+    What only a process shows (signals, a terminal, how it ends) is tested in processes elsewhere.
+    """
 
     def run(*args: object, stdin: str | bytes = "", **env: str) -> Ran:
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        done = subprocess.run(
-            [sys.executable, "-m", "llmcat", *map(str, args)],
-            input=data, capture_output=True, cwd=tmp_path, timeout=120, check=False,
-            env={**os.environ, "COLUMNS": "100", **env},
-        )  # fmt: skip
-        text = subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-        )
-        assert "Traceback" not in text.stderr, text.stderr
-        return Ran(text)
+        (tmp_path / ".stdin").write_bytes(data)
+        streams = {
+            "stdin": (tmp_path / ".stdin").open(encoding="utf-8"),
+            "stdout": io.TextIOWrapper(io.BytesIO(), "utf-8"),
+            "stderr": io.TextIOWrapper(io.BytesIO(), "utf-8"),
+        }
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", LlmcatWarning)
+            patch.chdir(tmp_path)
+            for name, value in {"COLUMNS": "100", **env}.items():
+                patch.setenv(name, value)
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            before = os.dup(0)  # items are read from there
+            os.dup2(streams["stdin"].fileno(), 0)
+            try:
+                code = main(list(map(str, args)))
+            except SystemExit as exc:  # argparse's own
+                code = exc.code if isinstance(exc.code, int) else 1
+            finally:
+                os.dup2(before, 0)
+                os.close(before)
+                streams["stdin"].close()
+                (tmp_path / ".stdin").unlink()
+        said = {}
+        for name in ("stdout", "stderr"):
+            streams[name].flush()
+            said[name] = streams[name].buffer.getvalue().decode()  # type: ignore[attr-defined]
+        assert "Traceback" not in said["stderr"], said["stderr"]
+        return Ran(subprocess.CompletedProcess(args, code, said["stdout"], said["stderr"]))
 
     return run
