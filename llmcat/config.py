@@ -216,8 +216,8 @@ class RunConfig(BaseSettings):
     )
     primary_labelled: str = Field(
         "",
-        description="labelled items of a primary that is no student, best those that it was not "
-        "trained on",
+        description="labelled items for a primary that is not a student; best those that it was "
+        "not trained on",
     )
     features: str = Field(
         "tfidf",

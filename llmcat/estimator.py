@@ -304,7 +304,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if scores.label != NONE or not self._is_closed(self._learnt()):
             return scores.label
         if not len(scores.p):
-            raise EngineUnsupported("`none` without probabilities: which label is next?")
+            raise EngineUnsupported(
+                "an answer `none` without probabilities does not say which label comes next"
+            )
         return max(scores.p, key=lambda id_: float(scores.p[id_]))
 
     def _labels_of(self, results: Sequence[RowResult]) -> Array:
@@ -422,7 +424,7 @@ def values_of(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
     if isinstance(items, pd.DataFrame):
         return items.to_dict("records"), columns
     if isinstance(items, str | Mapping):
-        raise BadConfig("items is a single one", hint="give a list: [item]")
+        raise BadConfig("the items are one item, not a list", hint="give a list: [item]")
     return list(items), columns
 
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from error_messages import ERROR_PAGE
+from error_messages import page as error_page
 from helpers import ROOT
 from test_architecture import LAYERS
 
@@ -133,6 +135,19 @@ def test_the_help_texts_in_the_docs() -> None:
     assert words(PAGE.read_text("utf-8")) == words(page())
 
 
+def test_the_page_of_errors_has_every_message() -> None:
+    """docs/errors.md is what the source says."""
+    assert ERROR_PAGE.read_text("utf-8") == error_page()
+
+
+def test_the_glossary_is_short_and_says_each_word_once() -> None:
+    """At most 45 words, each with one meaning."""
+    words = re.findall(
+        r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE
+    )
+    assert len(words) == len(set(words)) <= 45
+
+
 def test_every_setting_is_a_flag_and_documented() -> None:
     """No setting is forgotten in the groups of flags; only the secret has none."""
     assert {n for group in GROUPS.values() for n in group} == set(RunConfig.model_fields) - {
@@ -231,5 +246,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
+    ERROR_PAGE.write_text(error_page(), "utf-8")
     ENGINE_PAGE.write_text(with_table(ENGINE_PAGE.read_text("utf-8")), "utf-8")
-    print(f"wrote {PAGE} and {ENGINE_PAGE}")  # noqa: T201
+    print(f"wrote {PAGE}, {ERROR_PAGE} and {ENGINE_PAGE}")  # noqa: T201

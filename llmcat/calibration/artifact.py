@@ -90,7 +90,7 @@ class Calibration(BaseModel):
         except (OSError, orjson.JSONDecodeError, ValidationError) as exc:
             first = str(exc).splitlines()[0]
             raise BadConfig(
-                f"{path} is no calibration: {first}", hint="llmcat calibrate writes one"
+                f"{path} is not a calibration file: {first}", hint="llmcat calibrate writes one"
             ) from exc
 
     def save(self, path: Path) -> None:

@@ -58,7 +58,7 @@ class Plan:
         if self.size < 2:  # noqa: PLR2004
             raise EngineUnsupported(
                 f"only {len(self.alphabet)} codes are a single token in this model",
-                hint="a menu of two labels and the exit needs three",
+                hint="a menu of two labels and `none` needs three",
             )
 
     @cached_property

@@ -394,7 +394,7 @@ def _listed(
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         raise EngineBusy("the reply's log-probabilities cannot be read") from exc
     if not all(value <= 1e-3 for value in listed.values()):  # noqa: PLR2004  rounding
-        raise EngineBusy("the reply's log-probabilities are none")
+        raise EngineBusy("the reply's log-probabilities are invalid")
     mass = dict.fromkeys(codes, 0.0)
     left = max(0.0, 1.0 - math.fsum(map(math.exp, listed.values())))
     for token, value in listed.items():

@@ -84,7 +84,7 @@ def distribution(reply: dict[str, Any]) -> tuple[str, dict[str, float]]:
         found = {entry["token"]: entry["logprob"] for entry in first["top_logprobs"]}
         found[first["token"]] = first["logprob"]
         if not -math.inf < min(found.values()) <= max(found.values()) <= ROUNDING:
-            raise EngineBusy("the reply's log-probabilities are none")
+            raise EngineBusy("the reply's log-probabilities are invalid")
     except (KeyError, IndexError, TypeError) as exc:
         raise EngineBusy(
             "the reply carries no log-probabilities",

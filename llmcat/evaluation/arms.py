@@ -53,7 +53,7 @@ def arms_of(changes: Mapping[str, str | Mapping[str, Any]], common: Mapping[str,
         own = _parsed(change) if isinstance(change, str) else dict(change)
         for key in own:
             if key not in _FREE:
-                why = "is the same for all arms" if key in SHARED else "is no setting"
+                why = "is the same for all arms" if key in SHARED else "is not a setting"
                 raise BadConfig(f"arm {name}: {key!r} {why}", hint="see llmcat ab --help")
         said = ",".join(f"{key}={value}" for key, value in own.items())
         try:
@@ -98,5 +98,5 @@ def definition(path: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Map
         raise BadConfig(f"{path}: arms are tables", hint="[arms.a] and below it its settings")
     for key in keys:
         if key not in settings.RunConfig.model_fields or key == "api_key":
-            raise BadConfig(f"{path}: {key!r} is no setting that belongs in a file")
+            raise BadConfig(f"{path}: {key!r} is not a setting that can stand in a file")
     return keys, decision, arms

@@ -60,8 +60,8 @@ class FallbackLabeler:
 
     `primary` has scikit-learn's `predict_proba` of texts and `classes_`: a pipeline, a `Student`,
     or a student's folder or a server's address as a string. `known` are labelled items (texts,
-    labels) of a primary that is no student, best those it was not trained on: by these the line is
-    drawn and what is new is recognised. `store` is a file of labels; without one nothing is kept.
+    labels) for a primary that is not a student, best those it was not trained on: by these the line
+    is drawn and what is new is recognised. `store` is a file of labels; without one nothing is kept.
     `labels` are as in `Classifier`, `settings` those of a run (docs/cli.md). Does not raise because
     the model is away: what the primary answers then is marked `degraded`.
     """

@@ -244,6 +244,7 @@ class Placed:
             raise EngineRefused(f"the primary failed: {type(exc).__name__}: {exc}") from exc
         if p.shape != (len(texts), len(self.labels)) or not np.isfinite(p).all() or (p < 0).any():
             raise EngineRefused(
-                f"the primary answered with shape {p.shape}, or with what are no probabilities"
+                f"the primary answered with shape {p.shape}, or with values that are not "
+                "probabilities"
             )
         return np.asarray(p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12))

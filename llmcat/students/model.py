@@ -181,7 +181,7 @@ class Student:
             held = OutOfFold.model_validate(orjson.loads((folder / "held.json").read_bytes()))
         except (OSError, orjson.JSONDecodeError, ValidationError) as exc:
             raise BadConfig(
-                f"{folder} is no student: {str(exc).splitlines()[0]}",
+                f"{folder} is not a student folder: {str(exc).splitlines()[0]}",
                 hint="llmcat student train --out FOLDER makes one",
             ) from exc
         found = _hashes(folder)
@@ -206,7 +206,7 @@ def check_out(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise JournalError(f"{folder} is no folder", hint="choose another --out")
+        raise JournalError(f"{folder} is not a folder", hint="choose another --out")
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     if not there and not any(folder.iterdir()):
         return
@@ -217,7 +217,7 @@ def check_out(folder: Path) -> None:
         known = set()
     if not known or there - known:
         raise JournalError(
-            f"{folder} holds something else than a student", hint="choose another --out"
+            f"{folder} holds files that are not a student's", hint="choose another --out"
         )
 
 

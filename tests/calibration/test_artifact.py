@@ -111,7 +111,7 @@ def test_a_calibration_is_good_for_one_thing(llmcat: Cli, fitted: Path, tmp_path
     assert "need a calibration" in ran.err
     (tmp_path / "broken.json").write_text('{"version": 1}')
     ran = llmcat("classify", *new, *FLAT, "--calibration", "broken.json")
-    assert "is no calibration" in ran.err
+    assert "is not a calibration file" in ran.err
     ran = llmcat("calibrate", "--file", "gold.jsonl", *FLAT, "--prompt", "text")
     assert ran.code == 2
 

@@ -492,7 +492,7 @@ def test_a_definition_file_with_two_prompts(llmcat: Cli, tmp_path: Path) -> None
     [
         (("--a", "zero-shot"), "a comparison needs two arms"),
         (("--a", "zero-shot", "--b", "file=y.jsonl"), "'file' is the same for all arms"),
-        (("--a", "zero-shot", "--b", "promt=x"), "'promt' is no setting"),
+        (("--a", "zero-shot", "--b", "promt=x"), "'promt' is not a setting"),
         (("--a", "zero-shot", "--b", "no-such-prompt"), "no-such-prompt"),
         (("--a", "zero-shot", "--b", "shots=many"), "arm b: shots"),
         (("--a", "zero-shot", "--b", "zero-shot.zh", "--block", "8"), "at least 64"),
