@@ -61,7 +61,7 @@ class FallbackLabeler:
     `primary` has scikit-learn's `predict_proba` of texts and `classes_`: a pipeline, a `Student`,
     or a student's folder or a server's address as a string. `known` are labelled items (texts,
     labels) for a primary that is not a student, best those it was not trained on: by these the line
-    is drawn and what is new is recognised. `store` is a file of labels; without one nothing is kept.
+    is drawn and what is new is recognised. `store` is a file of labels; without one none is kept.
     `labels` are as in `Classifier`, `settings` those of a run (docs/cli.md). Does not raise because
     the model is away: what the primary answers then is marked `degraded`.
     """
