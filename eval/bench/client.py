@@ -1,13 +1,13 @@
 """What llmcat costs on top of its requests: all of `llmcat classify` against two bare loops.
 
-    python eval/bench/client.py [--items 20000] [--pairs 5]
+    python eval/bench/client.py [--items 20000] [--pairs 5] [--against FOLDER]
     python eval/bench/client.py --model serve/demo/llmcat_demo/model --items 2000
 
 Against a stub that answers at once (the client is the bottleneck), or with --model against a real
 vLLM server. Three clients do the same requests with 64 in flight: `llmcat classify` (read, clean,
 render, ask, decode, write; its own process, start to end), a bare aiohttp loop that posts bodies
-made beforehand, and openai's AsyncOpenAI (stub only, on a tenth of the items). Prints rates and
-ratios.
+made beforehand, and openai's AsyncOpenAI (stub only, on a tenth of the items). --against runs
+another checkout of llmcat in turn. Prints rates, ratios and the peak memory of llmcat.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from common import WHOLE_MENU, alternate, header, items, stub, table, taxonomy, vllm
+from common import ROOT, WHOLE_MENU, alternate, header, items, stub, table, taxonomy, vllm
 
 from llmcat import config as configuration
 from llmcat.engines.vllm_http import VllmHttp
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = 64
 LOOPS: list[float] = []
 """Rates of llmcat's runs from the first item to the last, without start-up and connecting."""
+PEAKS: dict[Path, list[float]] = {}
+"""Peak resident memory of each run in MiB, by checkout."""
 
 
 def bodies(file: Path, url: str) -> list[bytes]:
@@ -139,18 +142,25 @@ def cached(url: str, file: Path) -> str:
     )
 
 
-def whole(url: str, file: Path, count: int) -> float:
+def whole(url: str, file: Path, count: int, checkout: Path = ROOT) -> float:
     """Run `llmcat classify` on a file; return items per second, start and end included."""
     out = file.with_suffix(".predictions.jsonl")
-    command = [sys.executable, "-m", "llmcat", "classify", "--file", str(file)]
+    module = "llmcat.cli" if (checkout / "llmcat" / "cli.py").is_file() else "llmcat"
+    command = [sys.executable, "-m", module, "classify", "--file", str(file)]
     command += ["--out", str(out), "--taxonomy", str(taxonomy()), "--base-url", url]
     command += ["--concurrency", str(IN_FLIGHT), *WHOLE_MENU]
     started = time.perf_counter()
-    subprocess.run([*command, "--restart", "--quiet"], check=True)
+    here = {**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'serve'}"}
+    process = subprocess.Popen([*command, "--restart", "--quiet"], env=here)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = status  # reaped above
+    assert status == 0
     seconds = time.perf_counter() - started
+    PEAKS.setdefault(checkout, []).append(used.ru_maxrss / 1024)
     assert sum(1 for _ in out.open("rb")) == count
     record = json.loads(Path(f"{out}.run.json").read_text())
-    LOOPS.append(count / record["sessions"][-1]["seconds"])
+    if checkout == ROOT:
+        LOOPS.append(count / record["sessions"][-1]["seconds"])
     return count / seconds
 
 
@@ -159,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="another checkout of llmcat, run in turn")
     parser.add_argument("--model", help="a folder or name: a real vLLM server instead of the stub")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -171,6 +182,9 @@ def main() -> None:
                 "llmcat": lambda: whole(url, file, args.items),
                 "bare aiohttp": lambda: bare(url, requests),
             }
+            if args.against:
+                other = args.against.resolve()
+                runs[other.name] = lambda: whole(url, file, args.items, other)
             if not args.model:
                 runs["AsyncOpenAI"] = lambda: sdk(url, requests[: args.items // 10])
             bare(url, requests[:500])  # compiles the grammar, fills the cache
@@ -187,6 +201,8 @@ def main() -> None:
     ratio = statistics.median(mine / theirs for mine, theirs in pairs)
     print(f"\nllmcat from the first item to the last: {statistics.median(LOOPS):,.0f}/s, ", end="")
     print(f"{ratio:.2f} of the bare loop")
+    for checkout, peaks in PEAKS.items():
+        print(f"peak memory of {checkout.name}: {statistics.median(peaks):,.0f} MiB")
     print(f"\n{found}" if found else "")
 
 

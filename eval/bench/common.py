@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["DEMO", "WHOLE_MENU", "alternate", "gpu", "header", "items", "running", "stub", "table",
-           "taxonomy", "titles", "vllm"]  # fmt: skip
+__all__ = ["DEMO", "ROOT", "WHOLE_MENU", "alternate", "gpu", "header", "items", "running", "stub",
+           "table", "taxonomy", "titles", "vllm"]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO = ROOT / "serve" / "demo" / "llmcat_demo" / "model"
