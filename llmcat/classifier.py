@@ -11,15 +11,21 @@ works in a notebook: the loop runs in a thread of its own.
 
 from __future__ import annotations
 
+import json
 import queue
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 
+import llmcat
 from llmcat.aio import LoopThread
+from llmcat.errors import BadConfig
 from llmcat.estimator import Estimator
 from llmcat.pipeline.writers import COLUMNS, row_of
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
-    from pathlib import Path
 
     from llmcat.estimator import Items
     from llmcat.records import RowResult
@@ -43,7 +48,72 @@ Array = np.ndarray[Any, Any]
 Row: TypeAlias = "dict[str, Any]"
 
 
-class AsyncClassifier(Estimator):
+class _Saved(Estimator):
+    """An estimator that can be written down as a file that holds data and nothing to run."""
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters and what was learnt as JSON, which `load` reads.
+
+        An engine of your own making and a `Taxonomy` cannot be written: give a name, and the file.
+        Raises `BadConfig` for these, `JournalError` if the file cannot be written.
+        """
+        known: Any = getattr(self, "_known", None)
+        given = known.given if known is not None else {}
+        pool = known.pool if known is not None else None
+        made = known.calibration if known is not None else None
+        state = {
+            "llmcat": llmcat.__version__,
+            "params": {k: v for k, v in self.get_params(deep=False).items() if v is not None},
+            "examples": [] if pool is None else [
+                [dict(item.fields), given.get(label, label)]
+                for item, label in zip(pool.items, pool.labels, strict=True)
+            ],
+            "calibration": None if made is None else made.model_dump(mode="json"),
+        }  # fmt: skip
+        try:
+            text = json.dumps(state, ensure_ascii=False, indent=1, default=_as_data)
+        except TypeError as exc:
+            raise BadConfig(
+                f"cannot be saved: {exc}", hint="give the engine by name, the labels as a list"
+            ) from exc
+        with whole(Path(path)) as out:
+            out.write(text.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; the engine opens again where it is needed.
+
+        Raises `BadConfig` if the file is none of these.
+        """
+        from llmcat.calibration.artifact import Calibration
+
+        try:
+            state = json.loads(Path(path).read_text("utf-8"))
+            made = cls(**state["params"])
+            if state["examples"]:
+                items, labels = zip(*state["examples"], strict=True)
+                made.fit(items, labels)
+            if state["calibration"] is not None:
+                fitted = Calibration.model_validate(state["calibration"])
+                made._known = replace(made._learnt(), calibration=fitted)
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            raise BadConfig(
+                f"{path} is not a saved classifier: {str(exc).splitlines()[0]}",
+                hint="Classifier.save writes one",
+            ) from exc
+        return made
+
+
+def _as_data(value: Any) -> Any:
+    """Return what JSON has for a path or a scalar of numpy's. Raises `TypeError` for the rest."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not data")
+
+
+class AsyncClassifier(_Saved):
     """Puts items into categories, for asynchronous programs; parameters are those of `Classifier`.
 
     Close it with `await aclose()`, or use it with `async with`.
@@ -89,7 +159,7 @@ class AsyncClassifier(Estimator):
         await self.aclose()
 
 
-class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
+class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
     """Puts items into categories: a scikit-learn classifier, zero-shot where it is given labels.
 
     `labels` is a list of names, a mapping of names to descriptions, a list of mappings with the

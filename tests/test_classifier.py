@@ -432,3 +432,34 @@ def test_no_items_are_no_rows() -> None:
     assert asyncio.run(work()) == 0
     with Classifier(LABELS, **FAKE) as clf:
         assert list(clf.stream([])) == []
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    """Parameters, labels of any kind, examples and calibration; what is no data is refused."""
+    draw = np.random.default_rng(0)
+    gold = draw.choice([11111, 22222], 400)
+    texts = [f"thing number {i}: category {label}" for i, label in enumerate(gold)]
+    first = Classifier(engine="fake", engine_option="accuracy=0.8,sharpness=3", closed=True)
+    first.fit(texts[:40], gold[:40]).calibrate(texts, gold, plain=True)
+    first.save(tmp_path / "one.json")
+    again = Classifier.load(tmp_path / "one.json")
+    assert again.get_params() == first.get_params()
+    assert again.predict(texts[40:60]).tolist() == first.predict(texts[40:60]).tolist()
+    assert again.predict_proba(texts[:9]) == pytest.approx(first.predict_proba(texts[:9]))
+    assert again.results(texts[:1])[0].scores == first.results(texts[:1])[0].scores
+    for each in (first, again):
+        each.close()
+    zero_shot = Classifier({"shoes": "for feet", "bags": ""}, engine="fake")
+    zero_shot.save(tmp_path / "two.json")
+    assert AsyncClassifier.load(tmp_path / "two.json").classes_.tolist() == [
+        "bags",
+        "none",
+        "shoes",
+    ]
+    with pytest.raises(BadConfig, match="Taxonomy is not data"):
+        Classifier(Taxonomy.from_labels(["a", "b"])).save(tmp_path / "three.json")
+    assert not (tmp_path / "three.json").exists()
+    (tmp_path / "four.json").write_text('{"params": {"nothing": 1}}')
+    for name in ("four.json", "five.json"):
+        with pytest.raises(BadConfig, match="is not a saved classifier"):
+            Classifier.load(tmp_path / name)
