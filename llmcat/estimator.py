@@ -297,7 +297,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         for id_, given in known.given.items():
             if given == label:
                 return id_
-        return known.taxonomy.resolve(str(label)) or (NONE if label == NONE else None)
+        return known.taxonomy.resolve(str(label))
 
     def label_of(self, scores: Scores) -> str:
         """Return the id of the category that is answered, or `none`: the next one if `closed`."""
@@ -353,7 +353,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
         known, session = self._learnt(), self._open.session
         taxonomy = known.taxonomy
-        gold = [taxonomy.resolve(str(label)) or (NONE if label == NONE else "") for label in y]
+        gold = [taxonomy.resolve(str(label)) or "" for label in y]
         if "" in gold:
             raise InputError("a label is not in the taxonomy")
         if len(results) != len(gold):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 from llmcat.records import NONE, digest
 
 if TYPE_CHECKING:
@@ -62,12 +61,12 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     """
     reader = ItemReader(columns=replace(Columns.of(config), keep=keep))
     items, rows, broken, foreign = [], 0, 0, Counter[str]()
-    for item in reader.read(*expand(config.file), fmt=config.input_format or None):
+    for item in reader.read_for(config):
         rows += 1
         if not item.gold:
             broken += item.error is not None
             continue
-        gold = _resolved(item.gold, taxonomy)
+        gold = taxonomy.resolve(item.gold)
         if gold is None:
             foreign[item.gold] += 1
         items.append(replace(item, gold=gold))
@@ -84,11 +83,6 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
         items = [items[i] for i in sorted(order[: config.limit])]
     remarks = _remarks(items, unlabelled - broken, broken, taxonomy)
     return Labelled(items, rows, unlabelled, tuple(remarks))
-
-
-def _resolved(gold: str, taxonomy: Taxonomy) -> str | None:
-    """Return the node id of a label, `none` for none, or None."""
-    return taxonomy.resolve(gold) or (NONE if gold.strip().casefold() == NONE else None)
 
 
 def _unknown(foreign: Counter[str], taxonomy: Taxonomy) -> str:

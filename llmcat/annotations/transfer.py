@@ -17,7 +17,6 @@ from llmcat.annotations.store import Label, key_of, now
 from llmcat.errors import BadConfig, InputError
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.items.sources import expand
-from llmcat.records import NONE
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
@@ -44,12 +43,11 @@ def import_labels(
     texts: dict[str, Mapping[str, str]] = {}
     counts, foreign, lost = Counter[str](), Counter[str](), list[str]()
     at = now()
-    for item in reader.read(*expand(config.file), fmt=config.input_format or None):
+    for item in reader.read_for(config):
         if not item.gold:
             counts["unlabelled"] += 1
             continue
         node = taxonomy.resolve(item.gold)
-        node = node or (NONE if item.gold.strip().casefold() == NONE else None)
         if node is None:
             foreign[item.gold] += 1
             continue

@@ -26,7 +26,7 @@ from llmcat.evaluation.paired import ALPHA
 from llmcat.evaluation.predictions import Labels, Scored, measure, same_items
 from llmcat.evaluation.run_folder import SOLO, Folder, Registry, load, named, now, stem_of
 from llmcat.pipeline.file_run import unless
-from llmcat.records import NONE, digest
+from llmcat.records import digest
 from llmcat.storage import whole
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def resolved(
         return None
     found = {}
     for pair, cost in costs.items():
-        ids = [NONE if name == NONE else taxonomy.resolve(name) for name in pair]
+        ids = [taxonomy.resolve(name) for name in pair]
         for name, id_ in zip(pair, ids, strict=True):
             if id_ is None:
                 raise InputError(f"--costs: {name!r} is not in the taxonomy")

@@ -96,7 +96,7 @@ def routed(session: Session) -> Router:
 
 def _items(config: RunConfig) -> Iterable[Item]:
     reader = ItemReader(columns=Columns.of(config))
-    items = reader.read(*expand(config.file), fmt=config.input_format or None)
+    items = reader.read_for(config)
     usable = (item for item in items if item.error is None)
     return islice(usable, config.limit or None)
 

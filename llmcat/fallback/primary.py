@@ -205,7 +205,7 @@ class Placed:
                 "the primary has no classes_: is it trained?",
                 hint="a classifier of scikit-learn's kind has predict_proba and classes_",
             ) from exc
-        labels = [taxonomy.resolve(c) or (NONE if c == NONE else None) for c in classes]
+        labels = [taxonomy.resolve(c) for c in classes]
         lost = [c for c, label in zip(classes, labels, strict=True) if label is None]
         if lost:
             known = [n.id for n in taxonomy.leaves]

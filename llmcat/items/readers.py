@@ -21,6 +21,7 @@ from llmcat.items import images, redact
 from llmcat.items.cleaning import clean
 from llmcat.items.formats import ROWS, Format, Row, format_of, open_bytes
 from llmcat.items.redact import Redactor
+from llmcat.items.sources import expand
 from llmcat.records import Item, digest
 
 if TYPE_CHECKING:
@@ -107,6 +108,10 @@ class ItemReader:
                     yield item
         if not row:
             raise InputError("no rows in any of the files")
+
+    def read_for(self, config: RunConfig) -> Generator[Item, None, None]:
+        """Yield the items of the settings' files; see `read`."""
+        return self.read(*expand(config.file), fmt=config.input_format or None)
 
     def check(self, *paths: str | Path, fmt: Format | None = None) -> None:
         """Look at the first rows of each file. Raises what `read` would raise about columns."""

@@ -344,7 +344,7 @@ def items_of(
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
     reader = ItemReader(columns=Columns.of(config), counts=summary.cleaned, parts=summary.parts)
-    items = reader.read(*expand(config.file), fmt=config.input_format or None)
+    items = reader.read_for(config)
     for item in islice(items, config.limit or None):
         if item.id_given and not memory.new_id(item.id):
             summary.double_ids += 1

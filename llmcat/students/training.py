@@ -129,7 +129,7 @@ def collect(
     counts, foreign = Counter[str](), Counter[str]()
     examples, contradictions = dict[str, Example](), dict[str, set[str]]()
     for key, text, word in _words(config, reader, store, counts):
-        node = taxonomy.resolve(word.label) or _none(word.label)
+        node = taxonomy.resolve(word.label)
         weight = 1.0 if word.source in CHECKED else min(word.confidence or 0.0, 1.0)
         if node is None:
             foreign[word.label] += 1
@@ -211,10 +211,6 @@ def _bare(text: str) -> str:
 
 
 # -- training ---------------------------------------------------------------------------------
-
-
-def _none(label: str) -> str | None:
-    return NONE if label.strip().casefold() == NONE else None
 
 
 def train(

@@ -109,7 +109,7 @@ class Taxonomy:
         """The number of levels; 1 for a flat list."""
         return max(len(n.path) for n in self.nodes.values())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of everything a prompt could show."""
         return digest(self.about, *(repr(n) for n in self.nodes.values()))
@@ -129,15 +129,16 @@ class Taxonomy:
     def resolve(self, label: str) -> str | None:
         """Find a label given from outside: by id, then full path, then unique name.
 
-        Returns the node's id, `none` for the exit, or None when nothing fits. Deprecated
-        nodes resolve like any other.
+        Returns the node's id, `none` for that word however it is written (unless a category is
+        called so), or None when nothing fits. Deprecated nodes resolve like any other.
         """
         label = tidy(label)
         if label in self.nodes or label == NONE:
             return label
         wanted = SEPARATOR.sub(" > ", label).casefold()
         by_path, by_name = self._index
-        return by_path.get(wanted) or by_name.get(wanted)
+        found = by_path.get(wanted) or by_name.get(wanted)
+        return found or (NONE if wanted == NONE and wanted not in by_name else None)
 
     @cached_property
     def _index(self) -> tuple[dict[str, str], dict[str, str | None]]:

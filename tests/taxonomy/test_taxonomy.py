@@ -126,7 +126,11 @@ def test_resolve() -> None:
     assert taxonomy.resolve("a>X") == "A > x"
     assert taxonomy.resolve("y") == "A > y"
     assert taxonomy.resolve("x") is None  # two nodes have the name
-    assert taxonomy.resolve("none") == "none"
+    assert taxonomy.resolve("none") == taxonomy.resolve(" None ") == "none"
+    called = Taxonomy.parse(
+        '{"id": "0", "name": "None"}\n{"id": "1", "name": "Some"}', suffix=".jsonl"
+    )
+    assert (called.resolve("None"), called.resolve("none")) == ("0", "none")
     assert taxonomy.resolve("z") is None
 
 
