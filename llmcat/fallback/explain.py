@@ -11,6 +11,7 @@ import orjson
 
 from llmcat.annotations.store import LabelStore
 from llmcat.errors import InputError
+from llmcat.pipeline.journal import record_path
 from llmcat.records import ROUTE
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def explain(run: Path, id_: str, store: Path) -> list[str]:
             f"{run} has no row {id_!r}", hint="llmcat show lists the ids; '#N' is row N"
         )
     try:
-        record = orjson.loads(run.with_name(f"{run.name}.run.json").read_bytes())
+        record = orjson.loads(record_path(run).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         record = {}
     said: list[str] = []

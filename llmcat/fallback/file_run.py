@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from llmcat.errors import BadConfig, JournalError
 from llmcat.fallback.assemble import Opened, open_session
@@ -22,15 +16,20 @@ from llmcat.items.sources import expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import DiskMemory, PlainMemory
-from llmcat.pipeline.journal import check_writable, hold, locked, refuse_other, write_record
+from llmcat.pipeline.journal import (
+    check_writable,
+    finished,
+    hold,
+    refuse_other,
+    replace_rows,
+)
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.writers import row_of
-from llmcat.storage import whole
+from llmcat.pipeline.writers import row_of, rows_in
 from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from llmcat.config import RunConfig
     from llmcat.pipeline.file_run import Summary, Watch
@@ -162,7 +161,7 @@ async def _redo(
     finally:
         memory.close()
         await session.engine.close()
-        _put_in(out, fresh)
+        replace_rows(out, fresh)
     left = sum(bool(row.get("degraded")) for row in fresh.values())
     return len(fresh), left + len(again) - len(fresh)
 
@@ -170,21 +169,9 @@ async def _redo(
 def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
     """Return the degraded rows of a finished file. Raises `JournalError` for any other file.
 
-    Also for the predictions of other items, or for other categories. Where the last one to ask
-    again was killed the record is settled.
+    Also for the predictions of other items, or for other categories.
     """
-    path = out.with_name(f"{out.name}.run.json")
-    try:
-        record = orjson.loads(path.read_bytes())
-        with out.open("rb") as lines:
-            rows = [(row["row"], row.get("degraded")) for row in map(orjson.loads, lines)]
-        if record.pop("becomes", None) is not None:
-            record["bytes"] = out.stat().st_size
-            write_record(path, record)
-    except (OSError, ValueError, KeyError) as exc:
-        raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc
-    if record.get("status") != "done":
-        raise JournalError(f"{out} is not finished", hint="run it to its end first")
+    record = finished(out)
     now = {"input": file_run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
            "limit": str(config.limit)}  # fmt: skip
     refuse_other(
@@ -193,33 +180,7 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
         now,
         hint="give the items and categories of that run",
     )
-    return {number for number, degraded in rows if degraded}
-
-
-def _put_in(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
-    """Replace rows of a finished file, and note it in the run's record.
-
-    The record holds the file's size before and after while the one takes the place of the other:
-    killed at any moment, the run is a finished one.
-    """
-    if not fresh:
-        return
-    path = out.with_name(f"{out.name}.run.json")
-    decisions: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        with whole(out) as new:
-            locked(new)  # nobody else has it before its record is written
-            stack.enter_context(os.fdopen(os.dup(new.fileno())))
-            record = orjson.loads(path.read_bytes())
-            with out.open("rb") as old:
-                for number, line in enumerate(old):
-                    row = fresh.get(number) or orjson.loads(line)
-                    decisions[row["decision"]] += 1
-                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
-            write_record(path, record | {"becomes": new.tell()})
-            record["bytes"] = new.tell()
-        last = record["sessions"][-1]
-        ended = datetime.now(UTC).isoformat(timespec="seconds")
-        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
-        record["sessions"].append({**last, **redone})
-        write_record(path, record)
+    try:
+        return {int(row["row"]) for row in rows_in(out) if row.get("degraded")}
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise JournalError(f"{out}: not the predictions of a fallback run: {exc}") from exc

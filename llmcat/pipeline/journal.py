@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,7 +31,16 @@ from llmcat.storage import whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Journal", "locked", "refuse_other"]
+__all__ = [
+    "Journal",
+    "check_writable",
+    "finished",
+    "hold",
+    "record_path",
+    "refuse_other",
+    "replace_rows",
+    "write_record",
+]
 
 SYNC_SECONDS = 5.0
 
@@ -72,7 +83,7 @@ class Journal:
     def _begin(self, about: Mapping[str, Any], *, restart: bool) -> None:
         """Find out whether this is a new run, one to go on with, or one that is done."""
         assert self._file is not None  # noqa: S101  locked before
-        previous = _load(self._record_path)
+        previous = _load(record_path(self.out))
         if previous is None:
             for file in (self.out, self.path):
                 if file.is_file() and file.stat().st_size:
@@ -122,10 +133,10 @@ class Journal:
 
         A run goes on by the one it began with; measuring it anew would give slightly another.
         """
-        path = Path(out)
-        path = path / "run.json" if path.is_dir() else path.with_name(f"{path.name}.run.json")
         try:
-            found = orjson.loads(path.read_bytes())["about"]["evidence"]["place_prior"]
+            found = orjson.loads(record_path(Path(out)).read_bytes())["about"]["evidence"][
+                "place_prior"
+            ]
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
             return None  # nothing is there, or the journal itself will say what is wrong
         return [float(x) for x in found] if found else None
@@ -135,12 +146,6 @@ class Journal:
         if not self.out.is_dir():
             return [self.out]
         return [self.out / part for part in record.get("parts", ())]
-
-    @property
-    def _record_path(self) -> Path:
-        if self.out.is_dir():
-            return self.out / "run.json"
-        return self.out.with_name(f"{self.out.name}.run.json")
 
     def close(self) -> None:
         """Let go of the file. An empty journal beside a finished output is removed."""
@@ -196,7 +201,7 @@ class Journal:
     def save(self, status: str) -> None:
         """Write the run's record, whole or not at all."""
         self.record["status"] = status
-        write_record(self._record_path, self.record)
+        write_record(record_path(self.out), self.record)
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -214,6 +219,11 @@ def is_folder(out: str) -> bool:
 def _size(files: Iterable[Path]) -> int:
     """Return the bytes of files together; what is not there has none."""
     return sum(file.stat().st_size for file in files if file.exists())
+
+
+def record_path(out: Path) -> Path:
+    """Return where a run's record is."""
+    return out / "run.json" if out.is_dir() else out.with_name(f"{out.name}.run.json")
 
 
 def journal_path(out: Path) -> Path:
@@ -349,3 +359,50 @@ def _cut_torn_tail(file: BinaryIO, path: Path) -> int:
     file.truncate(end)
     file.seek(end)
     return count
+
+
+def finished(out: Path) -> dict[str, Any]:
+    """Return the record of a finished file. Raises `JournalError` for any other file.
+
+    Where the last one to replace rows was killed the record is settled.
+    """
+    path = record_path(out)
+    try:
+        record = dict(orjson.loads(path.read_bytes()))
+        if record.pop("becomes", None) is not None:
+            record["bytes"] = out.stat().st_size
+            write_record(path, record)
+    except (OSError, ValueError, TypeError) as exc:
+        raise JournalError(f"{out}: not the predictions of a run: {exc}") from exc
+    if record.get("status") != "done":
+        raise JournalError(f"{out} is not finished", hint="run it to its end first")
+    return record
+
+
+def replace_rows(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
+    """Put rows, by number, in the place of those of a finished file, and note it in its record.
+
+    The record holds the file's size before and after while the one takes the place of the other:
+    killed at any moment, the run is a finished one.
+    """
+    if not fresh:
+        return
+    path = record_path(out)
+    decisions: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        with whole(out) as new:
+            locked(new)  # nobody else has it before its record is written
+            stack.enter_context(os.fdopen(os.dup(new.fileno())))
+            record = orjson.loads(path.read_bytes())
+            with out.open("rb") as old:
+                for number, line in enumerate(old):
+                    row = fresh.get(number) or orjson.loads(line)
+                    decisions[row["decision"]] += 1
+                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
+            write_record(path, record | {"becomes": new.tell()})
+            record["bytes"] = new.tell()
+        last = record["sessions"][-1]
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
+        record["sessions"].append({**last, **redone})
+        write_record(path, record)

@@ -577,14 +577,14 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     again = (*common, "--redo", "degraded", "--engine", "fake", "--engine-option", "accuracy=1")
     killed = (
         "import os, signal, sys\nfrom llmcat.cli.main import main\n"
-        "from llmcat.fallback import file_run\n"
-        "note = file_run.write_record\n"
+        "from llmcat.pipeline import journal\n"
+        "note = journal.write_record\n"
         "def dies(path, record):\n"
         "    if 'becomes' in record and 'becomes' == at: note(path, record)\n"
         "    elif 'becomes' in record: return note(path, record)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"at = {at!r}\n"
-        "file_run.write_record = dies\n"
+        "journal.write_record = dies\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ran = subprocess.run([sys.executable, "-c", killed, *map(str, again)], check=False)
