@@ -29,7 +29,7 @@ CONFIG_FILE = "llmcat.toml"
 
 RENAMED = {
     "known": "primary_labelled",
-    "max_asks": "max_requests",
+    "max_asks": "max_items",
     "near": "cold_threshold",
     "sets": "set_coverage",
     "unlike": "max_distance",
@@ -171,7 +171,7 @@ class RunConfig(BaseSettings):
         "outlines", description="how answers are kept on the menu"
     )
     mass_sample: int = Field(
-        16, ge=0, description="measure the label mass on one ask in this many; 0 for never"
+        16, ge=0, description="measure the label mass on one request in this many; 0 for never"
     )
     concurrency: int = Field(64, ge=1, le=4096, description="most requests in flight")
     timeout: float = Field(
@@ -236,8 +236,8 @@ class RunConfig(BaseSettings):
         le=1,
         description="ask where the chance of a category without examples is at least this",
     )
-    max_requests: int = Field(
-        0, ge=0, description="ask about at most N texts, where it changes most; 0: no bound"
+    max_items: int = Field(
+        0, ge=0, description="ask about at most N items, where it changes most; 0: no bound"
     )
     max_cost: float = Field(
         0.0, ge=0, description="spend at most this on requests, where it changes most; 0: no bound"

@@ -235,11 +235,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
         )
         if known.calibration is not None and not plain:
-            session = replace(session, decider=self._judge(known.calibration, session))
+            session = replace(session, decider=self._decider(known.calibration, session))
         self._open = _Open(params, session)
         return self._open
 
-    def _judge(self, made: Calibration, session: Session) -> Any:
+    def _decider(self, made: Calibration, session: Session) -> Any:
         from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 
         made.check(session.identity())
@@ -382,7 +382,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if path:
             made.save(Path(path))
         self._known = replace(known, calibration=made)
-        self._open.session = replace(session, decider=self._judge(made, session))
+        self._open.session = replace(session, decider=self._decider(made, session))
         return made
 
 

@@ -1,4 +1,4 @@
-"""The nouns of the data path: Item, Node, Menu, Ask, Answer, Scores, Verdict.
+"""The nouns of the data path: Item, Node, Menu, Request, Answer, Scores, Decided, RowResult.
 
 Plain frozen values. This module does not know files, prompts, engines or the loop.
 """
@@ -111,7 +111,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """What one ask offers: `codes[i]` stands for `nodes[i]`, the last code for the exit.
+    """What one request offers: `codes[i]` stands for `nodes[i]`, the last code for the exit.
 
     In read mode `text` the codes are the labels' names as the prompt shows them.
     `parent` is the inner node whose children are on offer, or None at the top.
@@ -142,7 +142,7 @@ class Menu:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The messages that many asks share, and a key that is equal when they are."""
+    """The messages that many requests share, and a key that is equal when they are."""
 
     messages: tuple[Message, ...]
     key: str

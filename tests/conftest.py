@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from pathlib import Path
 
@@ -80,6 +82,16 @@ def proxy(server: str) -> Iterator[Proxy]:
     proxy.close()
 
 
+def _called(args: list[str]) -> int:
+    """Run the command line, in a thread where a loop runs here already (a browser's)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return main(args)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(main, args).result()
+
+
 @pytest.fixture
 def llmcat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Run `llmcat` as its script does, in this process: a start takes longer than most tests.
@@ -106,7 +118,7 @@ def llmcat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran
             before = os.dup(0)  # items are read from there
             os.dup2(streams["stdin"].fileno(), 0)
             try:
-                code = main(list(map(str, args)))
+                code = _called(list(map(str, args)))
             except SystemExit as exc:  # argparse's own
                 code = exc.code if isinstance(exc.code, int) else 1
             finally:

@@ -13,9 +13,9 @@ from llmcat import errors
 INTRO = """\
 # Errors
 
-Every message that llmcat can end with, by its class; `…` stands for what differs. On the command
-line it is one line, and most say in a second one what to do (`hint`). From Python they are
-exceptions, all of them `LlmcatError`. This page is made from the source
+Every message that llmcat can end with, by its class; what differs stands in ‹brackets›. On the
+command line it is one line, and most say in a second one what to do (`hint`). From Python they
+are exceptions, all of them `LlmcatError`. This page is made from the source
 (`PYTHONPATH=tests python tests/test_docs.py`).
 
 Exit codes: 0 done; 1 done, but some rows are errors (`doctor`: warnings); 2 something given cannot
@@ -35,7 +35,7 @@ def messages() -> dict[str, set[tuple[str, str]]]:
                 continue
             text = shown(node.args[0])
             hints = [shown(k.value) for k in node.keywords if k.arg == "hint"]
-            if text.strip("… ,;:"):
+            if text.strip("… ,;:‹›"):
                 found[node.func.id].add((text, hints[0] if hints and hints[0] != "…" else ""))
     return found
 
@@ -46,9 +46,24 @@ def shown(node: ast.expr) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(shown(part) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return f"‹{name(node.value)}›"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return shown(node.left) + shown(node.right)
     return "…"
+
+
+def name(node: ast.expr) -> str:
+    """What stands in a gap: the last name of what fills it."""
+    if isinstance(node, ast.Call):
+        return name(node.args[0] if node.args else node.func)
+    if isinstance(node, ast.Attribute):
+        return name(node.value) if node.attr.startswith("_") else node.attr.strip("_")
+    if isinstance(node, ast.Subscript):
+        return name(node.value)
+    if isinstance(node, ast.BinOp):
+        return name(node.right if isinstance(node.left, ast.Constant) else node.left)
+    return node.id.strip("_") if isinstance(node, ast.Name) else "…"
 
 
 def page() -> str:

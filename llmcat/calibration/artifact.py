@@ -121,9 +121,3 @@ class Calibration(BaseModel):
 def bound_of(identity: Mapping[str, str]) -> dict[str, str]:
     """Return the part of an identity that a calibration is bound to."""
     return {key: identity[key] for key in BOUND if key in identity}
-
-
-# -- fitting ----------------------------------------------------------------------------------
-
-
-# -- using ------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import string
 import sys
 import threading
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llmcat.records import MOST_LABELS
@@ -123,11 +122,12 @@ def _dsl() -> Any:
     imports transformers where there is one: 0.8 s of each start. It does without as well (Outlines
     1.3.3: the import stands in a try), and its other models import transformers when they are made.
     """
-    if "transformers" in sys.modules:
-        return import_module("outlines.types.dsl")
     finder = _NoTransformers()
-    sys.meta_path.insert(0, finder)
+    if "transformers" not in sys.modules:
+        sys.meta_path.insert(0, finder)
     try:
-        return import_module("outlines.types.dsl")
+        from outlines.types import dsl
     finally:
-        sys.meta_path.remove(finder)
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+    return dsl

@@ -47,8 +47,8 @@ class Plan:
             for id_, name in self.spelled.items():
                 if name in seen:
                     raise BadConfig(
-                        f"{seen[name] or 'the exit'!r} and {id_!r} are both called {name!r}: an "
-                        "answer by name would not tell them apart",
+                        f"{seen[name] or 'none of these'!r} and {id_!r} are both called "
+                        f"{name!r}: an answer by name would not tell them apart",
                         hint="rename one, or use a prompt that reads codes",
                     )
                 seen[name] = id_

@@ -1,1 +1,1 @@
-"""Is it fit for use: doctor, tune, collapse."""
+"""Is it fit for use: doctor, tune, reading."""

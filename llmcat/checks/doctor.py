@@ -258,7 +258,7 @@ def _dependence(watch: Watch) -> list[Finding]:
 async def _cache(session: Session, tally: Tally) -> Finding:
     """Compare the cached share with what whole blocks of the shared prefix can give.
 
-    The first ask fills the cache, so it is left out of what can be reached.
+    The first request fills the cache, so it is left out of what can be reached.
     """
     used = tally.usage
     if not used.cached:

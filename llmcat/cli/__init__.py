@@ -1,1 +1,1 @@
-"""The command line: one file per group of commands."""
+"""The command line: one file a command, and what they share (options, console, results)."""

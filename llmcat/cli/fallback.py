@@ -29,7 +29,7 @@ examples:
   llmcat fallback --file items.jsonl --taxonomy taxonomy.yaml --primary student \\
     --base-url http://localhost:8000
   llmcat fallback --file items.jsonl --taxonomy taxonomy.yaml --primary student \\
-    --base-url http://localhost:8000 --max-requests 1000
+    --base-url http://localhost:8000 --max-items 1000
   llmcat fallback --redo degraded --file items.jsonl --taxonomy taxonomy.yaml \\
     --primary student --base-url http://localhost:8000
   llmcat fallback status --taxonomy taxonomy.yaml --primary student

@@ -30,7 +30,7 @@ OLD_FLAGS = {
     "--known": "--primary-labelled",
     "--least": "--min-examples",
     "--looks": "--interim-looks",
-    "--max-asks": "--max-requests",
+    "--max-asks": "--max-items",
     "--near": "--cold-threshold",
     "--sets": "--set-coverage",
     "--unlike": "--max-distance",

@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "fallback": (
         "primary", "primary_url", "primary_labelled", "features", "max_distance", "cold_threshold",
-        "max_requests", "max_cost",
+        "max_items", "max_cost",
     ),
     "label store": ("store", "keep_text"),
     "evaluation": ("runs",),

@@ -1,9 +1,9 @@
-"""What an engine is: it declares what it can do, opens, and turns a stream of asks into answers.
+"""What an engine is: it declares what it can do, opens, and turns requests into answers.
 
-One verb. Answers come in any order, one per ask, each carrying its ask. What concerns one ask
+One verb. Answers come in any order, one per request, each carrying it. What concerns one request
 (refused, timed out, too long) is an `Answer` with an error; what concerns the run (the server
 is gone, the constraint is ignored) is raised. What an engine cannot do it refuses aloud. An
-engine that collects asks must go on with what it has when no more come: the loop holds only so
+engine that collects requests must go on with what it has when no more come: the loop holds only so
 many items.
 """
 
@@ -97,7 +97,7 @@ class Engine(Protocol):
         """Connect and prove, with a canary, that constraint and log-probabilities work."""
 
     def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks, each exactly once, in any order."""
+        """Answer a stream of requests, each exactly once, in any order."""
 
     async def count_tokens(self, messages: list[Message]) -> int:
         """Return the number of prompt tokens of a conversation, template included."""
@@ -109,9 +109,9 @@ class Engine(Protocol):
 async def in_flight(
     requests: AsyncIterator[Request], one: Callable[[Request], Awaitable[Answer]], concurrency: int
 ) -> AsyncGenerator[Answer, None]:
-    """Answer a stream of asks one by one, `concurrency` of them at a time, as they come back.
+    """Answer a stream of requests one by one, `concurrency` of them at a time, as they come back.
 
-    Never waits for a further ask while an answer is there to give. As many again wait ready: a
+    Never waits for a further request while an answer is there to give. As many again wait ready: a
     server that batches answers many at once, and wants as many new ones at once. What `one` or
     the stream raises is raised here; closing this generator cancels what is in flight.
     """
@@ -157,9 +157,9 @@ async def in_flight(
 async def in_batches(
     requests: AsyncIterator[Request], most: int
 ) -> AsyncGenerator[list[Request], None]:
-    """Yield asks in lists of at most `most`: what has come by the time the last list is done.
+    """Yield requests in lists of at most `most`: what has come by the time the last list is done.
 
-    Never waits for a further ask while one is there. What the stream raises is raised here.
+    Never waits for a further request while one is there. What the stream raises is raised here.
     """
     waiting: asyncio.Queue[Request | BaseException | None] = asyncio.Queue(maxsize=most)
 

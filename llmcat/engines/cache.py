@@ -1,6 +1,6 @@
 """Answers kept by request: what was asked once is not asked again.
 
-    Remembering(engine) ─ key of the ask ─▶ there?  the answer as it was, tokens and time included
+    Remembering(engine) ─ key of the request ─▶ there?  the answer as it was, tokens, time
                                         └▶ else   engine.answer, then kept
 
 An engine behind it is opened once, however many arms use it. This module does not know items'
@@ -122,7 +122,7 @@ class AnswerStore:
 class Remembering:
     """An engine that looks into a store before it asks; the same contract.
 
-    `fresh` asks everything anew (and keeps the answers). `seen` is told of every ask, `came` of
+    `fresh` asks everything anew (and keeps the answers). `seen` is told of every request, `came` of
     every answer; `asked` counts what went to the engine.
     """
 
@@ -150,7 +150,7 @@ class Remembering:
         return self._served
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer each ask, from the store where it is there."""
+        """Answer each request, from the store where it is there."""
         out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
 
         async def unknown() -> AsyncIterator[Request]:

@@ -59,7 +59,7 @@ class Chat:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def prefix(self, request: Request) -> list[int]:
-        """Return the token ids that all asks with this ask's prefix begin with.
+        """Return the token ids that all requests with this request's prefix begin with.
 
         They end with a special token, where most tokenizers split whatever follows; where one
         does not, nothing is shared.
@@ -67,7 +67,7 @@ class Chat:
         return self._prefix(request)[1]
 
     def ids(self, request: Request) -> list[int]:
-        """Return the token ids of an ask; those of its prefix are encoded once."""
+        """Return the token ids of a request; those of its prefix are encoded once."""
         text = self.text(request.messages)
         begins, shared = self._prefix(request)
         if not text.startswith(begins):

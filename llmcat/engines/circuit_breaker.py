@@ -63,7 +63,7 @@ class Tolerant:
         return served
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer each ask, with an error where there is no other answer."""
+        """Answer each request, with an error where there is no other answer."""
         todo: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=1)
         out: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
 
@@ -99,7 +99,7 @@ class Tolerant:
         todo: asyncio.Queue[Request | None],
         out: asyncio.Queue[Answer | BaseException | None],
     ) -> bool:
-        """Answer until the engine fails or no more asks come; tell whether more may come."""
+        """Answer until the engine fails or no more requests come; tell whether more may come."""
         first = await todo.get()
         if first is None:
             return False
@@ -136,7 +136,7 @@ class Tolerant:
         return not ended
 
     async def _again(self, request: Request) -> None:
-        """Open the engine that was away; it must know the codes that asks are made of by now."""
+        """Open the engine that was away; it must know the codes that requests are made of."""
         try:
             served = await self.engine.open()
         except EngineError as exc:

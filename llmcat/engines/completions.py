@@ -242,13 +242,13 @@ class Completions:
             self.read(reply, request)
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks, at most `concurrency` of them in flight."""
+        """Answer a stream of requests, at most `concurrency` of them in flight."""
         async with aclosing(in_flight(requests, self._one, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer
 
     async def _one(self, request: Request) -> Answer:
-        """Ask; errors of this ask alone become its answer."""
+        """Ask; errors of this request alone become its answer."""
         started = time.perf_counter()
         try:
             answer = await self.ask(request)

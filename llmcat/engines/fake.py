@@ -70,7 +70,7 @@ class FakeEngine:
         )
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer each ask after `latency`, `concurrency` of them at a time."""
+        """Answer each request after `latency`, `concurrency` of them at a time."""
         async with aclosing(in_flight(requests, self._later, self.concurrency)) as answers:
             async for answer in answers:
                 yield answer

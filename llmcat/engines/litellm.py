@@ -1,7 +1,7 @@
 """Any provider through litellm, by `provider/model`; several are a chain of fallbacks.
 
 litellm's own retries, fallbacks and dropping of parameters are off: what a provider cannot do is
-an error here, and `engines.failure` is the only one that tries again. Prices come from the table
+an error here, and `transport.retry` is the only one that tries again. Prices come from the table
 that litellm ships, not from the network.
 """
 

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible server through the openai SDK, by its dialect.
 
-The SDK's own retries are off: `engines.failure` is the only one that tries again.
+The SDK's own retries are off: `transport.retry` is the only one that tries again.
 """
 
 from __future__ import annotations

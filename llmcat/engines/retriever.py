@@ -42,7 +42,7 @@ class RetrieverAlone:
         )
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer each ask with an error: there is nobody to answer it."""
+        """Answer each request with an error: there is nobody to answer it."""
         async for request in requests:
             yield Answer(request=request, error=EngineUnsupported("the retriever reads no menus"))
 

@@ -56,7 +56,7 @@ class StudentEngine:
         )
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks in batches, computed in a thread."""
+        """Answer a stream of requests in batches, computed in a thread."""
         async with aclosing(in_batches(requests, self.batch)) as batches:
             async for batch in batches:
                 for answer in await asyncio.to_thread(self._batch, batch):

@@ -112,14 +112,14 @@ class TransformersLocal:
         )
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks in batches, computed in a thread."""
+        """Answer a stream of requests in batches, computed in a thread."""
         async with aclosing(in_batches(requests, self.batch)) as batches:
             async for batch in batches:
                 for answer in await asyncio.to_thread(self._batch, batch):
                     yield answer
 
     def _batch(self, requests: list[Request]) -> list[Answer]:
-        """Answer asks that came together, prefix by prefix."""
+        """Answer requests that came together, prefix by prefix."""
         groups: dict[tuple[str, Read], list[Request]] = {}
         for request in requests:
             groups.setdefault((request.prefix.key, request.read), []).append(request)
@@ -168,7 +168,7 @@ class TransformersLocal:
         )
 
     def _group(self, requests: list[Request]) -> list[Answer]:
-        """Answer asks with one prefix in one pass over what is their own."""
+        """Answer requests with one prefix in one pass over what is their own."""
         import torch
 
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """A vLLM server over HTTP: the hot path.
 
-One POST per ask, one generated token; a name or reasons are spelled under the grammar. The
+One POST per request, one generated token; a name or reasons are spelled under the grammar. The
 body is put together from bytes: the shared messages are encoded once per prefix, the constraint
 once per menu size. There is no SDK, no model class and no retry object unless a request fails.
 
@@ -250,7 +250,7 @@ class VllmHttp:
     # -- answering --------------------------------------------------------------------------
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks, at most `concurrency` of them in flight.
+        """Answer a stream of requests, at most `concurrency` of them in flight.
 
         Closing this generator cancels what is in flight.
         """
@@ -259,10 +259,10 @@ class VllmHttp:
                 yield answer
 
     async def _one(self, request: Request) -> Answer:
-        """Ask once; on failure, again. Errors of this ask alone become its answer."""
+        """Ask once; on failure, again. Errors of this request alone become its answer."""
         shared = self._shared(request.prefix)
         if shared.primed is None:
-            # The first ask of a prefix goes alone, so that the others find it in the cache.
+            # The first request of a prefix goes alone, so that the others find it in the cache.
             shared.primed = asyncio.Event()
             try:
                 return await self._ask(request)

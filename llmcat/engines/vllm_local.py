@@ -35,7 +35,7 @@ _KEPT = 512
 
 @dataclass
 class VllmLocal:
-    """`model` is a folder or a name on the model hub. `batch`: asks given to vLLM at once.
+    """`model` is a folder or a name on the model hub. `batch`: requests given to vLLM at once.
 
     `max_model_len`, `memory` (the share of a GPU's memory) and `dtype` are vLLM's own; 0 and the
     empty string leave them to it, but for float32 where a CPU has no instructions for bfloat16.
@@ -112,14 +112,14 @@ class VllmLocal:
         )
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of asks in waves, computed in a thread."""
+        """Answer a stream of requests in waves, computed in a thread."""
         async with aclosing(in_batches(requests, self.batch)) as waves:
             async for wave in waves:
                 for answer in await asyncio.to_thread(self._wave, wave):
                     yield answer
 
     def _wave(self, requests: list[Request]) -> list[Answer]:
-        """Answer asks that came together: first one of each new prefix, so that it is cached."""
+        """Answer requests that came together: first one of each new prefix, to cache it."""
         first: dict[str, Request] = {}
         for request in requests:
             if request.prefix.key not in self._primed:
@@ -134,7 +134,7 @@ class VllmLocal:
         return [*self._generate(alone), *(self._generate(rest) if rest else ())]
 
     def _generate(self, requests: list[Request]) -> list[Answer]:
-        """Answer asks together. One that vLLM refuses does not take the others along."""
+        """Answer requests together. One that vLLM refuses does not take the others along."""
         started = time.perf_counter()
         prompts = [{"prompt_token_ids": self._chat.ids(request)} for request in requests]
         params = [self._sampling(request) for request in requests]

@@ -39,7 +39,7 @@ def keep_inputs(opened: Sequence[Opened], folder: Folder) -> None:
 
 
 class Sink:
-    """Where one arm's rows and asks go."""
+    """Where one arm's rows and requests go."""
 
     def __init__(self, folder: Folder, one: Opened, stack: ExitStack, *, posteriors: bool) -> None:
         self.folder, self.name = folder, one.arm.name
@@ -63,7 +63,7 @@ class Sink:
             ) from exc
 
     def ask(self, request: Request) -> None:
-        """Write down what is asked, and once what asks share."""
+        """Write down what is asked, and once what requests share."""
         key = request.prefix.key
         if key not in self.shared:
             self.shared.add(key)
@@ -72,7 +72,7 @@ class Sink:
         self._put(self.requests, {"row": request.item.row, "prefix": key, "tail": tail})
 
     def row(self, result: RowResult) -> None:
-        """Write down a verdict, and how far it was from the truth."""
+        """Write down a result, and how far it was from the truth."""
         self._put(self.rows, row_of(result, self.taxonomy) | judged(result))
         if self.scores is not None:
             self.scores.append(result.scores)

@@ -87,10 +87,10 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
     if unknown:
         raise InputError(f"labels that are not in the taxonomy: {', '.join(unknown[:5])}")
     label, sure, told = list[str](), list[float | None](), list[dict[str, Any]]()
-    for verdict, gold in zip(classifier.results(items), ids, strict=True):
-        told.append(judged(replace(verdict, item=replace(verdict.item, gold=gold))))
-        label.append(ERROR if verdict.scores is None else classifier.label_of(verdict.scores))
-        sure.append(None if verdict.scores is None else verdict.scores.confidence)
+    for result, gold in zip(classifier.results(items), ids, strict=True):
+        told.append(judged(replace(result, item=replace(result.item, gold=gold))))
+        label.append(ERROR if result.scores is None else classifier.label_of(result.scores))
+        sure.append(None if result.scores is None else result.scores.confidence)
     failed = label.count(ERROR)
 
     def column(values: Iterable[float | None]) -> Any:

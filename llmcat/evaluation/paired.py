@@ -231,12 +231,6 @@ def difference_of_ratios(a: Ratio, b: Ratio, *, draws: int = DRAWS, seed: int = 
     return _difference(strap, int(counts.sum()), int(counts[~same].sum()))
 
 
-# -- several comparisons, several looks -------------------------------------------------------
-
-
-# -- planning ---------------------------------------------------------------------------------
-
-
 # -- the decision -----------------------------------------------------------------------------
 
 

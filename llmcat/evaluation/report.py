@@ -1,7 +1,6 @@
-"""A run's folder to what people read: tables for terminal and Markdown, one HTML file.
+"""A run's folder to sections: tables that terminal, Markdown and page show alike.
 
-The HTML file holds everything, data included: no network, opens from disk. Item text goes into it
-as JSON and onto the page as text, never as markup. This module computes nothing.
+This module computes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from llmcat.records import NONE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["PAIRS", "Result", "Section", "joined", "line", "read", "sections", "shared_asks"]
+__all__ = ["PAIRS", "Result", "Section", "joined", "line", "read", "sections", "shared_messages"]
 
 PAIRS = 10
 FRACTIONS = ("brier", "kappa", "log_loss")
@@ -333,9 +332,6 @@ def files_line(result: Result) -> str:
     return ", ".join(Path(name).name for name in result.record["items"]["file"].split("\n"))
 
 
-# -- Markdown ---------------------------------------------------------------------------------
-
-
 # -- rows -------------------------------------------------------------------------------------
 
 
@@ -377,8 +373,8 @@ def interest(row: Mapping[str, Any]) -> tuple[int, float]:
     return (2, -sure) if not any(right) else (3, sure)
 
 
-def asks_of(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, list[Any]]]]:
-    """Return the asks of some rows: the key of what is shared, and the messages after that."""
+def requests_of(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, list[Any]]]]:
+    """Return the requests of some rows: the key of what is shared, and the messages after that."""
     found: dict[int, list[tuple[str, list[Any]]]] = {}
     try:
         with (path / named(arm, "asks.jsonl")).open("rb") as lines:
@@ -393,14 +389,11 @@ def asks_of(path: Path, arm: str, rows: set[int]) -> dict[int, list[tuple[str, l
     return found
 
 
-# -- HTML -------------------------------------------------------------------------------------
-
-
 # -- what to change ---------------------------------------------------------------------------
 
 
-def shared_asks(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield what asks share: a key, and the messages."""
+def shared_messages(path: Path, arm: str) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what requests share: a key, and the messages."""
     try:
         with (path / named(arm, "prefixes.jsonl")).open("rb") as lines:
             for raw in lines:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcat.evaluation.predictions import ERROR, Labels
-from llmcat.evaluation.report import Result, joined, shared_asks
+from llmcat.evaluation.report import Result, joined, shared_messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,11 @@ def explain(result: Result, *, most: int = 8) -> list[str]:
 
 
 def _lines(path: Path, arm: str) -> list[str]:
-    """Return the different lines of all messages that asks share."""
+    """Return the different lines of all messages that requests share."""
     return list(
         dict.fromkeys(
             text.strip()
-            for _, messages in shared_asks(path, arm)
+            for _, messages in shared_messages(path, arm)
             for message in messages
             if isinstance(message["content"], str)
             for text in message["content"].splitlines()

@@ -1,4 +1,7 @@
-"""The report as a page that stands alone."""
+"""The report as a page that stands alone: no network, opens from disk, data included.
+
+Item text goes into it as JSON and onto the page as text, never as markup.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from llmcat.evaluation.predictions import ERROR
 from llmcat.evaluation.report import (
     Result,
     Section,
-    asks_of,
     files_line,
     interest,
     joined,
     line,
+    requests_of,
     sections,
-    shared_asks,
+    shared_messages,
 )
 
 __all__ = ["html"]
@@ -113,9 +116,9 @@ def _section(section: Section) -> dict[str, Any]:
 
 def _prompts(result: Result, arm: str, rows: set[int]) -> dict[str, Any]:
     """Return an arm's questions about some rows; what they share stands once."""
-    requests = asks_of(result.path, arm, rows)
+    requests = requests_of(result.path, arm, rows)
     used = {key for tails in requests.values() for key, _ in tails}
     return {
-        "shared": {k: v for k, v in shared_asks(result.path, arm) if k in used},
+        "shared": {k: v for k, v in shared_messages(result.path, arm) if k in used},
         "asks": {str(row): said for row, said in requests.items()},
     }

@@ -193,7 +193,7 @@ class Registry:
             raise JournalError(f"{self.path}: {exc}") from exc
 
     def note(self, folder: Path, record: Mapping[str, Any], result: str = "") -> None:
-        """Write down how a run stands; `result` is its verdict in a line."""
+        """Write down how a run stands; `result` is what it found, in a line."""
         items = record["items"]
         values = (
             folder.name if folder.resolve().parent == self.path.parent.resolve() else str(folder),

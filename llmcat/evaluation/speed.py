@@ -36,7 +36,7 @@ async def alone(session: Session, engine: Remembering, items: Sequence[Item]) ->
     """Ask about items with the server to oneself, nothing from the store, after a few to warm up.
 
     Returns JSON: rates in items per second, latencies in seconds from sending to reading, summed
-    over the asks of an item, tokens as the server counted them, joules where NVML says.
+    over the requests of an item, tokens as the server counted them, joules where NVML says.
     """
     warm = items[:WARM] if len(items) > 2 * WARM else []
     timed = items[len(warm) : len(warm) + SPEED_ITEMS]

@@ -125,7 +125,10 @@ def open_route(
             )
         primary = open_primary(config.primary, url=config.primary_url)
     if config.calibration or config.by_branch or config.back_off or config.set_coverage:
-        raise BadConfig("the fallback labeler calibrates by its own checks", hint="see docs")
+        raise BadConfig(
+            "the fallback labeler calibrates by its own checks",
+            hint="leave out --calibration",
+        )
     placed = Placed.of(primary, taxonomy)
     policy = policy_of(config)
     known = known or background_of(primary, placed, config)
@@ -150,9 +153,9 @@ def open_route(
         mixture=lined or fitted(opinions, placed.labels),
         policy=policy,
         novelty=known.novelty,
-        most=config.max_requests or None,
-        bound=f"{config.max_requests} {config.max_cost}"
-        if config.max_requests or config.max_cost
+        most=config.max_items or None,
+        bound=f"{config.max_items} {config.max_cost}"
+        if config.max_items or config.max_cost
         else "",
         store=store,
         keep_text=config.keep_text,

@@ -40,7 +40,7 @@ __all__ = ["fallback_file", "opener", "redo", "routed"]
 
 
 PILOT = 16
-"""Texts that tell what an ask costs."""
+"""Texts that tell what a request costs."""
 
 
 async def fallback_file(
@@ -53,7 +53,7 @@ async def fallback_file(
 ) -> Summary:
     """Label a file, as `llmcat.pipeline.file_run.classify_file` does; items are routed.
 
-    With a bound on asks the items are read twice: first to find where asking brings most.
+    With a bound on items the items are read twice: first to find where asking brings most.
     """
     _check_twice(config)
     return await file_run.classify_file(
@@ -63,12 +63,8 @@ async def fallback_file(
 
 def _check_twice(config: RunConfig) -> None:
     """Raise `BadConfig` if items must be read twice and cannot."""
-    if (config.max_requests or config.max_cost) and file_run.is_stream(
-        "\n".join(expand(config.file))
-    ):
-        raise BadConfig(
-            "--max-requests and --max-cost read the items twice", hint="use --file FILE"
-        )
+    if (config.max_items or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
+        raise BadConfig("--max-items and --max-cost read the items twice", hint="use --file FILE")
 
 
 def opener(opened: Opened) -> file_run.Opener:

@@ -299,7 +299,7 @@ class Router:
             scores = yield from choose(plan, [nodes[id_] for id_ in offered], None)
             q = _distribution(scores)
             there, leaves = set(offered), self.taxonomy.leaves
-            # The exit of a shortlist widens it, but where asks are counted.
+            # The exit of a shortlist widens it, but where requests are counted.
             if scores.label == NONE and len(there) < len(leaves) and self.most is None:
                 rest = [n for n in leaves if n.id not in there]
                 wider = yield from choose(plan, rest, None)

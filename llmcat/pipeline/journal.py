@@ -264,7 +264,7 @@ def check_writable(out: str, inputs: Iterable[str]) -> None:
         raise JournalError(f"{target.parent}: cannot be written")
 
 
-SHOWN = {ROUTE: "primary, policy or checks"}
+SHOWN = {ROUTE: "primary, policy or checks", "judge": "calibration or threshold"}
 """What a part of the identity is called in messages, where its key does not say it."""
 
 

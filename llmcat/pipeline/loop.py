@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Memory", "Tally", "classify"]
 
 HOPELESS = 50
-"""When so many asks in a row could not be served, or none ever succeeded, it is not the items."""
+"""So many requests in a row that could not be served, or none ever: it is not the items."""
 
 
 class Memory(Protocol):
@@ -231,12 +231,12 @@ class _Loop:
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
-        self.ailing = 0  # asks in a row that the server could not serve
-        self.follow: deque[Request] = deque()  # second and later asks of an item
+        self.ailing = 0  # requests in a row that the server could not serve
+        self.follow: deque[Request] = deque()  # second and later requests of an item
         self.out: asyncio.Queue[RowResult | BaseException | None] = asyncio.Queue()
 
     async def pump(self, engine: Engine) -> None:
-        """Run asks through the engine until none is left."""
+        """Run requests through the engine until none is left."""
         try:
             async with contextlib.aclosing(engine.answer(self.feed())) as answers:
                 async for answer in answers:
@@ -251,7 +251,7 @@ class _Loop:
         self.wake.set()
 
     async def feed(self) -> AsyncIterator[Request]:
-        """Yield asks: what goes on before what begins, and no more than the window holds."""
+        """Yield requests: what goes on before what begins, and no more than the window holds."""
         while True:
             self.wake.clear()
             if self.stop.is_set() and not self.source.ended:
@@ -271,7 +271,7 @@ class _Loop:
             await self.wake.wait()
 
     def begin(self, item: Item) -> Request | None:
-        """Take in an item; return its first ask, or None when it needs none."""
+        """Take in an item; return its first request, or None when it needs none."""
         slot = _Slot(item)
         self.slots.append(slot)
         if item.error is not None:

@@ -189,7 +189,7 @@ class Session:
                           examples=pool.digest if pool is not None else "")  # fmt: skip
             if gathers:
                 session = await session._gather(pool, judged, prior)
-            return replace(session, decider=decider or session.judged())
+            return replace(session, decider=decider or session.decider_of())
         except BaseException:
             await engine.close()
             raise
@@ -263,7 +263,7 @@ class Session:
         # Rounded as a run's record has it, so that a run that goes on has the very same.
         return place_prior.estimate(readings).round(6) if readings else None
 
-    def judged(self) -> Decider:
+    def decider_of(self) -> Decider:
         """Return the decider that the settings ask for. Raises `BadConfig` if it cannot be had."""
         config = self.config
         part = self.artifact.parts.get("calibration") if self.artifact is not None else None

@@ -1,4 +1,4 @@
-"""Verdicts to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
+"""Results to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
 `alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are

@@ -1,4 +1,4 @@
-"""Few-shot examples: a pool of labelled items, and which of them an ask shows.
+"""Few-shot examples: a pool of labelled items, and which of them a request shows.
 
 `fixed` shows the same balanced handful to every item, so the server's prefix cache holds
 them. `nearest` shows the pool items most like this one (tf-idf over character n-grams, which

@@ -396,7 +396,7 @@ def test_a_bound_on_asks_is_kept(student: Path, tmp_path: Path, llmcat: Cli) -> 
     items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 12))
     done = llmcat(
         "fallback", "--file", items, "--labels", LABELS, "--primary", student, "--out", "o.jsonl",
-        "--engine", "fake", "--engine-option", "accuracy=1", "--max-requests", "5",
+        "--engine", "fake", "--engine-option", "accuracy=1", "--max-items", "5",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert sum("model" in row["sources"] for row in read_rows(tmp_path / "o.jsonl")) == 5

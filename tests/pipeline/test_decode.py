@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmcat import Taxonomy
@@ -76,6 +76,8 @@ logits = st.lists(st.floats(-30, 30), min_size=3, max_size=128)
 @given(logits, st.floats(-9, 0))
 def test_the_posterior_does_not_depend_on_the_mask(values: list[float], shift: float) -> None:
     """P = P_raw / mass: masked and unmasked readings agree, and the mass is the raw sum."""
+    first, second, *_ = sorted(values, reverse=True)
+    assume(first - second > 1e-9)  # nearer than that rounding decides
     menu = menu_of(len(values) - 1)
     masked = decode.read(answer(menu, normal(values)))
     raw = decode.read(answer(menu, [x + shift for x in normal(values)], masked=False))
