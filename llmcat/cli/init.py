@@ -19,7 +19,7 @@ SETTINGS = """\
 # Secrets do not belong here: set LLMCAT_API_KEY.
 
 taxonomy = "taxonomy.yaml"
-prompt = "zero-shot.en"          # llmcat prompts list
+# prompt = "mine.jinja"          # the default suits most models; llmcat prompts list
 
 # The model server (llmcat serve model --model NAME starts one):
 # base_url = "http://127.0.0.1:8000"

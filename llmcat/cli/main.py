@@ -50,7 +50,7 @@ commands:
 first steps:
   echo "red running shoes" | llmcat classify --labels shoes,bags,toys --engine fake
   llmcat classify --file items.csv --taxonomy taxonomy.yaml --base-url http://localhost:8000
-  llmcat ab --file labeled.csv --taxonomy taxonomy.yaml --a zero-shot --b definitions
+  llmcat ab --file labeled.csv --taxonomy taxonomy.yaml --a candidates=8 --b candidates=16
 """
 
 

@@ -124,6 +124,12 @@ def open_route(
                 "no primary", hint="--primary FOLDER of a student (llmcat student train), or URL"
             )
         primary = open_primary(config.primary, url=config.primary_url)
+    if config.engine == "retriever":
+        raise BadConfig(
+            "the fallback labeler asks a model where the primary is unsure: --engine retriever has "
+            "none",
+            hint="--base-url of a server, or --engine demo to see it at work",
+        )
     if config.calibration or config.by_branch or config.back_off or config.set_coverage:
         raise BadConfig(
             "the fallback labeler calibrates by its own checks",

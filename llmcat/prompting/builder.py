@@ -61,7 +61,7 @@ class Task:
         if "definitions" in needs and not described:
             raise BadConfig(
                 f"prompt {self.prompt.ref} needs descriptions or synonyms in the taxonomy",
-                hint="add them, or use --prompt zero-shot",
+                hint="add them, or leave out --prompt",
             )
         if not self._names:
             self._names.update(Names.of(taxonomy.nodes, self.prompt.front.language))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,8 @@ def test_init_writes_a_project_that_runs_and_never_overwrites(llmcat: Cli, tmp_p
     assert llmcat("init", "shop").code == 0
     files = {p.name for p in (tmp_path / "shop").iterdir()}
     assert files == {"llmcat.toml", "taxonomy.yaml", "items.jsonl"}
+    chosen = tomllib.loads((tmp_path / "shop" / "llmcat.toml").read_text())
+    assert set(chosen) == {"taxonomy"}  # all else is as it is by default, the prompt above all
     again = llmcat("init", "shop")
     assert (again.code, "there already" in again.err) == (2, True)
     ran = subprocess.run(

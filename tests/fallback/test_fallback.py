@@ -737,3 +737,15 @@ def test_an_interrupted_run_is_not_called_done(student: Path, tmp_path: Path) ->
     command[command.index("--concurrency") + 1] = "64"
     assert subprocess.run(command, check=False, cwd=tmp_path, capture_output=True).returncode == 0
     assert [row["row"] for row in read_rows(tmp_path / "o.jsonl")] == list(range(180))
+
+
+def test_the_retriever_is_no_model_to_fall_back_to(tmp_path: Path, llmcat: Cli) -> None:
+    """It says so, instead of marking all rows as degraded."""
+    write(tmp_path / "few.jsonl", titles(WARM, 12))
+    trained = ("student", "train", "--file", "few.jsonl", "--labels", LABELS, "--out", "student")
+    assert llmcat(*trained).code == 0
+    ran = llmcat("fallback", "--file", "few.jsonl", "--labels", LABELS, "--primary", "student",
+                 "--engine", "retriever")  # fmt: skip
+    assert ran.code == 2
+    assert "asks a model" in ran.err
+    assert not (tmp_path / "few.predictions.jsonl").exists()
