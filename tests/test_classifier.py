@@ -100,7 +100,7 @@ def test_lone_surrogates_are_text() -> None:
 @pytest.mark.parametrize("single", ["red shoes", {"title": "red shoes"}])
 def test_one_item_alone_is_a_mistake(single: object) -> None:
     """A string is not a list of letters."""
-    with pytest.raises(BadConfig, match="single"):
+    with pytest.raises(BadConfig, match="one item, not a list"):
         Classifier(LABELS, engine="fake").classify(single)  # type: ignore[arg-type]
 
 

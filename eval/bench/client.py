@@ -151,7 +151,7 @@ def whole(url: str, file: Path, count: int, checkout: Path = ROOT) -> float:
     command += ["--concurrency", str(IN_FLIGHT), *WHOLE_MENU]
     started = time.perf_counter()
     here = {**os.environ, "PYTHONPATH": f"{checkout}:{checkout / 'serve'}"}
-    process = subprocess.Popen([*command, "--restart", "--quiet"], env=here)
+    process = subprocess.Popen([*command, "--restart", "--quiet"], env=here, cwd=checkout)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = status  # reaped above
     assert status == 0

@@ -561,7 +561,7 @@ def test_a_student_takes_no_folder_that_holds_anything_else(tmp_path: Path, llmc
     labelled = write(tmp_path / "train.jsonl", titles(WARM, 6))
     done = llmcat("student", "train", "--file", labelled, "--labels", LABELS, "--out", "app")
     assert done.code == 2
-    assert "something else than a student" in done.err
+    assert "holds files that are not a student's" in done.err
     assert (app / "index.html").read_text() == "mine"
 
 
