@@ -12,19 +12,17 @@ know engines, students or files of items.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
 from llmcat.errors import JournalError
 from llmcat.records import digest
-from llmcat.storage import connect
+from llmcat.storage import Database, now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["SOURCES", "Check", "Label", "LabelStore", "Opinion", "Source", "key_of", "now"]
@@ -77,11 +75,6 @@ def key_of(content: str) -> str:
     A short text can be guessed from it: the hash keeps texts out of the file, not secrets.
     """
     return digest(content)
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the microsecond: labels are ordered by it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,59 +149,18 @@ class LabelStore:
         self.path = path
         if not make and not path.is_file():
             raise JournalError(f"{path}: no label store", hint="--store names another")
+        hint = "move it away, or choose another --store"
         try:
             if path.is_file() and _foreign(path):
                 raise JournalError(f"{path}: no label store", hint="--store names another")
-            self._db = connect(path, threads=True)
-            self._migrate()
         except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
-
-    def _broken(self, exc: sqlite3.Error) -> JournalError:
-        return JournalError(f"{self.path}: {exc}", hint="move it away, or choose another --store")
-
-    def _migrate(self) -> None:
-        if self.version == len(MIGRATIONS):
-            return
-        with self._writing():  # another process may do the same at this moment
-            if self.version > len(MIGRATIONS):
-                raise JournalError(
-                    f"{self.path} is of version {self.version}, this llmcat knows "
-                    f"{len(MIGRATIONS)}",
-                    hint="use the newer llmcat that wrote it",
-                )
-            for number in range(self.version, len(MIGRATIONS)):
-                for statement in filter(str.strip, MIGRATIONS[number].split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number + 1}")
+            raise JournalError(f"{path}: {exc}", hint=hint) from exc
+        self._db = Database(path, MIGRATIONS, hint=hint, threads=True)
 
     @property
     def version(self) -> int:
         """How many of the migrations have been applied."""
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Do what is inside as one transaction, alone."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise self._broken(exc) from exc
-
-    def _rows(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        try:
-            return self._db.execute(sql, tuple(values)).fetchall()
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
+        return self._db.version
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -229,10 +181,10 @@ class LabelStore:
         """
         new = 0
         marks = ", ".join("?" * len(fields(Label)))
-        with self._writing():
+        with self._db.writing() as db:
             for label in labels:
                 said = (label.label, label.confidence, label.by, label.prompt, label.taxonomy)
-                last = self._db.execute(
+                last = db.execute(
                     "SELECT label, confidence, by, prompt, taxonomy FROM labels "
                     f"WHERE key = ? AND source = ? ORDER BY {_LATEST} LIMIT 1",
                     (label.key, label.source),
@@ -241,30 +193,30 @@ class LabelStore:
                     continue
                 values = list(astuple(label))
                 values[5] = label.at or now()
-                self._db.execute(f"INSERT INTO labels ({_COLUMNS}) VALUES ({marks})", values)
+                db.execute(f"INSERT INTO labels ({_COLUMNS}) VALUES ({marks})", values)
                 new += 1
             for key, shown in (texts or {}).items():
                 text = orjson.dumps(dict(shown)).decode()
-                self._db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (key, text))
+                db.execute("INSERT OR REPLACE INTO texts VALUES (?, ?)", (key, text))
             for key, what in (opinions or {}).items():
                 opinion = (key, now(), primary, orjson.dumps(what).decode())
-                self._db.execute("INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?)", opinion)
+                db.execute("INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?)", opinion)
         return new
 
     def name_primary(self, id_: str, named: Iterable[str]) -> None:
         """Note what a primary can name."""
-        with self._writing():
-            self._db.execute(
+        with self._db.writing() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO primaries VALUES (?, ?)",
                 (id_, orjson.dumps(sorted(named)).decode()),
             )
 
     def forget(self, key: str) -> int:
         """Remove all that is known of a text; return how many labels there were."""
-        with self._writing():
-            found = self._db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
-            self._db.execute("DELETE FROM texts WHERE key = ?", (key,))
-            self._db.execute("DELETE FROM opinions WHERE key = ?", (key,))
+        with self._db.writing() as db:
+            found = db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
+            db.execute("DELETE FROM texts WHERE key = ?", (key,))
+            db.execute("DELETE FROM opinions WHERE key = ?", (key,))
         return found
 
     # -- reading --------------------------------------------------------------------------------
@@ -272,7 +224,7 @@ class LabelStore:
     def holding(self, *sources: Source) -> list[Label]:
         """Return the label that holds of each text, by these sources (default: all of them)."""
         among = sources or SOURCES
-        rows = self._rows(
+        rows = self._db.rows(
             f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
             f"(PARTITION BY key ORDER BY {_RANK}, {_LATEST}) AS place FROM labels "
             f"WHERE source IN ({_marks(among)})) WHERE place = 1 ORDER BY key",
@@ -283,12 +235,14 @@ class LabelStore:
     def history(self, *, key: str = "", item: str = "") -> list[Label]:
         """Return every label of a text, or of an id, the earliest first."""
         where, value = ("key = ?", key) if key else ("item = ?", item)
-        rows = self._rows(f"SELECT {_COLUMNS} FROM labels WHERE {where} ORDER BY at, seq", (value,))
+        rows = self._db.rows(
+            f"SELECT {_COLUMNS} FROM labels WHERE {where} ORDER BY at, seq", (value,)
+        )
         return [Label(*row) for row in rows]
 
     def conflicts(self) -> list[list[Label]]:
         """Return the texts whose sources' latest words differ, each with these words."""
-        rows = self._rows(
+        rows = self._db.rows(
             f"WITH latest AS ({_WORDS}) SELECT {_COLUMNS} FROM latest WHERE key IN "
             "(SELECT key FROM latest GROUP BY key HAVING count(DISTINCT label) > 1) "
             f"ORDER BY key, {_RANK}"
@@ -304,7 +258,7 @@ class LabelStore:
         What it said afterwards it may have learnt from the check.
         """
         held = {label.key: label.label for label in self.holding(*CHECKED)}
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT key, label, confidence, checked, by, firm FROM "
             "(SELECT l.*, c.checked, row_number() OVER "
             "(PARTITION BY l.key ORDER BY l.at DESC, l.seq DESC) AS place FROM labels l JOIN "
@@ -323,9 +277,9 @@ class LabelStore:
         held = {label.key: label.label for label in self.holding(*CHECKED)}
         named = {
             id_: frozenset(orjson.loads(labels))
-            for id_, labels in self._rows("SELECT id, named FROM primaries")
+            for id_, labels in self._db.rows("SELECT id, named FROM primaries")
         }
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT key, at, primary_id, said FROM (SELECT o.*, c.checked, row_number() OVER "
             "(PARTITION BY o.key ORDER BY o.at DESC) AS place FROM opinions o JOIN "
             "(SELECT key, min(at) AS checked FROM labels WHERE source IN ('person', 'gold') "
@@ -339,7 +293,7 @@ class LabelStore:
 
     def agreement(self) -> dict[str, tuple[int, int]]:
         """Return by label of the model how often the primary agrees, of how many both labelled."""
-        rows = self._rows(
+        rows = self._db.rows(
             f"WITH latest AS ({_WORDS}) SELECT m.label, sum(m.label = p.label), count(*) "
             "FROM latest m JOIN latest p ON m.key = p.key "
             "WHERE m.source = 'model' AND p.source = 'primary' GROUP BY m.label"
@@ -348,8 +302,10 @@ class LabelStore:
 
     def unchecked(self, count: int, *, seed: int) -> list[Label]:
         """Return a random sample of what model or primary labelled and nobody checked."""
-        self._db.create_function("mixed", 1, lambda key: digest(key, str(seed)), deterministic=True)
-        rows = self._rows(
+        self._db.connection.create_function(
+            "mixed", 1, lambda key: digest(key, str(seed)), deterministic=True
+        )
+        rows = self._db.rows(
             f"WITH latest AS ({_WORDS}) SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER "
             f"(PARTITION BY key ORDER BY {_RANK}) AS first FROM latest) WHERE first = 1 AND "
             "source IN ('model', 'primary') ORDER BY mixed(key) LIMIT ?",
@@ -359,18 +315,20 @@ class LabelStore:
 
     def texts(self) -> dict[str, dict[str, str]]:
         """Return the fields of the texts that are kept, by key."""
-        return {key: orjson.loads(text) for key, text in self._rows("SELECT * FROM texts")}
+        return {key: orjson.loads(text) for key, text in self._db.rows("SELECT * FROM texts")}
 
     def keys_of(self, item: str) -> list[str]:
         """Return the keys of the texts that came under an id, the latest first."""
-        rows = self._rows(
+        rows = self._db.rows(
             "SELECT key, max(seq) FROM labels WHERE item = ? GROUP BY key ORDER BY 2 DESC", (item,)
         )
         return [row[0] for row in rows]
 
     def counts(self) -> dict[str, dict[Source, int]]:
         """Return how many texts each source has labelled, by label; the sources' latest words."""
-        rows = self._rows(f"SELECT label, source, count(*) FROM ({_WORDS}) GROUP BY label, source")
+        rows = self._db.rows(
+            f"SELECT label, source, count(*) FROM ({_WORDS}) GROUP BY label, source"
+        )
         found: dict[str, dict[Source, int]] = {}
         for label, source, count in rows:
             found.setdefault(label, dict.fromkeys(SOURCES, 0))[source] = count

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmcat.annotations.store import Label, key_of, now
+from llmcat.annotations.store import Label, key_of
 from llmcat.errors import BadConfig, InputError
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.items.sources import expand
-from llmcat.storage import text_in, whole
+from llmcat.storage import now, text_in, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

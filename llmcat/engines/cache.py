@@ -10,16 +10,14 @@ labels, files of items or metrics; what shapes an answer is in the key, and noth
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from llmcat.errors import JournalError
 from llmcat.records import Answer, Request, Usage, digest
-from llmcat.storage import connect
+from llmcat.storage import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -32,6 +30,12 @@ __all__ = ["AnswerStore", "Remembering"]
 BATCH = 256
 
 
+MIGRATIONS = (
+    # as 0.1 made it, without a version
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB) WITHOUT ROWID",
+)
+
+
 class AnswerStore:
     """Answers by key, in an SQLite file that many runs share.
 
@@ -41,33 +45,18 @@ class AnswerStore:
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it."""
-        self.path = path
         self._new: dict[str, bytes] = {}
-        try:
-            self._db = connect(path)
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB) "
-                "WITHOUT ROWID"
-            )
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
-
-    def _broken(self, exc: sqlite3.Error) -> JournalError:
-        return JournalError(f"{self.path}: {exc}", hint="move it away, or choose another --runs")
+        hint = "move it away, or choose another --runs"
+        self._db = Database(path, MIGRATIONS, hint=hint)
 
     def get(self, key: str, request: Request) -> Answer | None:
         """Return the answer to a request, if there is one."""
         blob = self._new.get(key)
         if blob is None:
-            try:
-                row = self._db.execute(
-                    "SELECT answer FROM answers WHERE key = ?", (key,)
-                ).fetchone()
-            except sqlite3.Error as exc:
-                raise self._broken(exc) from exc
-            if row is None:
+            rows = self._db.rows("SELECT answer FROM answers WHERE key = ?", (key,))
+            if not rows:
                 return None
-            blob = row[0]
+            ((blob,),) = rows
         try:
             said = orjson.loads(blob)
         except orjson.JSONDecodeError:  # broken: it is asked again
@@ -103,14 +92,8 @@ class AnswerStore:
 
     def flush(self) -> None:
         """Write what is not yet in the file."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._new.items())
-            self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise self._broken(exc) from exc
+        with self._db.writing() as db:
+            db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._new.items())
         self._new.clear()
 
     def close(self) -> None:

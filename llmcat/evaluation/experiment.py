@@ -24,10 +24,10 @@ from llmcat.evaluation.looks import key_of, noted, planned, rule_of, second_look
 from llmcat.evaluation.opening import close_arms, open_arms, read_arms
 from llmcat.evaluation.paired import ALPHA
 from llmcat.evaluation.predictions import Labels, Scored, measure, same_items
-from llmcat.evaluation.run_folder import SOLO, Folder, Registry, load, named, now, stem_of
+from llmcat.evaluation.run_folder import SOLO, Folder, Registry, load, named, stem_of
 from llmcat.pipeline.file_run import unless
 from llmcat.records import digest
-from llmcat.storage import whole
+from llmcat.storage import now, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

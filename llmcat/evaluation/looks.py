@@ -10,8 +10,9 @@ import orjson
 from llmcat.errors import BadConfig, JournalError
 from llmcat.evaluation.comparison import Question
 from llmcat.evaluation.paired import ALPHA
-from llmcat.evaluation.run_folder import Look, Registry, now
+from llmcat.evaluation.run_folder import Look, Registry
 from llmcat.records import digest
+from llmcat.storage import now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,11 +9,8 @@ This module does not know engines, metrics or decisions.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sqlite3
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,10 +18,10 @@ import orjson
 
 from llmcat.errors import InputError, JournalError, RunMismatch
 from llmcat.pipeline.journal import locked, refuse_other
-from llmcat.storage import whole
+from llmcat.storage import Database, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["SOLO", "Folder", "Look", "Registry", "load", "named", "stem_of"]
 
@@ -132,19 +129,17 @@ def load(path: Path) -> dict[str, Any]:
 # -- the registry -----------------------------------------------------------------------------
 
 
-def _first(db: sqlite3.Connection) -> None:
-    db.execute(
-        "CREATE TABLE runs (name TEXT PRIMARY KEY, folder TEXT, kind TEXT, created TEXT, "
-        "file TEXT, n INTEGER, arms TEXT, status TEXT, result TEXT)"
-    )
-    db.execute(
-        "CREATE TABLE looks (question TEXT, rule TEXT, planned INTEGER, n INTEGER, items TEXT, "
-        "run TEXT, at TEXT, PRIMARY KEY (question, rule, planned, items))"
-    )
+MIGRATIONS = (
+    """
+    CREATE TABLE runs (name TEXT PRIMARY KEY, folder TEXT, kind TEXT, created TEXT,
+        file TEXT, n INTEGER, arms TEXT, status TEXT, result TEXT);
+    CREATE TABLE looks (question TEXT, rule TEXT, planned INTEGER, n INTEGER, items TEXT,
+        run TEXT, at TEXT, PRIMARY KEY (question, rule, planned, items))
+    """,
+)
 
 
-MIGRATIONS = (_first,)
-"""The n-th takes a registry from version n to n + 1."""
+COLUMNS = ("name", "folder", "kind", "created", "file", "n", "arms", "status", "result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +160,11 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         """Open the registry of a runs folder, or make it; bring an older one up to date."""
         self.path = folder / "runs.sqlite"
-        with self._told():
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("BEGIN IMMEDIATE")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise JournalError(f"{self.path} was written by a later llmcat", hint="update it")
-            for number, migrate in enumerate(MIGRATIONS[version:], version + 1):
-                migrate(self._db)
-                self._db.execute(f"PRAGMA user_version = {number}")
-            self._db.execute("COMMIT")
+        except OSError as exc:
+            raise JournalError(f"{folder}: {exc.strerror or exc}") from exc
+        self._db = Database(self.path, MIGRATIONS, hint="move it away, or choose another --runs")
 
     @classmethod
     def existing(cls, folder: str) -> Registry:
@@ -184,13 +172,6 @@ class Registry:
         if not (Path(folder) / "runs.sqlite").is_file():
             raise InputError(f"{folder}: no runs there", hint="--runs names another folder")
         return cls(Path(folder))
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as exc:
-            raise JournalError(f"{self.path}: {exc}") from exc
 
     def note(self, folder: Path, record: Mapping[str, Any], result: str = "") -> None:
         """Write down how a run stands; `result` is what it found, in a line."""
@@ -206,16 +187,14 @@ class Registry:
             record["status"],
             result,
         )
-        with self._told():
-            self._db.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
-            )
+        with self._db.writing() as db:
+            db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, the latest first."""
-        with self._told():
-            rows = self._db.execute("SELECT * FROM runs ORDER BY created DESC, rowid DESC")
-            return [dict(row) | {"arms": orjson.loads(row["arms"])} for row in rows]
+        rows = self._db.rows("SELECT * FROM runs ORDER BY created DESC, rowid DESC")
+        found = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        return [run | {"arms": orjson.loads(run["arms"])} for run in found]
 
     def find(self, name: str) -> Path:
         """Return the folder of a run, by its name, the beginning of it or of its hash.
@@ -236,18 +215,16 @@ class Registry:
 
     def looks(self, question: str) -> list[Look]:
         """Return the looks at a question so far, in their order."""
-        with self._told():
-            rows = self._db.execute(
-                "SELECT rule, planned, n, items, run, at FROM looks WHERE question = ? "
-                "ORDER BY at, n",
-                (question,),
-            )
-            return [Look(*row) for row in rows]
+        rows = self._db.rows(
+            "SELECT rule, planned, n, items, run, at FROM looks WHERE question = ? ORDER BY at, n",
+            (question,),
+        )
+        return [Look(*row) for row in rows]
 
     def look(self, question: str, look: Look) -> None:
         """Write down that a question was looked at; the same items again are the same look."""
-        with self._told():
-            self._db.execute(
+        with self._db.writing() as db:
+            db.execute(
                 "INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (question, look.rule, look.planned, look.n, look.items, look.run, look.at),
             )
@@ -255,8 +232,3 @@ class Registry:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
-
-
-def now() -> str:
-    """Return the time as it is written down."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")

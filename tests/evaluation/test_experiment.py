@@ -660,7 +660,7 @@ def test_the_registry_is_brought_up_to_date(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "runs.sqlite") as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(Exception, match="later llmcat"):
+    with pytest.raises(Exception, match="this llmcat knows"):
         Registry(tmp_path)
 
 

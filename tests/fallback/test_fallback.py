@@ -749,3 +749,17 @@ def test_the_retriever_is_no_model_to_fall_back_to(tmp_path: Path, llmcat: Cli) 
     assert ran.code == 2
     assert "asks a model" in ran.err
     assert not (tmp_path / "few.predictions.jsonl").exists()
+
+
+def test_a_file_that_is_no_database_is_no_store(tmp_path: Path) -> None:
+    """Garbage, and the database of something else: an error that says so, nothing is written."""
+    garbage = tmp_path / "garbage.sqlite"
+    garbage.write_bytes(b"not a database at all" * 99)
+    with pytest.raises(JournalError, match="not a database"):
+        LabelStore(garbage)
+    assert garbage.read_bytes() == b"not a database at all" * 99
+    with sqlite3.connect(tmp_path / "other.sqlite") as other:
+        other.execute("CREATE TABLE things (a)")
+    other.close()
+    with pytest.raises(JournalError, match="no label store"):
+        LabelStore(tmp_path / "other.sqlite")
