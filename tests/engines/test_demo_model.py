@@ -53,7 +53,7 @@ def test_no_measured_title_or_near_duplicate_can_be_drawn(data: Any) -> None:
     test = [r["title"] for r in data.rows(DATA / "shop32/test.jsonl")]
     test += [r["title"] for r in data.rows(data.EXAMPLES / "items.jsonl")]
     sets = [data.words(t) for t in test]
-    held = data.OutOfFold(test)
+    held = data.Held(test)
     assert all(held.holds(t) for t in test)
     for world in data.worlds(DATA):
         if world.name not in {"shop32", "naics"}:
