@@ -95,7 +95,7 @@ def parts(data: Path) -> list[Set]:
         Set(
             "clinc150", [*inside, *outside], intents(sorted({r["label"] for r in clinc} - {"oos"}))
         ),
-        replace(zh, items=zh.items[: zh.sample]),
+        replace(zh, items=zh.items[: zh.first]),
     ]
 
 

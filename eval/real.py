@@ -46,13 +46,14 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class Set:
-    """A labelled set as llmcat reads it, and how many of its items are asked where not all are."""
+    """A labelled set as llmcat reads it. Where not all is asked: its `first` items, or `--limit`."""
 
     name: str
     items: Rows
     taxonomy: Rows | Path
     examples: Rows = field(default_factory=list)
-    sample: int | None = None
+    first: int | None = None
+    limit: int = 0
 
 
 def rows(path: Path) -> Rows:
@@ -91,7 +92,7 @@ def shop32(data: Path, part: str = "test") -> Set:
         for row in rows(data / "shop32" / "categories.jsonl")
     ]
     found = some(rows(data / "shop32" / f"{part}.jsonl"), 7)
-    return Set("shop32", found, labels, sample=300)
+    return Set("shop32", found, labels, limit=300)
 
 
 def banking77(shots: int) -> Callable[[Path], Set]:
@@ -108,7 +109,7 @@ def banking77(shots: int) -> Callable[[Path], Set]:
         found = some(rows(data / "banking77" / "test.jsonl"), 7)
         name = f"banking77, {shots} labelled per class" if shots else "banking77"
         labels = intents(sorted({r["label"] for r in train}))
-        return Set(name, found, labels, shown, sample=250 if shots else 385)
+        return Set(name, found, labels, shown, first=385, limit=250 if shots else 0)
 
     return made
 
@@ -120,7 +121,7 @@ def clinc150(data: Path) -> Set:
     inside = [row for row in found if row["label"] != "oos"]
     outside = [row | {"label": "none"} for row in found if row["label"] == "oos"][:100]
     asked = [*some([*inside[:400], *outside], 5), *inside[400:]]
-    return Set("clinc150 with outsiders", asked, intents(names), sample=500)
+    return Set("clinc150 with outsiders", asked, intents(names), first=500)
 
 
 def titles_zh(data: Path, part: str = "test", seed: int = 7) -> Set:
@@ -133,7 +134,7 @@ def titles_zh(data: Path, part: str = "test", seed: int = 7) -> Set:
         for r in some((r for r in found if r["split"] == part), seed)
     ]  # fmt: skip
     names = sorted({r["label"].partition(" > ")[0] for r in found})
-    return Set("Chinese titles", made, [{"id": n, "name": n} for n in names], sample=200)
+    return Set("Chinese titles", made, [{"id": n, "name": n} for n in names], first=200)
 
 
 SETS: dict[str, Callable[[Path], Set]] = {
@@ -198,12 +199,12 @@ def run(found: Set, engine: list[Any], runs: Path, *, whole: bool = False) -> Pa
     """Ask about a set as a user would; return the run's folder."""
     here = runs / "sets" / re.sub(r"\W+", "-", found.name)
     here.mkdir(parents=True, exist_ok=True)
-    write(here / "items.jsonl", found.items)
+    write(here / "items.jsonl", found.items[: None if whole else found.first])
     taxonomy = found.taxonomy
     if not isinstance(taxonomy, Path):
         write(here / "taxonomy.jsonl", taxonomy)
         taxonomy = here / "taxonomy.jsonl"
-    flags = [] if whole or not found.sample else ["--limit", str(found.sample)]
+    flags = [] if whole or not found.limit else ["--limit", str(found.limit)]
     if found.examples:
         write(here / "examples.jsonl", found.examples)
         flags += ["--examples", str(here / "examples.jsonl")]
