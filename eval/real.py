@@ -46,7 +46,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class Set:
-    """A labelled set as llmcat reads it. Where not all is asked: its `first` items, or `--limit`."""
+    """A labelled set as llmcat reads it. Where not all is asked: its `first`, or by `--limit`."""
 
     name: str
     items: Rows
