@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +74,28 @@ ITEMS = ("file", "input_format", "text", "id", "label", "redact", "limit")
 SHORT = {"file": "-f", "out": "-o"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in a line what is wrong, and which flag may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `BadConfig`."""
+        from difflib import get_close_matches
+
+        from llmcat.errors import BadConfig
+
+        hint = f"{self.prog} --help"
+        for word in message.split():
+            flag = word.split("=")[0]
+            if "unrecognized" in message and flag.startswith("-"):
+                if near := get_close_matches(flag, self._option_string_actions, n=1):
+                    hint = f"did you mean {near[0]}? see {self.prog} --help"
+                break
+        raise BadConfig(message, hint=hint)
+
+
 def parser(name: str, epilog: str = "") -> argparse.ArgumentParser:
     """Return the parser of a command, without arguments."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"llmcat {name}",
         description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".",
         epilog=epilog,

@@ -474,6 +474,23 @@ def test_names_of_01_are_read_with_a_warning(llmcat: Cli, tmp_path: Path) -> Non
     assert (near.code, near.err.splitlines()[1]) == (2, "  hint: did you mean classify?")
 
 
+def test_a_flag_that_does_not_exist(llmcat: Cli) -> None:
+    """One line, and the flag that may be meant; not the whole usage before it."""
+    said = {
+        ("classify", "--taxonmy", "x"): "--taxonomy",
+        ("eval", "--base-ur=x"): "--base-url",
+        ("labels", "export", "--sorce", "gold", "x.csv"): "",
+    }
+    for words, near in said.items():
+        ran = llmcat(*words)
+        assert (ran.code, ran.out) == (2, "")
+        first, second = ran.err.splitlines()
+        assert first.startswith("llmcat: error: unrecognized arguments")
+        assert near in second
+        assert "--help" in second
+    assert llmcat("classify", "--engine", "vlm").err.count("\n") == 2
+
+
 def test_it_runs_as_a_module_and_logs_when_asked(tmp_path: Path) -> None:
     """`python -m llmcat`; LLMCAT_LOG tells what happens between, else nothing is said."""
     command = [sys.executable, "-m", "llmcat", "classify", "--labels", "shoes,bags", "--engine",
