@@ -21,6 +21,7 @@ __all__ = [
     "Answer",
     "Decided",
     "Item",
+    "Kind",
     "Menu",
     "Message",
     "Node",

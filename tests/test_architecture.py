@@ -163,6 +163,27 @@ def test_each_adapted_package_has_one_home(package: str) -> None:
     assert users == ADAPTERS[package]
 
 
+def test_what_others_use_is_named_as_public() -> None:
+    """A module's `__all__` holds what the other modules import from it, and they import no other."""
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "llmcat."
+            ):
+                continue
+            other = str(node.module).removeprefix("llmcat.")
+            asked = {a.name for a in node.names if f"{other}.{a.name}" not in modules()}
+            assert asked <= public(other) or other not in modules(), f"{name} from {other}: {asked}"
+
+
+def public(name: str) -> set[str]:
+    """What a module says is for others."""
+    for node in modules()[name].body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
 def test_help_is_light() -> None:
     """`llmcat --help` loads no heavy package, so it is instant."""
     code = "import sys; from llmcat.cli.main import main; main(['--help']); print(*sys.modules)"

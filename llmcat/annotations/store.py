@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["SOURCES", "Check", "Label", "LabelStore", "Opinion", "Source", "key_of", "now"]
+__all__ = [
+    "CHECKED",
+    "SOURCES",
+    "Check",
+    "Label",
+    "LabelStore",
+    "Opinion",
+    "Source",
+    "key_of",
+    "now",
+]
 
 Source = Literal["person", "gold", "model", "primary"]
 SOURCES: tuple[Source, ...] = ("person", "gold", "model", "primary")

@@ -27,6 +27,8 @@ __all__ = [
     "fit_scaling",
     "fit_temperature",
     "log_loss_of",
+    "logit",
+    "logs",
     "normalised",
     "position_prior",
     "without_prior",

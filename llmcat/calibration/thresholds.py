@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "STEPS",
     "Gate",
     "choose",
     "choose_by_branch",

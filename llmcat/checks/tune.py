@@ -52,7 +52,17 @@ if TYPE_CHECKING:
     from llmcat.records import Item
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["ALONE", "INTERRUPTED", "Options", "Tried", "Tuned", "labels_for_a_promise", "tune"]
+__all__ = [
+    "ALONE",
+    "INTERRUPTED",
+    "Options",
+    "Tried",
+    "Tuned",
+    "against",
+    "labels_for_a_promise",
+    "pareto",
+    "tune",
+]
 
 ALONE = "retriever"
 FIRST, BLOCK = 32, 16

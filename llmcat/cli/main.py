@@ -26,16 +26,8 @@ DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits
 ELSEWHERE = {"serve"}
 """Commands that another package of ours offers."""
 
-OLD_FLAGS = {
-    "--known": "--primary-labelled",
-    "--least": "--min-examples",
-    "--looks": "--interim-looks",
-    "--max-asks": "--max-items",
-    "--near": "--cold-threshold",
-    "--sets": "--set-coverage",
-    "--unlike": "--max-distance",
-}
-"""Flags of 0.1, and what they are called now."""
+OLD_FLAGS = {"--least": "--min-examples", "--looks": "--interim-looks"}
+"""Flags of 0.1 that were no settings, and what they are called now."""
 
 TOP_HELP = """\
 usage: llmcat COMMAND [options]
@@ -72,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if level := os.environ.get("LLMCAT_LOG"):
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("llmcat").setLevel(level.upper())
-    rest = [_renamed(word) for word in rest]
+    if name not in ELSEWHERE:
+        rest = [_renamed(word) for word in rest]
     command = _command(name)
     if command is None:
         return _unknown(name)
@@ -145,10 +138,16 @@ def _command(name: str) -> Callable[[list[str]], int] | None:
 def _renamed(word: str) -> str:
     """Return a flag's name of today."""
     flag, equals, value = word.partition("=")
-    if flag not in OLD_FLAGS:
+    new = OLD_FLAGS.get(flag)
+    if new is None and flag.startswith("--"):
+        from llmcat.config import RENAMED
+
+        new = RENAMED.get(flag[2:].replace("-", "_"))
+        new = new and f"--{new.replace('_', '-')}"
+    if new is None:
         return word
-    _warn(f"{flag} is called {OLD_FLAGS[flag]} now; the old name works until 0.3")
-    return f"{OLD_FLAGS[flag]}{equals}{value}"
+    _warn(f"{flag} is called {new} now; the old name works until 0.3")
+    return f"{new}{equals}{value}"
 
 
 def _warn(text: str) -> None:

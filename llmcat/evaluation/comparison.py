@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
     from llmcat.evaluation.predictions import Labels, Scored
 
-__all__ = ["METRICS", "Question", "compare_arms", "detectable", "segments_of"]
+__all__ = [
+    "LOSSES",
+    "METRICS",
+    "Question",
+    "compare_arms",
+    "detectable",
+    "gained",
+    "segments_of",
+    "show",
+]
 
 Array = np.ndarray[Any, Any]
 

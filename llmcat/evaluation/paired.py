@@ -34,6 +34,7 @@ __all__ = [
     "difference_of_proportions",
     "difference_of_ratios",
     "differences_of_f1",
+    "mcnemar",
 ]
 
 Array = np.ndarray[Any, Any]

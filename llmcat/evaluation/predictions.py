@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ERROR", "Labels", "Scored", "measure"]
+__all__ = ["ERROR", "Labels", "Scored", "at_level", "measure", "same_items"]
 
 Array = np.ndarray[Any, Any]
 

@@ -21,7 +21,19 @@ from llmcat.records import NONE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["PAIRS", "Result", "Section", "joined", "line", "read", "sections", "shared_messages"]
+__all__ = [
+    "PAIRS",
+    "Result",
+    "Section",
+    "files_line",
+    "interest",
+    "joined",
+    "line",
+    "read",
+    "requests_of",
+    "sections",
+    "shared_messages",
+]
 
 PAIRS = 10
 FRACTIONS = ("brier", "kappa", "log_loss")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmcat.pipeline.session import Session
     from llmcat.records import Answer, Item
 
-__all__ = ["alone", "duration", "here"]
+__all__ = ["LOCAL", "alone", "duration", "here"]
 
 LOCAL = {"vllm_local", "transformers_local", "demo"}
 """Engines that compute in this process."""

@@ -25,7 +25,7 @@ from llmcat.storage import whole
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Artifact", "Part"]
+__all__ = ["CHOICES", "Artifact", "Part"]
 
 CHAIN = ("reader", "pool", "calibration", "line")
 CHOICES = ("prompt", "candidates", "sources", "orders", "examples", "source_category")

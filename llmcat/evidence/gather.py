@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llmcat.records import Item
     from llmcat.retrieval.scorers import Retriever, Signals
 
-__all__ = ["Asked", "Evidence", "Gathered", "reading"]
+__all__ = ["BATCH", "Asked", "Evidence", "Gathered", "reading"]
 
 Array = np.ndarray[Any, Any]
 

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from llmcat.retrieval.scorers import Signals
 
-__all__ = ["READER", "Heard", "Pool", "default_weights", "fit"]
+__all__ = [
+    "FOLDS",
+    "LEAST",
+    "READER",
+    "READER_BESIDE_LEARNT",
+    "Heard",
+    "Pool",
+    "default_weights",
+    "fit",
+    "folds_of",
+]
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Columns", "Posterior"]
+__all__ = ["Columns", "Posterior", "best_of"]
 
 Array = np.ndarray[Any, Any]
 

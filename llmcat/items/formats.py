@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-__all__ = ["ROWS", "SUFFIXES", "Format", "Row", "format_of", "lines_of", "open_bytes"]
+__all__ = ["ROWS", "SUFFIXES", "Format", "Row", "bare", "format_of", "lines_of", "open_bytes"]
 
 
 Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
 
-__all__ = ["Columns", "ItemReader", "to_items"]
+__all__ = ["CUT", "Columns", "ItemReader", "to_items"]
 
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")

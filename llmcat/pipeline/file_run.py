@@ -40,7 +40,18 @@ if TYPE_CHECKING:
     from llmcat.records import Item, RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Opener", "Summary", "classify_file", "classify_stream", "default_out"]
+__all__ = [
+    "Opener",
+    "Summary",
+    "Watch",
+    "classify_file",
+    "classify_stream",
+    "default_out",
+    "fingerprint",
+    "is_stream",
+    "items_of",
+    "unless",
+]
 
 T = TypeVar("T")
 Opener: TypeAlias = "Callable[[RunConfig], Coroutine[Any, Any, Session]]"

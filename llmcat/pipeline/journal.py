@@ -36,6 +36,8 @@ __all__ = [
     "check_writable",
     "finished",
     "hold",
+    "is_folder",
+    "locked",
     "record_path",
     "refuse_other",
     "replace_rows",

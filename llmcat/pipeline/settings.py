@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmcat.prompting.templates import Prompt
     from llmcat.records import Item
 
-__all__ = ["engine_of", "pool_of", "prompt_of", "with_choices", "with_gold"]
+__all__ = ["check_able", "engine_of", "pool_of", "prompt_of", "with_choices", "with_gold"]
 
 
 NO_ENGINE = """\

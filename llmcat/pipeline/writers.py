@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["COLUMNS", "decided_in", "export", "row_of", "rows_in"]
+__all__ = ["COLUMNS", "FORMATS", "check_format", "decided_in", "export", "row_of", "rows_in"]
 
 COLUMNS = (
     "row",

@@ -65,6 +65,7 @@ __all__ = [
     "Entry",
     "Names",
     "Prompt",
+    "Specimen",
     "available",
     "load",
     "spelled",
@@ -204,6 +205,7 @@ class Specimen(dict[str, str]):
         super().__init__(title=text)
 
     def __missing__(self, name: str) -> str:
+        """Have every field."""
         return self["title"]
 
 
