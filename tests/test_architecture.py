@@ -164,7 +164,7 @@ def test_each_adapted_package_has_one_home(package: str) -> None:
 
 
 def test_what_others_use_is_named_as_public() -> None:
-    """A module's `__all__` holds what the other modules import from it, and they import no other."""
+    """A module's `__all__` holds what other modules import from it."""
     for name, tree in modules().items():
         for node in ast.walk(tree):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
