@@ -33,21 +33,26 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(model: Path, log: Path, *extra: str) -> Iterator[str]:
-    """Run a model server until the end of the block."""
+def serve(
+    model: Path, log: Path, *extra: str, name: str = "tiny", profile: str = "cpu", room: int = 4096
+) -> Iterator[str]:
+    """Run `llmcat serve model` until the end of the block. `room` 0: what the model itself has."""
     port = free_port()
     command = [sys.executable, "-m", "llmcat", "serve", "model", "--model", str(model)]
-    command += ["--name", "tiny", "--profile", "cpu", "--port", str(port)]
+    command += ["--name", name, "--profile", profile, "--port", str(port)]
+    command += ["--", "--dtype", "float32"]
+    if room:
+        command += ["--max-model-len", str(room)]
+    command += extra
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*command, "--", "--max-model-len", "4096", "--dtype", "float32", *extra],
-            stdout=sink, stderr=sink, env=environment, start_new_session=True,
-        )  # fmt: skip
+            command, stdout=sink, stderr=sink, env=environment, start_new_session=True
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 300
-        while not _healthy(url):
+        while not healthy(url):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"vLLM did not start:\n{log.read_text()[-3000:]}", pytrace=False)
             time.sleep(0.5)
@@ -62,7 +67,7 @@ def serve(model: Path, log: Path, *extra: str) -> Iterator[str]:
             process.wait()
 
 
-def _healthy(url: str) -> bool:
+def healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
             return True

@@ -119,8 +119,9 @@ def _dsl() -> Any:
     """Import Outlines' grammar language.
 
     `import outlines` imports all of its models, and that for MLX (Apple's; llmcat never uses it)
-    imports transformers where there is one: 0.8 s of each start. It does without as well (Outlines
-    1.3.3: the import stands in a try), and its other models import transformers when they are made.
+    imports transformers where there is one: 0.79 s instead of 0.20 (findings/outlines-start.sh). It
+    does without as well (Outlines 1.3.3: the import stands in a try), and its other models import
+    transformers when they are made.
     """
     finder = _NoTransformers()
     if "transformers" not in sys.modules:

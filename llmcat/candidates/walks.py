@@ -16,7 +16,7 @@ from llmcat.records import NONE, Menu, Node, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-__all__ = ["Walk", "averaged", "choose", "walk"]
+__all__ = ["SURE", "Walk", "averaged", "choose", "walk"]
 
 SURE = 0.9
 """With `auto`, an answer at least as likely is not asked for again."""

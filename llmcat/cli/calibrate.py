@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from llmcat.cli.console import Bar, figure, interruptible
+from llmcat.cli.console import figure
 from llmcat.cli.evaluation_options import check_evaluated
 from llmcat.cli.options import add_settings, settings
 from llmcat.cli.options import parser as make_parser
+from llmcat.cli.results import evaluated
 from llmcat.errors import BadConfig
 from llmcat.storage import wrote
 
@@ -95,17 +95,8 @@ def run_calibrate(
     arm = Arm(SOLO, config.model_copy(update={"out": "", **UNCALIBRATED}))
     options = experiment.Options(command=tuple(command), posteriors=True, kept=kept)
 
-    def say(text: str) -> None:
-        if not quiet:
-            print(text, file=sys.stderr)
-
-    with Bar(quiet=quiet) as bar:
-        folder = interruptible(
-            lambda stop: experiment.evaluate([arm], options, watch=bar, stop=stop, say=say)
-        )
+    folder = evaluated([arm], options, quiet=quiet)
     if folder is None:
-        print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
-        print(f"  {shlex.join(options.command)}", file=sys.stderr)
         return 130
     if fallen := load(folder)["arms"][SOLO]["collapse"]:
         print(fallen["said"])

@@ -21,26 +21,33 @@ if TYPE_CHECKING:
     from llmcat.evaluation.experiment import Options
     from llmcat.evaluation.report import Result
 
-__all__ = ["print_result", "run_evaluation"]
+__all__ = ["evaluated", "print_result", "run_evaluation"]
 
 
 def run_evaluation(arms: Sequence[Arm], options: Options, shown: Mapping[str, Any]) -> int:
     """Evaluate, print what was found, return the exit code."""
+    folder = evaluated(arms, options, quiet=shown["quiet"])
+    if folder is None:
+        return 130
+    return print_result(folder, options, shown)
+
+
+def evaluated(arms: Sequence[Arm], options: Options, *, quiet: bool) -> Path | None:
+    """Evaluate behind a bar; return the run's folder, or say how to go on and return None."""
     from llmcat.evaluation import experiment
 
     def say(text: str) -> None:
-        if not shown["quiet"]:
+        if not quiet:
             print(text, file=sys.stderr)
 
-    with Bar(quiet=shown["quiet"]) as bar:
+    with Bar(quiet=quiet) as bar:
         folder = interruptible(
             lambda stop: experiment.evaluate(arms, options, watch=bar, stop=stop, say=say)
         )
     if folder is None:
         print("interrupted; this goes on, and asks nothing twice:", file=sys.stderr)
         print(f"  {shlex.join(options.command)}", file=sys.stderr)
-        return 130
-    return print_result(folder, options, shown)
+    return folder
 
 
 def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]) -> int:

@@ -15,12 +15,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SURE", "Escalation", "sure_line"]
+__all__ = ["Escalation", "sure_line"]
 
 Array = np.ndarray[Any, Any]
-
-SURE = 0.9
-"""Where further orders are asked for only if need be, an answer at least as likely stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcat.candidates.plan import Plan
-from llmcat.candidates.walks import Walk, walk
+from llmcat.candidates.walks import SURE, Walk, walk
 from llmcat.engines import Engine, Served
 from llmcat.errors import BadConfig
 from llmcat.evidence import assemble, place_prior
 from llmcat.evidence.artifact import Artifact
-from llmcat.evidence.escalation import SURE, Escalation
+from llmcat.evidence.escalation import Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.pipeline.decode import Decider, Plain

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import free_port
+from helpers import serve
 from sklearn.base import clone
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
@@ -351,44 +344,6 @@ def test_one_example_of_each(tiny: str) -> None:
 # -- served by vLLM ----------------------------------------------------------------------------
 
 
-@contextmanager
-def served(folder: Path, log: Path) -> Iterator[str]:
-    """Run `llmcat serve model --profile classify` until the end of the block."""
-    port = free_port()
-    command = [sys.executable, "-m", "llmcat", "serve", "model", "--model", str(folder)]
-    command += ["--name", "student", "--profile", "classify", "--port", str(port)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [*command, "--", "--dtype", "float32"],
-            stdout=sink, stderr=sink, env=environment, start_new_session=True,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 300
-        while not healthy(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"vLLM did not start:\n{log.read_text()[-3000:]}", pytrace=False)
-            time.sleep(0.5)
-        yield url
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2):  # noqa: S310
-            return True
-    except OSError:
-        return False
-
-
 def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310
         f"{url}/classify", json.dumps(body).encode(), {"content-type": "application/json"}
@@ -405,7 +360,8 @@ def test_vllm_gives_the_same_probabilities(student: EncoderStudent, tmp_path: Pa
         pytest.fail("vLLM is not installed; `make test` installs it", pytrace=False)
     student.save(tmp_path / "s")
     texts = [*TEST[0][:40], "运动鞋 sneaker " * 100, "unknown"]
-    with served(tmp_path / "s", tmp_path / "log") as url:
+    folder, log = tmp_path / "s", tmp_path / "log"
+    with serve(folder, log, name="student", profile="classify", room=0) as url:
         answer = ask(url, {"input": texts, "truncate_prompt_tokens": -1})
     rows = answer["data"]
     assert [row["index"] for row in rows] == list(range(len(texts)))
