@@ -222,6 +222,7 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
     def predict(self, X: Items) -> Array:  # noqa: N803
         """Return labels, `none` for items that belong nowhere; shape `(n,)`.
 
+        With `multi` 1 where a class is given and 0 where not, shape `(n, k)`, a column per class.
         With more labels than one menu holds an inner node's id may be among them. Raises
         `EngineError` if any item could not be answered (unless `on_error="row"`); what the others
         got is kept, and not asked again by the next call.
@@ -231,7 +232,8 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
     def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
 
-        Raises `EngineUnsupported` if the labels do not fit one menu: then not all of them are
+        With `multi` each is the chance that this label applies, whatever the others. Raises
+        `EngineUnsupported` if the labels do not fit one menu: then not all of them are
         looked at. Raises `EngineError` as `predict` does.
         """
         return self._probabilities_of(self._answers(self._whole, X))

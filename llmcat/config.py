@@ -9,9 +9,9 @@ import os
 import tomllib
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,9 +22,15 @@ from pydantic_settings import (
 from llmcat.errors import BadConfig, LlmcatWarning
 from llmcat.records import MOST_LABELS
 
-__all__ = ["CONFIG_FILE", "RENAMED", "RunConfig", "load", "say_renamed"]
+__all__ = ["CONFIG_FILE", "MULTI", "RENAMED", "RunConfig", "load", "say_renamed"]
 
 CONFIG_FILE = "llmcat.toml"
+MULTI = "menu"
+"""How a model is asked for several labels where nobody says (`--multi` without a value)."""
+ONE_LABEL = (
+    "calibration", "accept_precision", "by_branch", "back_off", "set_coverage", "skip_sure",
+)  # fmt: skip
+"""Settings that only mean something where an item has one label."""
 
 
 RENAMED = {
@@ -41,6 +47,14 @@ def say_renamed(old: str, new: str) -> None:
     """Warn that something is called otherwise now."""
     text = f"{old} is called {new} now; the old name works until 0.3"
     warnings.warn(text, LlmcatWarning, stacklevel=2)
+
+
+def _way(value: Any) -> Any:
+    """Read a yes or no as the usual way, or as none."""
+    said = str(value).lower()
+    if said in {"true", "1", "yes"}:
+        return MULTI
+    return "" if said in {"false", "0", "no"} else value
 
 
 class RunConfig(BaseSettings):
@@ -82,6 +96,11 @@ class RunConfig(BaseSettings):
 
     labels: str = Field("", description="the categories themselves, comma-separated")
     taxonomy: str = Field("", description="the categories: .yaml, .json, .jsonl, .csv, .txt")
+    multi: Annotated[Literal["", "menu", "each"], BeforeValidator(_way)] = Field(
+        "",
+        description="an item may have several labels: the model reads one menu of candidates "
+        "(menu), or each candidate by itself (each)",
+    )
     about: str = Field("", description="what the items are, in a few words, for the prompt")
     menu_size: int = Field(
         MOST_LABELS, ge=2, le=MOST_LABELS, description="most labels offered in one question"
@@ -147,6 +166,8 @@ class RunConfig(BaseSettings):
         "vllm_local",
         "transformers_local",
         "openai",
+        "systemone",
+        "decisions",
         "litellm",
         "demo",
         "student",
@@ -156,7 +177,8 @@ class RunConfig(BaseSettings):
         "",
         description="vllm_http (the default with --base-url), vllm_local and transformers_local "
         "(--model in this process), openai (any OpenAI-compatible server), litellm (any provider; "
-        "the default with --model provider/name), demo (the small demo model), student (a trained "
+        "the default with --model provider/name), systemone and decisions (a server with a "
+        "decision model: docs/decision-models.md), demo (the small demo model), student (a trained "
         "one: --model FOLDER), retriever (no model: retrieval alone) or fake",
     )
     engine_option: str = Field("", description="NAME=VALUE,... for the engine")
@@ -261,6 +283,14 @@ class RunConfig(BaseSettings):
             say_renamed(old, new := RENAMED[old])
             given.setdefault(new, given.pop(old))
         return given
+
+    @model_validator(mode="after")
+    def _one_label(self) -> Self:
+        """Refuse what has no meaning where an item may have several labels."""
+        if self.multi and (given := [n for n in ONE_LABEL if getattr(self, n)]):
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{names} is for items with one label, and --multi gives several")
+        return self
 
     @classmethod
     def settings_customise_sources(

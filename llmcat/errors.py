@@ -11,6 +11,7 @@ LlmcatError
 │   ├── EngineBusy          retryable; may say how long to wait
 │   ├── EngineDown          retryable; ends the run once retries are used up
 │   ├── EngineRefused       this request will never work
+│   │   └── Undecided       it was answered: the model cannot tell
 │   ├── EngineUnsupported   this engine cannot do what was asked
 │   └── ConstraintIgnored   an answer outside the menu: nothing it says can be trusted
 └── JournalError            the output file (exit 2)
@@ -38,6 +39,7 @@ __all__ = [
     "LlmcatError",
     "LlmcatWarning",
     "RunMismatch",
+    "Undecided",
 ]
 
 
@@ -132,6 +134,10 @@ class EngineRefused(EngineError):
         """`fatal` when no other request of this run would be accepted either."""
         super().__init__(message, hint=hint)
         self.fatal = fatal
+
+
+class Undecided(EngineRefused):
+    """The model answered that it cannot tell; who knows more may decide."""
 
 
 class EngineUnsupported(EngineError):

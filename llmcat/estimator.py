@@ -5,7 +5,6 @@ This module knows scikit-learn's conventions; it does not know files, the comman
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -21,14 +20,15 @@ from sklearn.exceptions import NotFittedError
 import llmcat
 from llmcat import config as configuration
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
-from llmcat.items.readers import Columns, to_items
+from llmcat.items.readers import Columns, several_in, to_items, values_of
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import with_gold
 from llmcat.prompting.few_shot import Pool
-from llmcat.records import NONE
+from llmcat.records import NONE, each_of, joined
+from llmcat.taxonomy.load import taxonomy_from
 from llmcat.taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.engines import Engine
     from llmcat.records import Item, RowResult, Scores
+    from llmcat.taxonomy.load import Labels
 
-__all__ = ["Estimator", "Items", "Labels", "taxonomy_of", "values_of"]
+__all__ = ["Estimator", "Items"]
 
 Array = np.ndarray[Any, Any]
 Items: TypeAlias = "pd.DataFrame | pd.Series[str] | Iterable[str | Mapping[str, Any]]"
-Labels: TypeAlias = "Taxonomy | Mapping[str, str] | Iterable[str | Mapping[str, Any]] | str | Path"
 
 OURS = ("labels", "closed", "on_error", "progress", "trust_env")
 """Parameters that are no settings of a run."""
@@ -107,6 +107,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         artifact: str | None = None,
         orders: str | None = None,
         menu_size: int | None = None,
+        multi: Literal["menu", "each"] | None = None,
         constraint: Literal["outlines", "tokens"] | None = None,
         mass_sample: int | None = None,
         calibration: str | None = None,
@@ -136,10 +137,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     @property
     def classes_(self) -> Array:
-        """The labels an item can get, sorted as in scikit-learn; `none` too, unless `closed`."""
+        """The labels an item can get, sorted as in scikit-learn.
+
+        `none` too, unless `closed`, or with `multi`, where no label at all is said otherwise.
+        """
         known = self._learnt()
         ids = [known.given.get(n.id, n.id) for n in known.taxonomy.leaves]
-        return np.array(sorted(ids if self._is_closed(known) else [*ids, NONE]))
+        closed = self._is_closed(known) or bool(self.settings.multi)
+        return np.array(sorted(ids if closed else [*ids, NONE]))
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -150,19 +155,24 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """Take labelled items as examples: evidence for retrieval, or shown by few-shot prompts.
 
         A prompt that reads the whole menu without examples has no use for them. Nothing is asked.
-        Without `labels` those of `y` are the categories. Items that are asked about later should
+        Without `labels` those of `y` are the categories. With `multi` an element of `y` is a list
+        of labels, or text with `|` between them. Items that are asked about later should
         not be among these: they would be their own evidence. Raises `InputError` with every label
         that is not a category.
         """
-        y = np.asarray(list(y))
-        given: dict[str, Any] = {}
-        if self.labels is None:
+        settings = self.settings
+        if settings.multi:
+            y, given = self._several(y), {}
+            names = {name for labels in y for name in each_of(labels)}
+            taxonomy = taxonomy_from(sorted(names) if self.labels is None else self.labels)
+        elif self.labels is None:
+            y = np.asarray(list(y))
             given = {str(label): label for label in np.unique(y)}
             taxonomy = Taxonomy.from_labels([name for name in given if name != NONE])
         else:
-            taxonomy = taxonomy_of(self.labels)
+            y = np.asarray(list(y))
+            taxonomy = taxonomy_from(self.labels)
             given = {found: label for label in np.unique(y) if (found := taxonomy.resolve(label))}
-        settings = self._settings()
         values, columns = values_of(X, Columns.of(settings))
         if len(values) != len(y):
             raise InputError(f"{len(values)} items and {len(y)} labels")
@@ -199,15 +209,26 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if known is None or known.labels is not self.labels:
             if self.labels is None:
                 raise NotFittedError("no labels yet: Classifier(labels), or fit(X, y)")
-            known = self._known = _Known(self.labels, taxonomy_of(self.labels))
+            known = self._known = _Known(self.labels, taxonomy_from(self.labels))
         return known
+
+    def _several(self, y: Iterable[Any]) -> list[str]:
+        """Return each item's labels `joined`. Raises `InputError` where one has no element."""
+        found = [several_in(labels) for labels in y]
+        if None in found:
+            raise InputError(
+                f"item {found.index(None)} has no labels", hint="`none`, or an empty list"
+            )
+        return [joined(labels or ()) for labels in found]
 
     def _is_closed(self, known: _Known) -> bool:
         if self.closed is not None:
             return bool(self.closed)
         return self.labels is None and NONE not in known.given
 
-    def _settings(self) -> RunConfig:
+    @property
+    def settings(self) -> RunConfig:
+        """The settings of a run that the parameters make, over environment and file."""
         given = {
             name: value
             for name, value in self.get_params(deep=False).items()
@@ -225,7 +246,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if now is not None and all(map(is_, now.params, params)):
             return now
         await self._shut()
-        settings = self._settings()
+        settings = self.settings
         if plain:  # a calibration is yet to be fitted
             from llmcat.calibration.decider import UNCALIBRATED
 
@@ -243,13 +264,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         from llmcat.calibration.decider import AcceptanceOptions, Calibrated
 
         made.check(session.identity())
-        return Calibrated(made, session.taxonomy, AcceptanceOptions.of(self._settings()))
+        return Calibrated(made, session.taxonomy, AcceptanceOptions.of(self.settings))
 
     async def _each_result(
         self, items: Items, *, plain: bool = False
     ) -> AsyncGenerator[RowResult, None]:
         """Ask about items, in their order; where one failed the others' answers are kept."""
-        values, columns = values_of(items, Columns.of(self._settings()))
+        values, columns = values_of(items, Columns.of(self.settings))
         if not values:
             return
         here = await self._ready(plain=plain)
@@ -292,15 +313,26 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             await now.session.engine.close()
 
     def id_of(self, label: Any) -> str | None:
-        """Return the category's id, or `none`, of a label as `y` has it; None if there is none."""
+        """Return the category's id, or `none`, of a label as `y` has it; None if there is none.
+
+        With `multi` a list of labels becomes ids `joined`.
+        """
         known = self._learnt()
+        if self.settings.multi:
+            (labels,) = self._several([label])
+            return known.taxonomy.resolve_all(labels)
         for id_, given in known.given.items():
             if given == label:
                 return id_
         return known.taxonomy.resolve(str(label))
 
     def label_of(self, scores: Scores) -> str:
-        """Return the id of the category that is answered, or `none`: the next one if `closed`."""
+        """Return the id of the category that is answered, or `none`: the next one if `closed`.
+
+        With `multi` ids `joined`.
+        """
+        if scores.several is not None:
+            return scores.answer
         if scores.label != NONE or not self._is_closed(self._learnt()):
             return scores.label
         if not len(scores.p):
@@ -310,7 +342,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return max(scores.p, key=lambda id_: float(scores.p[id_]))
 
     def _labels_of(self, results: Sequence[RowResult]) -> Array:
-        """Return labels as `classes_` has them, shape `(items,)`."""
+        """Return labels as `classes_` has them, shape `(items,)`.
+
+        With `multi` 1 where a class is given and 0 where not, shape `(items, classes)`.
+        """
+        if self.settings.multi:
+            return self._given_of(results)
         given, out = self._learnt().given, list[Any]()
         for result in results:
             scores = self._scores(result)
@@ -320,24 +357,39 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             return np.array(out, dtype=object)
         return np.array(out, dtype=None if given else str)
 
+    def _given_of(self, results: Sequence[RowResult]) -> Array:
+        """Return which classes each item is given, as scikit-learn's multi-label indicators.
+
+        A row of -1 where there is no answer.
+        """
+        at = {label: i for i, label in enumerate(self.classes_.tolist())}
+        out = np.zeros((len(results), len(at)), dtype=int)
+        for row, result in zip(out, results, strict=True):
+            scores = self._scores(result)
+            row[[] if scores is None else [at[id_] for id_ in scores.several]] = 1
+            if scores is None:
+                row[:] = -1
+        return out
+
     def _probabilities_of(self, results: Sequence[RowResult]) -> Array:
         """Return probabilities, one column per `classes_`; shape `(items, classes)`."""
         known, classes = self._learnt(), self.classes_
         at = {label: i for i, label in enumerate(classes.tolist())}
         column = {n.id: at[_plain(known.given.get(n.id, n.id))] for n in known.taxonomy.leaves}
+        each = bool(self.settings.multi)
         closed, out = self._is_closed(known), np.zeros((len(results), len(classes)))
         for row, result in zip(out, results, strict=True):
             scores = self._scores(result)
             if scores is None:
                 row[:] = np.nan
                 continue
-            if scores.kind != "full":
+            if scores.kind not in {"full", "each"}:
                 raise EngineUnsupported(f"this engine gives scores of kind {scores.kind!r} only")
             for id_, p in scores.p.items():
                 row[column[id_]] = p
-            if not closed:
+            if not closed and not each:
                 row[at[NONE]] = scores.p_none
-        return out / out.sum(axis=1, keepdims=True) if closed else out
+        return out / out.sum(axis=1, keepdims=True) if closed and not each else out
 
     def _scores(self, result: RowResult) -> Any:
         if result.scores is None and self.on_error == "raise":
@@ -349,10 +401,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     ) -> Calibration:
         """Fit a calibration on what was answered, and use it from here on."""
         from llmcat.calibration.artifact import bound_of
-        from llmcat.calibration.fit import distinct, fit
+        from llmcat.calibration.fit import fit_results
 
         known, session = self._learnt(), self._open.session
         taxonomy = known.taxonomy
+        if self.settings.multi:
+            raise BadConfig(
+                "a calibration is for items with one label",
+                hint="`llmcat calibrate --multi` writes an artifact: Classifier(artifact=...)",
+            )
         gold = [taxonomy.resolve(str(label)) or "" for label in y]
         if "" in gold:
             raise InputError("a label is not in the taxonomy")
@@ -360,25 +417,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             raise InputError(f"{len(results)} items and {len(gold)} labels")
         pool = session.task.pool
         shown = frozenset(i.content for i in pool.items) if pool is not None else frozenset()
-        rows = [i for i in distinct([v.item.content for v in results], shown)
-                if self._scores(results[i]) is not None]  # fmt: skip
-        found = [self._scores(results[i]) for i in rows]
-        if any(s.kind == "label_only" for s in found):
-            raise EngineUnsupported("a calibration needs probabilities, these answers have none")
-        ids = [*(n.id for n in taxonomy.leaves), NONE]
-        made = fit(
-            np.array([[*(s.p.get(i, 0.0) for i in ids[:-1]), s.p_none or 0.0] for s in found]),
-            np.array([s.kind == "full" for s in found]),
-            ids,
-            [gold[i] for i in rows],
-            [(s.label, s.confidence or 0.0) for s in found],
-            taxonomy,
-            bound=bound_of(session.identity()),
-            mass=None,
-            version=llmcat.__version__,
-            fields=sorted({name for i in rows for name in results[i].item.fields}),
-            **how,
-        )
+        made = fit_results(
+            [(result, self._scores(result)) for result in results], gold, taxonomy, shown,
+            bound=bound_of(session.identity()), version=llmcat.__version__, **how,
+        )  # fmt: skip
         if path:
             made.save(Path(path))
         self._known = replace(known, calibration=made)
@@ -397,35 +439,6 @@ def _bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
     with Progress(transient=True) as bar:
         task = bar.add_task("classifying", total=total)
         yield lambda: bar.advance(task)
-
-
-def taxonomy_of(labels: Labels) -> Taxonomy:
-    """Return the categories that labels name. Raises `BadTaxonomy` or `BadConfig`."""
-    if isinstance(labels, Taxonomy):
-        return labels
-    if isinstance(labels, str | Path):
-        return Taxonomy.load(labels)
-    if isinstance(labels, Mapping):
-        labels = [{"id": k, "name": k, "description": v} for k, v in labels.items()]
-    every = list(labels)
-    rows = [dict(row) for row in every if isinstance(row, Mapping)]
-    if not rows:
-        return Taxonomy.from_labels([str(name) if name is not None else "" for name in every])
-    if len(rows) < len(every):
-        raise BadConfig("labels are names or mappings, not both")
-    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    return Taxonomy.parse(text, suffix=".jsonl", source="labels")
-
-
-def values_of(items: Items, columns: Columns) -> tuple[list[Any], Columns]:
-    """Return plain values: the rows of a DataFrame as mappings, the rest as it is."""
-    import pandas as pd
-
-    if isinstance(items, pd.DataFrame):
-        return items.to_dict("records"), columns
-    if isinstance(items, str | Mapping):
-        raise BadConfig("the items are one item, not a list", hint="give a list: [item]")
-    return list(items), columns
 
 
 def _plain(label: Any) -> Any:

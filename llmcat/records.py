@@ -6,11 +6,12 @@ Plain frozen values. This module does not know files, prompts, engines or the lo
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from llmcat.errors import EngineError
 
@@ -18,6 +19,7 @@ __all__ = [
     "MOST_LABELS",
     "NONE",
     "ROUTE",
+    "SEVERAL",
     "Answer",
     "Decided",
     "Item",
@@ -32,6 +34,9 @@ __all__ = [
     "Scores",
     "Usage",
     "digest",
+    "each_of",
+    "joined",
+    "readable",
 ]
 
 NONE = "none"
@@ -42,11 +47,15 @@ MOST_LABELS = 127
 ROUTE = "route"
 """What shapes a router's decisions is called so in a run's identity."""
 
+SEVERAL = "\x1f"
+"""Between the labels of an item that has several, where they are written as one."""
+
 Decision = Literal["labelled", "accept", "review", "none", "error"]
-Kind = Literal["full", "top", "label_only"]
-Read = Literal["code", "text", "reason"]
+Kind = Literal["full", "top", "label_only", "each"]
+Read = Literal["code", "text", "reason", "decide"]
 """How an answer is read: `code`, one token that stands for a label; `text`, the label's name,
-spelled out; `reason`, a rationale as JSON, after which the code is asked for."""
+spelled out; `reason`, a rationale as JSON, after which the code is asked for; `decide`, by a
+decision model: a probability for each name, and none for the exit, which it is not offered."""
 Message = dict[str, Any]
 """A chat message: `{"role": ..., "content": ...}`; the content is text, or parts of it."""
 
@@ -60,6 +69,27 @@ def digest(*parts: str) -> str:
     return sha.hexdigest()[:16]
 
 
+def joined(labels: Iterable[str]) -> str:
+    """Return several labels as one, equal for equal sets; `none` where there are none."""
+    return SEVERAL.join(sorted({*labels} - {NONE})) or NONE
+
+
+def each_of(label: str | None) -> tuple[str, ...]:
+    """Return the labels that `joined` wrote as one."""
+    return () if label in {None, NONE} else tuple(label.split(SEVERAL))
+
+
+def readable(label: str, *, several: bool = False) -> str:
+    """Write labels as a cell holds them: `a|b`; as a JSON list where one of them has a `|`.
+
+    `several`: also where it is one label that could be several.
+    """
+    parts = label.split(SEVERAL)
+    if (several or len(parts) > 1) and any("|" in part for part in parts):
+        return json.dumps(parts, ensure_ascii=False)
+    return "|".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One thing to classify.
@@ -69,7 +99,7 @@ class Item:
     shows them; `images` are addresses or paths. `note` says what was done to the text that the
     reader of the result should know (it was cut). An item with `error` is never asked; its row
     says why. `kept` holds columns that no prompt shows. `known` is what retrieval says of it, once
-    it has been looked at.
+    it has been looked at. Where items may have several labels, `gold` is them `joined`.
     """
 
     row: int
@@ -228,7 +258,9 @@ class Scores:
     `p` maps node id to probability, `p_none` is the exit's. `kind` is `full` when these sum
     to 1, `top` when some labels were not looked at (a descent, a tournament, a provider's list
     of the likeliest: there each p is a lower bound), `label_only` when there are no
-    probabilities: then `p` is empty and `p_none` None. `label` is the chosen node id or `none`.
+    probabilities: then `p` is empty and `p_none` None; `each` where an item may have several
+    labels: there each p is the chance that this label applies, `p_none` that none does, and
+    `several` holds the labels given, the likeliest first. `label` is the chosen node id or `none`.
     `mass` is the probability the model gave to the menu's codes before any constraint, or None
     where it was not sampled. `note` is what the row should say of how the answer came about:
     the model's reasons, or which other model stepped in. `order_disagreement`: asked in several
@@ -248,6 +280,12 @@ class Scores:
     chance: float | None = None
     sources: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
+    several: tuple[str, ...] | None = None
+
+    @property
+    def answer(self) -> str:
+        """What is given as one string: the label, or several `joined`."""
+        return self.label if self.several is None else joined(self.several)
 
     @property
     def confidence(self) -> float | None:

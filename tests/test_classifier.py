@@ -463,3 +463,29 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     for name in ("four.json", "five.json"):
         with pytest.raises(BadConfig, match="is not a saved classifier"):
             Classifier.load(tmp_path / name)
+
+
+def test_items_with_several_labels() -> None:
+    """Indicators as scikit-learn has them, a chance by label, measures of sets."""
+    titles = ["red shoes", "blue bags", "bags and shoes in red", "wooden spoon"]
+    y = [["red", "shoes"], "blue|bags", ["red", "shoes", "bags"], []]
+    tags = ["red", "blue", "shoes", "bags"]
+    with Classifier(tags, engine="fake", sources="lexical", multi="menu") as clf:
+        assert clf.classes_.tolist() == sorted(tags)
+        rows, given, p = clf.classify(titles), clf.predict(titles), clf.predict_proba(titles)
+        for row, ones in zip(rows, given, strict=True):
+            assert {one["label"] for one in row["labels"]} == set(clf.classes_[ones == 1])
+        assert given.shape == p.shape == (4, 4)
+        assert p[2].sum() > 1
+        found = evaluate(clf, titles, y)["metrics"]
+        assert found["example_f1"]["value"] > 0.6
+        with Classifier(tags, engine="fake", sources="lexical", multi="each") as other:
+            compared = ab(clf, other, titles, y)
+        assert compared["metric"] == "example_f1"
+        with pytest.raises(BadConfig, match="items with one label"):
+            clf.calibrate(titles, y)
+    with Classifier(engine="fake", sources="lexical", multi="menu").fit(titles, y) as clf:
+        assert clf.classes_.tolist() == sorted(tags)
+        assert clf.predict(["red shoes"]).tolist() == [[0, 0, 1, 1]]
+    with pytest.raises(InputError, match="item 1 has no labels"):
+        Classifier(tags, multi="menu").fit(titles[:2], [["red"], None])

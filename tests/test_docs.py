@@ -24,6 +24,7 @@ from llmcat.cli.options import COMMANDS, GROUPS
 from llmcat.config import RunConfig
 from llmcat.engines import registry
 from llmcat.engines.completions import DIALECTS
+from llmcat.engines.decision_server import DecisionServer
 from llmcat.engines.fake import FakeEngine
 from llmcat.engines.litellm import LiteLLMChat
 from llmcat.engines.openai import OpenAIChat
@@ -118,6 +119,8 @@ ENGINES = {
     "vllm_local": (VllmLocal, "vLLM in this process, the full rate", "`--model`"),
     "transformers_local": (TransformersLocal, "CPU, CUDA or MPS, no vLLM", "`--model`"),
     "openai": (OpenAIChat, "any OpenAI-compatible server, by its dialect", "`--base-url`"),
+    "systemone": (DecisionServer, "a decision model, by `/v1/systemone`", "`--base-url`"),
+    "decisions": (DecisionServer, "a decision model, by `/v1/decisions`", "`--base-url`"),
     "litellm": (LiteLLMChat, "any provider, with fallbacks", "`--model provider/name`"),
     "demo": (TransformersLocal, "the demo model, to see llmcat at work", "nothing"),
     "student": (StudentEngine, "a trained student, no prompt", "`--model`"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.records import NONE, digest
+from llmcat.records import NONE, SEVERAL, digest, each_of, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,9 +66,10 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
         if not item.gold:
             broken += item.error is not None
             continue
-        gold = taxonomy.resolve(item.gold)
+        gold = taxonomy.resolve_all(item.gold)
         if gold is None:
-            foreign[item.gold] += 1
+            each = item.gold.split(SEVERAL)
+            foreign.update(label for label in each if taxonomy.resolve(label) is None)
         items.append(replace(item, gold=gold))
     if foreign:
         raise InputError(_unknown(foreign, taxonomy), hint="mend the labels or the taxonomy")
@@ -113,7 +114,7 @@ def _remarks(items: Sequence[Item], unlabelled: int, broken: int, taxonomy: Taxo
     if broken:
         said.append(f"WARNING: {broken:,} rows cannot be read, or have neither text nor label")
     leaves = {node.id for node in taxonomy.leaves} | {NONE}
-    inner = Counter(item.gold for item in items if item.gold not in leaves)
+    inner = Counter(g for item in items for g in each_of(item.gold) if g not in leaves)
     if inner:
         named = ", ".join(map(repr, list(inner)[:5]))
         said.append(
@@ -125,8 +126,8 @@ def _remarks(items: Sequence[Item], unlabelled: int, broken: int, taxonomy: Taxo
     labels = Counter(item.gold for item in items)
     if len(labels) == 1:
         said.append(
-            f"WARNING: every item has the label {next(iter(labels))!r}: this says nothing about "
-            "any other, and nothing about how often it would be given wrongly"
+            f"WARNING: every item has the label {readable(str(next(iter(labels))))!r}: this says "
+            "nothing about any other, and nothing about how often it would be given wrongly"
         )
     by_text: dict[str, set[str | None]] = {}
     for item in items:

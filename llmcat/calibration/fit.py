@@ -20,15 +20,16 @@ from llmcat.calibration.scaling import (
     fit_posterior,
     logs,
 )
-from llmcat.errors import InputError
+from llmcat.errors import EngineUnsupported, InputError
 from llmcat.records import NONE, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.records import RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["distinct", "fit", "no_line", "scores_of_row"]
+__all__ = ["distinct", "fit", "fit_results", "no_line", "scores_of_row"]
 
 
 LEAST = 40
@@ -197,6 +198,36 @@ def _rows(
             [(mass, node in right.get(g, set())) for node, mass in chain]
             for chain, g in zip(chains, gold, strict=True)
         ],
+    )
+
+
+def fit_results(
+    results: Sequence[tuple[RowResult, Scores | None]],
+    gold: Sequence[str],
+    taxonomy: Taxonomy,
+    shown: frozenset[str],
+    **how: Any,
+) -> Calibration:
+    """Fit on results with the scores that count, each text once, none that the prompt shows.
+
+    Those without scores are left out. Raises `EngineUnsupported` where answers have no
+    probabilities, and what `fit` raises; `how` is passed on to it.
+    """
+    rows = distinct([result.item.content for result, _ in results], shown)
+    found = [(i, scores) for i in rows if (scores := results[i][1]) is not None]
+    if any(scores.kind == "label_only" for _, scores in found):
+        raise EngineUnsupported("a calibration needs probabilities, these answers have none")
+    ids = [node.id for node in taxonomy.leaves]
+    return fit(
+        np.array([[*(s.p.get(id_, 0.0) for id_ in ids), s.p_none or 0.0] for _, s in found]),
+        np.array([s.kind == "full" for _, s in found]),
+        [*ids, NONE],
+        [gold[i] for i, _ in found],
+        [(s.label, s.confidence or 0.0) for _, s in found],
+        taxonomy,
+        mass=None,
+        fields=sorted({name for i, _ in found for name in results[i][0].item.fields}),
+        **how,
     )
 
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Literal
 import llmcat
 from llmcat import resources
 from llmcat.checks import reading
+from llmcat.engines.discovery import forms_of
 from llmcat.engines.hardware import cpuinfo, lacks_bf16
+from llmcat.engines.registry import open_engine
 from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evaluation.speed import LOCAL, duration, here
@@ -29,7 +31,7 @@ from llmcat.pipeline.collapse import Watch
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.settings import engine_of, with_gold
+from llmcat.pipeline.settings import engine_for, with_gold
 from llmcat.records import NONE
 from llmcat.taxonomy.load import taxonomy_of
 from llmcat.taxonomy.tree import Taxonomy
@@ -65,7 +67,7 @@ async def examine(config: RunConfig) -> list[Finding]:
     """Look at everything that can be looked at; never raises for what it finds wrong."""
     findings = [_installation()]
     try:
-        engine = engine_of(config)
+        engine = await engine_for(config)
     except LlmcatError as exc:
         return [*findings, Finding("fail", "engine", str(exc), exc.hint)]
     findings.append(Finding("ok", "engine", f"{engine.name} {config.base_url}".strip()))
@@ -86,7 +88,46 @@ async def examine(config: RunConfig) -> list[Finding]:
             )
             return findings
         findings.append(Finding("ok", "server", f"{engine.base_url} is well"))
+    if config.base_url:
+        findings += await _decides(config)
     return findings + await _ask_around(config)
+
+
+async def _decides(config: RunConfig) -> list[Finding]:
+    """Say in which forms a server decides, with which model, and what each takes."""
+    key = config.api_key.get_secret_value()
+    findings = []
+    for name, model in (await forms_of(config.base_url, model=config.model, api_key=key)).items():
+        engine = open_engine(name, base_url=config.base_url, model=config.model, api_key=key)
+        try:
+            facts = (await engine.open()).facts
+        except EngineError as exc:
+            findings.append(Finding("warn", name, f"cannot be relied on: {exc}", exc.hint))
+            continue
+        finally:
+            await engine.close()
+        said = ", ".join(f"{what} {value}" for what, value in facts.items())
+        findings.append(Finding("ok", name, f"--engine {name}: {model}; {said}"))
+    return findings
+
+
+def _offered(session: Session, *, unmasked: bool) -> list[Finding]:
+    """Say how an answer is kept to what is offered, and how much can be offered at once."""
+    served, categories = session.served, len(session.taxonomy.leaves)
+    most = len(served.alphabet) - 1
+    fits = most >= categories
+    more = "" if fits else f"{categories} categories take more than one question per item"
+    level: Literal["ok", "warn"] = "ok" if fits else "warn"
+    if session.task.prompt.decides:
+        alike = served.facts.get("alike", "")
+        told = [Finding(level, "options", f"a question takes {most} of them", more)]
+        if alike:
+            told.append(Finding("warn", "names", alike, "describe or rename them"))
+        return told
+    kept = "the grammar and the token list are both honoured" if unmasked else "is honoured"
+    few = f"({' '.join(served.alphabet[:3])} ... {served.alphabet[-1]})"
+    codes = f"{len(served.alphabet)} codes are one token each {few}"
+    return [Finding("ok", "constraint", kept), Finding(level, "codes", codes, more)]
 
 
 def _installation() -> Finding:
@@ -106,7 +147,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     own = bool(config.labels or config.taxonomy)
     try:
         taxonomy = taxonomy_of(config) if own else Taxonomy.load(examples / "taxonomy.yaml")
-        engine = engine_of(config)
+        engine = await engine_for(config)
         unmasked = "tokens" in engine.capabilities.constraints
         probe = config.model_copy(update={"constraint": "tokens", "mass_sample": 1})
         probe = probe if unmasked else config
@@ -119,20 +160,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
     try:
         findings += [
             Finding("ok", "model", f"{served.model}, {served.engine} {served.version}"),
-            Finding(
-                "ok",
-                "constraint",
-                "the grammar and the token list are both honoured" if unmasked else "is honoured",
-            ),
-            Finding(
-                "ok" if len(served.alphabet) > len(taxonomy.leaves) else "warn",
-                "codes",
-                f"{len(served.alphabet)} codes are one token each "
-                f"({' '.join(served.alphabet[:3])} ... {served.alphabet[-1]})",
-                ""
-                if len(served.alphabet) > len(taxonomy.leaves)
-                else f"{len(taxonomy.leaves)} categories take more than one question per item",
-            ),
+            *_offered(session, unmasked=unmasked),
             Finding(
                 "ok",
                 "context",

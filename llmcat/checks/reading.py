@@ -114,7 +114,11 @@ async def read(
     favourite, top = Counter(code for code, _ in here.values()).most_common(1)[0]
     some = known[:AGAIN]
     turned = await _asked(session, session.task, some, lambda i: _menu(session, i, 1))
-    other = templates.WHOLE_MENU if session.task.prompt.item_first else templates.DEFAULT
+    prompt = session.task.prompt
+    other = templates.WHOLE_MENU if prompt.item_first else templates.DEFAULT
+    if prompt.decides:
+        described = prompt.front.name.startswith(templates.DESCRIBED)
+        other = templates.DECIDE if described else templates.DESCRIBED
     elsewhere = await _asked(session, _with_prompt(session, other), some,
                              lambda i: _menu(session, i, 0))  # fmt: skip
     both = [row for row in turned if row in here]

@@ -34,7 +34,7 @@ ARMS = "abcdef"
 
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    from llmcat.evaluation.comparison import METRICS
+    from llmcat.evaluation.comparison import METRICS, OF_SEVERAL
 
     parser = make_parser("ab", AB_EPILOG)
     group = parser.add_argument_group("arms")
@@ -44,8 +44,9 @@ def command(argv: list[str]) -> int:
     group.add_argument("--arms", metavar="FILE", help="settings, [decision] and [arms.NAME] as "
                        "TOML; flags win")  # fmt: skip
     group = parser.add_argument_group("decision")
-    group.add_argument("--metric", choices=METRICS, help="what decides (default: accuracy; "
-                       "hierarchical_f1 where the taxonomy is a tree)")  # fmt: skip
+    group.add_argument("--metric", choices=list(dict.fromkeys((*METRICS, *OF_SEVERAL))),
+                       help="what decides (default: accuracy; hierarchical_f1 where the taxonomy "
+                       "is a tree; example_f1 with --multi)")  # fmt: skip
     group.add_argument("--min-effect", type=float, metavar="POINTS", help="the least gain worth "
                        "shipping, in points: hundredths of the metric (default: 1)")  # fmt: skip
     group.add_argument("--non-inferior", type=float, metavar="POINTS", help="ship the cheaper arm "
@@ -108,8 +109,10 @@ def _question(args: argparse.Namespace, decision: dict[str, Any], config: Any) -
         raise BadConfig(f"[decision] has no {', '.join(sorted(unknown))}")
     tree = taxonomy_of(config).depth > 1
     margin = args.non_inferior
-    return Question(
-        metric=args.metric or ("hierarchical_f1" if tree else "accuracy"),
+    return Question.of(
+        args.metric,
+        tree=tree,
+        several=bool(config.multi),
         rule=Rule(
             min_effect=(1.0 if args.min_effect is None else args.min_effect) / 100,
             non_inferior=None if margin is None else margin / 100,

@@ -89,6 +89,8 @@ def run_calibrate(
     from llmcat.evidence.gather import Gathered
     from llmcat.taxonomy.load import taxonomy_of
 
+    if config.multi:
+        return _calibrate_several(config, command=command, quiet=quiet)
     kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), AcceptanceOptions.of(config)
     check(wanted, taxonomy)
@@ -120,16 +122,49 @@ def run_calibrate(
     return 0
 
 
-def _print_gain(made: Calibration, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what the gating part says before and after."""
+def _calibrate_several(config: RunConfig, *, command: Sequence[str], quiet: bool) -> int:
+    """Ask about labelled items, fit what the answers mean, say what that does."""
+    from llmcat.evaluation import experiment
+    from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.fitting_several import fit_several
+    from llmcat.evaluation.run_folder import SOLO
+    from llmcat.evidence.gather import Gathered
+    from llmcat.taxonomy.load import taxonomy_of
+
+    kept = Gathered()
+    arm = Arm(SOLO, config.model_copy(update={"out": "", "artifact": ""}))
+    options = experiment.Options(command=tuple(command), kept=kept)
+    folder = evaluated([arm], options, quiet=quiet)
+    if folder is None:
+        return 130
+    assert config.multi  # noqa: S101  or this is not asked
+    taught = fit_several(
+        folder, taxonomy_of(config), kept, way=config.multi, seed=config.seed, group=config.group
+    )
+    out = Path(config.out or "artifact.json")
+    done = wrote(out)
+    taught.artifact.save(out)
+    _print_columns(f"of {taught.n:,} items", taught.metrics)
+    print("after: each item by what the other four fifths of the items teach")
+    print(done, file=sys.stderr)
+    return 0
+
+
+def _print_columns(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print metrics as rows, and a column for each time they were measured."""
     console = Console(highlight=False)
     table = Table(show_edge=False, pad_edge=False)
-    for head in ("on the gating part", "before", "after"):
-        table.add_column(head, justify="left" if head[0] == "o" else "right")
-    for name in found["before"]:
-        cells = [found[when][name] for when in ("before", "after")]
-        table.add_row(name.replace("_", " "), *map(figure, cells))
+    table.add_column(title)
+    for when in found:
+        table.add_column(when, justify="right")
+    for name in next(iter(found.values())):
+        table.add_row(name.replace("_", " "), *(figure(of[name]) for of in found.values()))
     console.print(table)
+
+
+def _print_gain(made: Calibration, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what the gating part says before and after."""
+    _print_columns("on the gating part", found)
     fits = len(made.fitting.correct)
     print(f"scaling: {made.scaling}; prior: {'taken off' if made.prior else 'left in'}; "
           f"{fits:,} items fit, {len(made.gating.correct):,} draw lines")  # fmt: skip

@@ -124,7 +124,10 @@ def predictions_table(shown: Iterable[tuple[dict[str, Any], str]]) -> Table:
     table.add_column("p", justify="right", min_width=4)
     table.add_column("decision", min_width=8)
     for row, title in shown:
-        label = (row["path"] or row["reason"] or "none of these").rpartition(" > ")[2]
+        paths = [one["path"] for one in row.get("labels") or ()] or [
+            row["path"] or row["reason"] or "none of these"
+        ]
+        label = ", ".join(path.rpartition(" > ")[2] for path in paths)
         style = {"error": "red", "none": "yellow", "review": "yellow"}.get(row["decision"], "")
         p = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
         decision = f"{row['decision']}, degraded" if row.get("degraded") else row["decision"]

@@ -21,10 +21,10 @@ def command(argv: list[str]) -> int:
     parser = make_parser(
         "doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done."
     )
-    add_settings(parser, leave_out=frozenset({"out", "limit", "runs"}))
+    add_settings(parser, leave_out=frozenset({"out", "limit", "runs", "multi"}))
     args = parser.parse_args(argv)
 
-    return run_doctor(settings(args))
+    return run_doctor(settings(args).model_copy(update={"multi": ""}))
 
 
 def run_doctor(config: RunConfig) -> int:

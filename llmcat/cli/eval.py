@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmcat.cli.evaluation_options import add_evaluation, check_evaluated, options_of, shown_of
 from llmcat.cli.options import parser as make_parser
-from llmcat.cli.options import settings
+from llmcat.cli.options import refuse_several, settings
 from llmcat.cli.results import run_evaluation
 
 __all__ = ["command"]
@@ -34,6 +34,7 @@ def command(argv: list[str]) -> int:
     from llmcat.evaluation import arms, label_audit, run_folder
 
     if args.audit:
+        refuse_several(config, "--audit")
         label_audit.check()
     arm = arms.Arm(run_folder.SOLO, config)
     return run_evaluation([arm], options_of(args, ["eval", *argv]), shown_of(args))

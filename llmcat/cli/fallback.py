@@ -11,7 +11,7 @@ from rich.table import Table
 
 from llmcat.cli.closing import closed, stream
 from llmcat.cli.console import Bar, interruptible
-from llmcat.cli.options import STORE, add_settings, all_but, check_items, settings
+from llmcat.cli.options import STORE, add_settings, all_but, check_items, refuse_several, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.pipeline import file_run
 
@@ -52,6 +52,7 @@ _FALLBACK_LEAVE = frozenset(
         "runs",
         "out_format",
         "image",
+        "multi",
     }
 )
 
@@ -70,6 +71,7 @@ def command(argv: list[str]) -> int:
     make.add_argument("--quiet", action="store_true", help="no progress, no closing lines")
     args = make.parse_args(argv)
     config = settings(args)
+    refuse_several(config, "fallback")
     from llmcat.annotations.store import LabelStore
     from llmcat.fallback import assemble
     from llmcat.taxonomy.load import taxonomy_of

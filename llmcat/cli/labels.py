@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llmcat.cli.options import GROUPS, ITEMS, STORE, add_settings, all_but, settings
+from llmcat.cli.options import GROUPS, ITEMS, STORE, add_settings, all_but, refuse_several, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import BadConfig
 
@@ -54,6 +54,8 @@ def command(argv: list[str]) -> int:
     add_settings(counted, leave_out=all_but("store"), also=STORE)
     args = make.parse_args(argv)
     config = settings(args)
+    if args.action == "import":
+        refuse_several(config, "labels import")
     from llmcat.annotations import transfer
     from llmcat.annotations.store import LabelStore
     from llmcat.taxonomy.load import taxonomy_of

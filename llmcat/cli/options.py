@@ -21,6 +21,7 @@ __all__ = [
     "check_items",
     "flags_of",
     "parser",
+    "refuse_several",
     "settings",
 ]
 
@@ -47,7 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit",
         "redact",
     ),
-    "categories": ("labels", "taxonomy", "about", "menu_size"),
+    "categories": ("labels", "taxonomy", "multi", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
     "evidence": (
         "sources", "candidates", "source_category", "group", "reference", "skip_sure", "artifact",
@@ -115,7 +116,7 @@ def add_settings(
 
     `also` names groups of `ELSEWHERE`; `told` has other words for some.
     """
-    from llmcat.config import RunConfig
+    from llmcat.config import MULTI, RunConfig
 
     for title, names in GROUPS.items():
         if leave_out.issuperset(names) or (title in ELSEWHERE and title not in also):
@@ -138,6 +139,9 @@ def add_settings(
                 options |= {"action": "extend", "nargs": "+", "metavar": "FILE"}
             elif choices:
                 options["choices"] = [c for c in choices if c]
+                if name == "multi":
+                    options |= {"nargs": "?", "const": MULTI}
+                    options["help"] += f" (without a value: {MULTI})"
             else:
                 options["metavar"] = name.upper().split("_")[-1]
             if field.default is not False and field.default != "" and name not in (told or {}):
@@ -162,6 +166,16 @@ def settings(args: argparse.Namespace) -> Any:
     from llmcat import config
 
     return config.load(**flags_of(args))
+
+
+def refuse_several(config: RunConfig, what: str) -> None:
+    """Raise `BadConfig` where items may have several labels, and `what` gives or takes one."""
+    from llmcat.errors import BadConfig
+
+    if config.multi:
+        raise BadConfig(
+            f"{what}: one label an item, and `multi` (LLMCAT_MULTI, llmcat.toml) says several"
+        )
 
 
 def all_but(*names: str) -> frozenset[str]:

@@ -69,7 +69,7 @@ def print_result(folder: Path, options: Options | None, shown: Mapping[str, Any]
         before = max(0, requests - asked)
         print(f"{requests:,} requests, {before:,} of them answered before", file=sys.stderr)
         print(f"wrote {folder / 'report.html'}", file=sys.stderr)
-    worse = shown["fail_if_worse"] and (found.comparison or {}).get("worse")
+    worse = shown["fail_if_worse"] and found.comparison and found.comparison["worse"]
     return 1 if worse or any(m["errors"] for m in found.metrics.values()) else 0
 
 

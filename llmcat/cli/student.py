@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmcat.cli.options import ITEMS, STORE, add_settings, all_but, flags_of, settings
+from llmcat.cli.options import (
+    ITEMS,
+    STORE,
+    add_settings,
+    all_but,
+    flags_of,
+    refuse_several,
+    settings,
+)
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import BadConfig
 from llmcat.storage import wrote
@@ -85,6 +93,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     if "file" not in given and with_store:
         args.file = [""]  # everything comes from the store
     config = settings(args)
+    refuse_several(config, "student train")
     taxonomy = taxonomy_of(config)
     recipe = training.Recipe(
         kind=args.kind,

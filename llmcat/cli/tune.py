@@ -15,7 +15,7 @@ from rich.table import Table
 from llmcat.cli.calibrate import weights_line
 from llmcat.cli.console import figure, interruptible
 from llmcat.cli.evaluation_options import check_evaluated
-from llmcat.cli.options import add_settings, settings
+from llmcat.cli.options import add_settings, refuse_several, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import BadConfig, InputError
 from llmcat.pipeline import file_run
@@ -52,7 +52,7 @@ def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
     parser = make_parser("tune", TUNE_EPILOG)
     where = "the artifact to write (default: artifact.json)"
-    left_out = frozenset({"out_format", "calibration", "artifact", "skip_sure"})
+    left_out = frozenset({"out_format", "calibration", "artifact", "skip_sure", "multi"})
     add_settings(parser, leave_out=left_out, told={"out": where})
     group = parser.add_argument_group("tuning")
     group.add_argument("--arms", metavar="FILE", help="what is tried: [arms.NAME] tables as TOML")
@@ -65,6 +65,7 @@ def command(argv: list[str]) -> int:
     group.add_argument("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
     config = settings(args)
+    refuse_several(config, "tune")
     check_evaluated(config)
     from llmcat.evaluation.arms import definition
 

@@ -65,7 +65,8 @@ class Served:
     """What `open` found. `context` is the most tokens of prompt and answer together.
 
     `alphabet` holds the codes that are one token each in this model, in order of preference.
-    `mass` is the canary's label mass. `facts` is what else is worth recording.
+    `mass` is the canary's label mass. `facts` is what else is worth recording. `any_order`: it was
+    found that the order of what is offered does not matter.
     """
 
     engine: str
@@ -75,6 +76,7 @@ class Served:
     alphabet: tuple[str, ...]
     mass: float | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    any_order: bool = False
 
     def identity(self) -> dict[str, str]:
         """What must be the same for a run to go on."""

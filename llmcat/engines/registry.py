@@ -75,6 +75,18 @@ def _openai(server: _Server, options: dict[str, Any]) -> Engine:
     return OpenAIChat(**server.settings(), **options, dialect=DIALECTS[name])
 
 
+def _decisions(name: str) -> Callable[[_Server, dict[str, Any]], Engine]:
+    def make(server: _Server, options: dict[str, Any]) -> Engine:
+        from llmcat.engines.decision_forms import FORMS
+        from llmcat.engines.decision_server import DecisionServer
+
+        if not server.base_url:
+            raise BadConfig(f"engine {name} needs --base-url")
+        return DecisionServer(**server.settings(), form=FORMS[name], **options)
+
+    return make
+
+
 def _litellm(server: _Server, options: dict[str, Any]) -> Engine:
     from llmcat.engines.litellm import LiteLLMChat
 
@@ -127,6 +139,8 @@ ENGINES: dict[str, Maker] = {
     ),
     "transformers_local": (_transformers_local, {"device": str, "dtype": str, "batch": int}),
     "openai": (_openai, {"dialect": str, "context": int}),
+    "systemone": (_decisions("systemone"), {"context": int}),
+    "decisions": (_decisions("decisions"), {"context": int}),
     "litellm": (_litellm, {"context": int}),
     "demo": (_demo, {"device": str, "dtype": str, "batch": int}),
     "student": (_student, {"batch": int}),

@@ -18,12 +18,16 @@ __all__ = ["Stranger", "recognized"]
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A kind of server: a path that answers with `keys` on it, and its dialect."""
+    """A kind of server: a path that answers with `keys` on it, and its dialect.
+
+    `alone`: with no other keys; some servers answer any path alike.
+    """
 
     name: str
     path: str
     keys: tuple[str, ...]
     dialect: str
+    alone: bool = False
 
 
 STRANGERS = (
@@ -33,7 +37,7 @@ STRANGERS = (
     Stranger("Text Generation Inference", "/info", ("model_id",), "tgi"),
     # LM Studio says "unexpected endpoint" with status 200 elsewhere, so keys decide.
     Stranger("LM Studio", "/api/v0/models", ("data",), "ollama"),
-    Stranger("Ollama", "/api/version", ("version",), "ollama"),
+    Stranger("Ollama", "/api/version", ("version",), "ollama", alone=True),
 )
 
 
@@ -43,6 +47,9 @@ async def recognized(get: Callable[[str], Awaitable[Reply]]) -> Stranger | None:
         reply = await get(stranger.path)
         if reply.server.startswith("llama.cpp"):  # also where /props is turned off
             return STRANGERS[0]
-        if isinstance(reply.value, dict) and all(key in reply.value for key in stranger.keys):
+        told = reply.value if isinstance(reply.value, dict) else {}
+        if stranger.alone and len(told) > len(stranger.keys):
+            continue
+        if told and all(key in told for key in stranger.keys):
             return stranger
     return None

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcat.evaluation.paired import difference_of_accuracy, mcnemar
+from llmcat.evaluation.metrics import example_f1
+from llmcat.evaluation.paired import difference_of_accuracy, difference_of_means, mcnemar
+from llmcat.evaluation.predictions import label_in
+from llmcat.items.readers import several_in
+from llmcat.records import each_of, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,10 +28,11 @@ POINTS = 20
 def added(rows: Iterable[Mapping[str, Any]], *, tokens: float | None) -> dict[str, Any] | None:
     """Measure the gain over retrieval alone from prediction rows, `tokens` a mean per item.
 
-    Returns JSON: accuracies and gain with its 95 % interval as shares, McNemar's exact p, the share
-    of labelled items whose category was among the candidates (`recall`) and of items that were sent
-    to the model, and `curve` (see `_curve`). None where no row says what retrieval alone would have
-    answered.
+    Returns JSON: accuracies (where items may have several labels, means of their F1) and gain with
+    its 95 % interval as shares, McNemar's exact p (Student's, of means), the share of gold labels
+    that were among the candidates (`recall`) and of items that were sent to the model, and `curve`
+    (see `_curve`; empty where items may have several labels). None where no row says what retrieval
+    alone would have answered.
     """
     alone, both, offered, sent, sure = [], [], [], [], []
     candidates = 0
@@ -35,34 +40,49 @@ def added(rows: Iterable[Mapping[str, Any]], *, tokens: float | None) -> dict[st
         said, gold = row.get("evidence"), row.get("gold")
         if not said or gold is None:
             continue
-        label = "none" if row["label"] is None else row["label"]
-        right = row["decision"] != "error" and label == gold
-        both.append(right)
-        alone.append(said["alone"] == gold)
+        several = "labels" in row
+        if several:
+            gold = joined(several_in(gold) or ())
+        without = joined(said["alone"]) if several else said["alone"]
+        both.append(_right(gold, label_in(row), several=several))
+        alone.append(_right(gold, without, several=several))
         sent.append("offered" in said)
         sure.append(said["sure"])
         if "offered" in said:
             candidates = max(candidates, len(said["offered"]))
-            if gold != "none":
-                offered.append(gold in said["offered"])
+            offered += [label in said["offered"] for label in each_of(gold)]
     if not both or not any(sent):
         return None
     a, b = np.array(alone), np.array(both)
-    gain = difference_of_accuracy(a, b)
+    shares = a.dtype == float
+    gain = difference_of_means(a, b) if shares else difference_of_accuracy(a, b)
     return {
         "alone": float(a.mean()),
         "with_model": float(b.mean()),
         "gain": gain.value,
         "low": gain.low,
         "high": gain.high,
-        "p": mcnemar(a, b).p,
+        "metric": "example_f1" if shares else "accuracy",
+        "p": _p_of_mean(b - a) if shares else mcnemar(a, b).p,
         "n": len(both),
         "candidates": candidates,
         "recall": float(np.mean(offered)) if offered else None,
         "sent": float(np.mean(sent)),
         "tokens_per_item": tokens,
-        "curve": _curve(a, b, np.array(sure), np.array(sent)),
+        "curve": [] if shares else _curve(a, b, np.array(sure), np.array(sent)),
     }
+
+
+def _right(gold: str, label: str, *, several: bool) -> float | bool:
+    """Return whether a label is right, of several how right: their F1."""
+    return float(example_f1(np.array([gold]), np.array([label]))[0]) if several else gold == label
+
+
+def _p_of_mean(differences: Any) -> float:
+    """Return the two-sided p of a mean of paired differences (Student's t); 1 where all are 0."""
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(differences, 0.0).pvalue) if np.ptp(differences) else 1.0
 
 
 def _curve(alone: Any, both: Any, sure: Any, sent: Any) -> list[tuple[float, float]]:

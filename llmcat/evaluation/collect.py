@@ -23,7 +23,7 @@ import asyncio
 import platform
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import llmcat
 from llmcat.engines.cache import AnswerStore
@@ -38,6 +38,7 @@ from llmcat.records import digest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmcat.evaluation.schema import RunRecord
     from llmcat.pipeline.file_run import Watch
     from llmcat.records import Item
 
@@ -50,7 +51,7 @@ LEAST_BLOCK = 64
 # -- the record ----------------------------------------------------------------------------------
 
 
-def record_of(opened: Sequence[Opened], *, kind: str, command: Sequence[str]) -> dict[str, Any]:
+def record_of(opened: Sequence[Opened], *, kind: str, command: Sequence[str]) -> RunRecord:
     """Return the record of a run that begins now."""
     labelled, config = opened[0].labelled, opened[0].arm.config
     identity = {"items": labelled.digest}

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
@@ -24,10 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmcat.evaluation.predictions import Labels, Scored
+    from llmcat.evaluation.schema import (
+        Comparison,
+        Decision,
+        DifferenceRecord,
+        McNemarRecord,
+        Segment,
+        Versus,
+    )
 
 __all__ = [
     "LOSSES",
     "METRICS",
+    "OF_SEVERAL",
     "Question",
     "compare_arms",
     "detectable",
@@ -40,8 +49,10 @@ Array = np.ndarray[Any, Any]
 
 METRICS = ("accuracy", "micro_f1", "macro_f1", "hierarchical_f1", "log_loss", "brier")
 """What can decide. The last two are losses: less is better."""
+OF_SEVERAL = ("example_f1", "micro_f1", "macro_f1", "subset_accuracy", "log_loss")
+"""What can decide where items may have several labels."""
 LOSSES = ("log_loss", "brier")
-NAMED = ("accuracy", "micro_f1", "macro_f1", "log_loss", "brier")
+NAMED = ("accuracy", "subset_accuracy", "example_f1", "micro_f1", "macro_f1", "log_loss", "brier")
 """The differences whose intervals a simulation has checked; others are marked approximate."""
 LEAST_OF_SEGMENT = 20
 MOST_SEGMENTS = 60
@@ -54,20 +65,30 @@ _CJK = re.compile(r"[㐀-鿿぀-ヿ가-힯]")
 class Question:
     """What is asked of a comparison. `looks` is how many looks are planned (0: this one only).
 
-    `sizes` holds how many items each look so far had, this one last.
+    `sizes` holds how many items each look so far had, this one last. `several`: items may have
+    several labels.
     """
 
     metric: str = "accuracy"
     rule: Rule = field(default_factory=Rule)
     looks: int = 0
     sizes: tuple[int, ...] = ()
+    several: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no metric."""
-        if self.metric not in METRICS:
+        can = OF_SEVERAL if self.several else METRICS
+        if self.metric not in can:
+            where = " where items may have several labels" if self.several else ""
             raise BadConfig(
-                f"{self.metric!r} cannot decide", hint=f"--metric is one of {', '.join(METRICS)}"
+                f"{self.metric!r} cannot decide{where}", hint=f"--metric is one of {', '.join(can)}"
             )
+
+    @classmethod
+    def of(cls, metric: str, *, tree: bool, several: bool, **rest: Any) -> Question:
+        """Return the question with the usual metric where none is named."""
+        usual = "example_f1" if several else "hierarchical_f1" if tree else "accuracy"
+        return cls(metric or usual, several=several, **rest)
 
     def level(self, alpha: float) -> float:
         """Return what a comparison that may err with `alpha` in all may err with at this look."""
@@ -94,7 +115,7 @@ def compare_arms(
     costs: Mapping[str, float | None],
     by: str = "",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare every arm with the first.
 
     `columns` holds segments: for each way to part the items, the part of each. `costs` is what
@@ -111,7 +132,7 @@ def compare_arms(
     margin = question.rule.non_inferior or 0.0
     against = {other: -margin if cheap[other] else 0.0 for other in others}
     levels = testing.step_down(gains, against=against, level=question.level)
-    versus: list[dict[str, Any]] = []
+    versus: list[Versus] = []
     for other in others:
         gain, cheaper = gains[other], cheap[other]
         decision = paired.decide(gain, question.rule, alpha=levels[other], cheaper=cheaper)
@@ -120,9 +141,9 @@ def compare_arms(
             {
                 "arm": other,
                 "base": base,
-                "decision": asdict(decision) | {"gain": gain.value},
+                "decision": cast("Decision", asdict(decision) | {"gain": gain.value}),
                 "cheaper": cheaper,
-                "mcnemar": asdict(paired.mcnemar(a, b)),
+                "mcnemar": cast("McNemarRecord", asdict(paired.mcnemar(a, b))),
                 "both_right": int(np.count_nonzero(a & b)),
                 "both_wrong": int(np.count_nonzero(~a & ~b)),
                 "differences": {name: _plain(d, name) for name, d in found[other].items()},
@@ -130,7 +151,7 @@ def compare_arms(
             }
         )
     shipped = [v for v in versus if v["decision"]["verdict"] == "ship"]
-    best = max(shipped, key=lambda v: v["decision"]["gain"]) if shipped else None
+    best = max(shipped, key=lambda v: v["decision"]["gain"] or 0.0) if shipped else None
     return {
         "metric": question.metric,
         "rule": asdict(question.rule),
@@ -154,7 +175,7 @@ def _gain(difference: Difference, metric: str) -> Difference:
     return difference.turned if metric in LOSSES else difference
 
 
-def _plain(difference: Difference, name: str) -> dict[str, Any]:
+def _plain(difference: Difference, name: str) -> DifferenceRecord:
     return {
         "value": difference.value,
         "low": difference.low,
@@ -178,10 +199,19 @@ def _differences(
     def shares(a: Array, b: Array) -> Difference:
         return paired.difference_of_accuracy(a, b, draws=draws, seed=seed)
 
-    found = {"accuracy": shares(a.correct, b.correct)}
+    right = shares(a.correct, b.correct)
+    found = {"subset_accuracy" if a.several else "accuracy": right}
     classes = sorted({*a.classes, *b.classes})
     hows = paired.differences_of_f1(a.gold, a.label, b.label, classes, draws=draws, seed=seed)
     found |= {f"{how}_f1": difference for how, difference in hows.items()}
+    if a.several:
+        f1 = [metrics.example_f1(arm.gold, arm.label) for arm in (a, b)]
+        found = {"example_f1": means(*f1), **found}
+        if not (lacks := a.lacks or b.lacks):
+            both = a.answered & b.answered
+            found["log_loss"] = means(*(metrics.losses(arm.p_gold[both]) for arm in (a, b)))
+            return found
+        return found | {"log_loss": Difference(math.nan, math.nan, math.nan, 0, lacks)}
     if labels.depth > 1:
         ours, theirs = a.sets(labels), b.sets(labels)
         for of in get_args(metrics.Of):
@@ -219,7 +249,7 @@ def segments_of(
     """Return the ways to part items: branch, language, length of the title, columns kept."""
     parts: dict[str, list[str]] = {}
     if labels.depth > 1:
-        parts["branch"] = [labels.path(c[0]) if (c := labels.chain(g)) else "none" for g in gold]
+        parts["branch"] = [labels.branch(g) for g in gold]
     parts["language"] = ["zh, ja, ko" if _CJK.search(t) else "other" for t in titles]
     sizes = [len(t) for t in titles]
     quarters = np.unique(np.quantile(sizes or [0], [0.25, 0.5, 0.75]).astype(int))
@@ -238,10 +268,10 @@ def _ranges(bounds: list[int]) -> list[str]:
     return [f"to {bounds[0]}", *between, f"over {bounds[-1]}"]
 
 
-def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[Segment]:
     """Compare accuracy in every segment of enough items; p adjusted for there being several."""
     whole = float(b.mean() - a.mean()) if len(a) else 0.0
-    found: list[dict[str, Any]] = []
+    found: list[Segment] = []
     for by, values in columns.items():
         part = np.array(values, dtype=object)
         names, counts = np.unique(part, return_counts=True)
@@ -276,9 +306,7 @@ def _segments(a: Array, b: Array, columns: Mapping[str, Sequence[str]]) -> list[
 # -- words ------------------------------------------------------------------------------------
 
 
-def verdict_line(
-    versus: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, question: Question
-) -> str:
+def verdict_line(versus: Sequence[Versus], best: Versus | None, question: Question) -> str:
     """Return the decision in one line."""
     open_ = [v for v in versus if v["decision"]["verdict"] == "more"]
     shown = best or (open_[0] if open_ else None) or (versus[0] if len(versus) == 1 else None)
@@ -291,7 +319,8 @@ def verdict_line(
     span = f"{show(question.metric)} {gain} [{low}, {high}]{at} against {shown['base']}"
     if decision["verdict"] == "more":
         plan = "" if question.looks else " (all new ones, or planned with --interim-looks)"
-        items = f"{decision['more']:,} more item{'s' * (decision['more'] > 1)}"
+        more = decision["more"] or 1
+        items = f"{more:,} more item{'s' * (more > 1)}"
         return f"you need about {items}{plan}: {shown['arm']} {span}; {decision['why']}"
     word = "ship" if decision["verdict"] == "ship" else "don't ship"
     return f"{word} {shown['arm']}: {span}; {decision['why']}"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcat.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llmcat.evaluation.schema import ArmRecord, Costs
+
 
 __all__ = ["cheapness", "costs_of", "read_costs"]
 
 
-def costs_of(arm: Mapping[str, Any], n: int) -> dict[str, float | None]:
+def costs_of(arm: ArmRecord, n: int) -> Costs:
     """Return what an arm takes: tokens per item, seconds and price per 1,000 items.
 
     The price is the provider's own where it says one, else the server's hourly price for the time
@@ -29,30 +31,36 @@ def costs_of(arm: Mapping[str, Any], n: int) -> dict[str, float | None]:
         price = 1000 * used["cost"] / n
     elif arm["price_per_hour"] and seconds is not None:
         price = arm["price_per_hour"] * seconds / 3600
-    each = {name: used[name] / n if n else None for name in ("prompt", "cached", "generated")}
+    prompt, cached, generated = (
+        used[name] / n if n else None for name in ("prompt", "cached", "generated")
+    )
     return {
-        **{f"{name}_tokens_per_item": value for name, value in each.items()},
+        "prompt_tokens_per_item": prompt,
+        "cached_tokens_per_item": cached,
+        "generated_tokens_per_item": generated,
         "server_seconds_per_1000": seconds,
         "price_per_1000": price,
         "joules_per_1000": speed.get("joules_per_1000"),
     }
 
 
-def cheapness(arms: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, float | None]]:
+def cheapness(arms: Mapping[str, ArmRecord]) -> tuple[str, dict[str, float | None]]:
     """Return by what arms can be called cheaper, and each one's: the best that all have.
 
     Tokens tell only between arms of one model.
     """
-    for by in ("price_per_1000", "server_seconds_per_1000"):
-        cost = {name: arm["costs"][by] for name, arm in arms.items()}
+    price = {name: arm["costs"]["price_per_1000"] for name, arm in arms.items()}
+    seconds = {name: arm["costs"]["server_seconds_per_1000"] for name, arm in arms.items()}
+    for by, cost in (("price per 1000", price), ("server seconds per 1000", seconds)):
         if all(value is not None for value in cost.values()):
-            return by.replace("_", " "), cost
+            return by, cost
     if len({arm["served"]["model"] for arm in arms.values()}) > 1:
         return "", dict.fromkeys(arms)
-    tokens = {
-        name: arm["costs"]["prompt_tokens_per_item"] + arm["costs"]["generated_tokens_per_item"]
-        for name, arm in arms.items()
-    }
+    tokens: dict[str, float | None] = {}
+    for name, arm in arms.items():
+        costs = arm["costs"]
+        each = costs["prompt_tokens_per_item"], costs["generated_tokens_per_item"]
+        tokens[name] = sum(value or 0.0 for value in each)
     return "tokens per item", tokens
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from llmcat.evaluation.arms import Arm
     from llmcat.evaluation.opening import Opened
+    from llmcat.evaluation.schema import ArmRecord, RunRecord
     from llmcat.evidence.gather import Gathered
     from llmcat.pipeline.file_run import Watch
     from llmcat.taxonomy.tree import Taxonomy
@@ -75,6 +76,8 @@ async def evaluate(
     config = arms[0].config
     read = await unless(stop, asyncio.to_thread(read_arms, arms, keep=options.keep))
     costs = resolved(options.costs, read[0].taxonomy)
+    if costs and config.multi:
+        raise BadConfig("--costs are of one label taken for another, and --multi gives several")
     runs = Path(config.runs)
     registry = Registry(runs)
     store = AnswerStore(runs / "answers.sqlite")
@@ -129,7 +132,8 @@ def _begin(
         question, remarks = planned(registry, path, record, question, opened[0])
         record["remarks"] += remarks
         alpha = question.level(ALPHA / (len(opened) - 1))
-        say(detectable(record["items"]["n"], alpha=alpha))
+        if not question.several:
+            say(detectable(record["items"]["n"], alpha=alpha))
     for remark in record["remarks"]:
         say(remark)
     folder = Folder.begin(path, record)
@@ -199,7 +203,7 @@ def finish(
 
     path, record = folder.path, folder.record
     labels = Labels.read(path)
-    scored = {name: Scored.read(path / named(name, "predictions.jsonl")) for name in record["arms"]}
+    scored = {name: scored_of(path, name, arm) for name, arm in record["arms"].items()}
     for name, arm in scored.items():
         folder.write(named(name, "metrics.json"), measure(arm, labels, costs=costs))
         record["arms"][name]["costs"] = costs_of(record["arms"][name], len(arm.gold))
@@ -221,6 +225,12 @@ def finish(
     folder.write("report.html", report_html.html(found))
     folder.write("report.md", report_markdown.markdown(found))
     return report.line(found)
+
+
+def scored_of(path: Path, name: str, arm: ArmRecord) -> Scored:
+    """Return an arm's predictions from a run's folder, beside the gold labels."""
+    several = bool(arm["settings"].get("multi"))
+    return Scored.read(path / named(name, "predictions.jsonl"), several=several)
 
 
 def _added(folder: Folder, name: str) -> dict[str, Any] | None:
@@ -262,7 +272,11 @@ def compare_runs(
     sources, record = _picked(paths)
     arms, identity = record["arms"], record["identity"]
     labels = Labels.read(next(iter(sources.values()))[0])
-    question = Question(metric or ("hierarchical_f1" if labels.depth > 1 else "accuracy"))
+    question = Question.of(
+        metric,
+        tree=labels.depth > 1,
+        several=any(arm["settings"].get("multi") for arm in arms.values()),
+    )
     stem = stem_of(record["items"]["file"])
     name = f"{stem}-{digest(*map(str, sources.values()), metric)[:8]}"
     path = Path(out) if out else Path(runs) / name
@@ -278,10 +292,9 @@ def compare_runs(
         for name, (source, arm) in sources.items():
             for suffix in ("predictions.jsonl", "asks.jsonl", "prefixes.jsonl"):
                 _copy(source / named(arm, suffix), folder.file(named(name, suffix)))
-        for arm, (source, _) in zip(arms.values(), sources.values(), strict=True):
-            arm["inputs"] = {
-                what: folder.keep(source / name) for what, name in arm["inputs"].items()
-            }
+        for one, (source, _) in zip(arms.values(), sources.values(), strict=True):
+            kept = one.get("inputs", {}).items()
+            one["inputs"] = {what: folder.keep(source / name) for what, name in kept}
         for file in ("items.jsonl", "labels.json"):
             _copy(next(iter(sources.values()))[0] / file, folder.file(file))
         result = finish(folder, question=question)
@@ -296,11 +309,12 @@ def compare_runs(
 
 def _picked(
     paths: Mapping[str, tuple[Path, str]],
-) -> tuple[dict[str, tuple[Path, str]], dict[str, Any]]:
+) -> tuple[dict[str, tuple[Path, str]], RunRecord]:
     """Return each new name's folder and arm, and the first run's record with these arms."""
     records = {name: load(path) for name, (path, _) in paths.items()}
     first = next(iter(records.values()))
-    arms, scored = dict[str, Any](), dict[str, Scored]()
+    arms: dict[str, ArmRecord] = {}
+    scored: dict[str, Scored] = {}
     identity = {"items": first["identity"]["items"]}
     sources: dict[str, tuple[Path, str]] = {}
     for name, (path, arm) in paths.items():
@@ -317,7 +331,7 @@ def _picked(
         for key, value in record["identity"].items():
             if key.startswith(f"{arm}."):
                 identity[f"{name}.{key.removeprefix(f'{arm}.')}"] = value
-        scored[name] = Scored.read(path / named(arm, "predictions.jsonl"))
+        scored[name] = scored_of(path, arm, record["arms"][arm])
         same_items(next(iter(scored.values())), scored[name])
         if _ids(path) != _ids(next(iter(sources.values()))[0]):
             raise InputError("the runs have different items: they cannot be compared")

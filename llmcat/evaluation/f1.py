@@ -11,6 +11,7 @@ import numpy as np
 
 from llmcat.evaluation.bootstrap import cells, resample_all
 from llmcat.evaluation.metrics import LEAST_ITEMS, Array, Estimate, Of, interval_of, nothing
+from llmcat.records import SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,14 +38,15 @@ def of_classes(gold: Array, label: Array, labels: Sequence[str]) -> list[OfClass
     """Precision, recall and F1 of each class, in the order of `labels`."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    if not len(gold):
+    if not len(gold) or not len(labels):
         return []
+    is_gold, is_given = _indicator(gold, labels), _indicator(label, labels)
     precision, recall, f1, support = precision_recall_fscore_support(
-        gold, label, labels=list(labels), zero_division=np.nan
+        is_gold, is_given, zero_division=np.nan
     )
-    given = Counter(label.tolist())
-    columns = zip(labels, support, precision, recall, f1, strict=True)
-    return [OfClass(c, int(s), given[c], float(p), float(r), float(f)) for c, s, p, r, f in columns]
+    given = np.asarray(is_given.sum(axis=0)).ravel()
+    columns = zip(labels, support, given, precision, recall, f1, strict=True)
+    return [OfClass(c, int(s), int(g), *map(float, of)) for c, s, g, *of in columns]
 
 
 How = Literal["micro", "macro", "weighted"]
@@ -55,6 +57,7 @@ class F1:
 
     `gold` and `label` have one entry per cell, `counts` says how often it occurs. Macro and
     weighted averages run over those of `labels` that have at least `least` items (in `.labels`).
+    An entry may be several labels `joined`; then micro averages are over pairs of item and label.
     A class that was never given has precision 0, as in scikit-learn with `zero_division=0`.
     `.sound` tells whether each class has enough items for an interval.
     """
@@ -72,14 +75,15 @@ class F1:
     ) -> None:
         """Find the classes that are counted, and what each cell adds to them."""
         self.how, self.of = how, of
-        support = Counter(dict(zip(gold.tolist(), [0] * len(gold), strict=True)))
+        support = Counter[str]()
         for name, count in zip(gold.tolist(), counts.tolist(), strict=True):
-            support[name] += count
+            for part in name.split(SEVERAL):
+                support[part] += count
         self.labels = [c for c in labels if how == "micro" or support[c] >= least]
         self.sound = how == "micro" or all(support[c] >= LEAST_ITEMS for c in self.labels)
         self._is_gold = _indicator(gold, self.labels)
         self._is_given = _indicator(label, self.labels)
-        self._is_both = self._is_gold.multiply((gold == label)[:, None]).tocsr()
+        self._is_both = self._is_gold.multiply(self._is_given).tocsr()
         self._counts = counts
 
     def _parts(self, weights: Array) -> tuple[Array, Array, Array]:
@@ -126,10 +130,14 @@ def _indicator(names: Array, labels: Sequence[str]) -> Any:
     from scipy.sparse import csr_matrix
 
     at = {name: i for i, name in enumerate(labels)}
-    column = np.array([at.get(name, -1) for name in names.tolist()], dtype=np.int64)
-    rows = np.flatnonzero(column >= 0)
-    ones = np.ones(len(rows))
-    return csr_matrix((ones, (rows, column[rows])), shape=(len(names), len(labels)))
+    pairs = [
+        (row, at[part])
+        for row, name in enumerate(names.tolist())
+        for part in name.split(SEVERAL)
+        if part in at
+    ]
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(labels)))
 
 
 def averages(
@@ -143,9 +151,10 @@ def averages(
 ) -> dict[tuple[How, Of], Estimate]:
     """Average precision, recall and F1 over classes, with BCa intervals (`draws` 0 for none).
 
-    Macro and weighted averages take classes with at least `least` items; micro averages over all
-    labels are the accuracy. `n` counts classes. No interval is sound for an average over classes
-    of which one has fewer than `LEAST_ITEMS` items.
+    Where items have several labels, entries are these `joined`. Macro and weighted averages take
+    classes with at least `least` items; micro averages of one label each are the accuracy. `n`
+    counts classes. No interval is sound for an average over classes of which one has fewer than
+    `LEAST_ITEMS` items.
     """
     pairs: list[tuple[How, Of]] = [(how, of) for how in get_args(How) for of in get_args(Of)]
     if not len(gold):

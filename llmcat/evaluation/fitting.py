@@ -27,10 +27,14 @@ from llmcat.retrieval.documents import group_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llmcat.evaluation.schema import ArmRecord
     from llmcat.evidence.gather import Gathered
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["artifact_of", "fit_calibration"]
+__all__ = ["artifact_of", "fit_calibration", "fitting_rows", "groups_of", "reader_part"]
+
+READER = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
+"""What has to be the same in every run that goes by what was learnt of a reader."""
 
 
 def fit_calibration(
@@ -52,7 +56,7 @@ def fit_calibration(
     record = load(path)
     arm = record["arms"][SOLO]
     scored = Scored.read(path / "predictions.jsonl")
-    there = _fitting_rows(path, scored, arm)
+    there = fitting_rows(path, scored, arm)
     decided, p, seen, labels = _answers(path, scored, there)
     gold = scored.gold[there].tolist()
     bound = bound_of(arm["identity"])
@@ -61,7 +65,7 @@ def fit_calibration(
         share = usual_share(len(gold)) if kept is not None and kept.signals else 0.5
     if kept is not None and kept.signals:
         rows = scored.row[there].tolist()
-        groups = _groups(path, there, group)
+        groups = groups_of(path, there, group)
         first = parted(groups, share, seed)
         learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
         p, seen = learnt.p, np.ones(len(rows), dtype=bool)
@@ -110,7 +114,7 @@ def _answers(
     return list(decided), p, kept["seen"][there], kept["labels"].tolist()
 
 
-def _groups(path: Path, there: Any, group: str) -> list[int]:
+def groups_of(path: Path, there: Any, group: str) -> list[int]:
     """Return which items belong together: near duplicates, and those of one group."""
     items = [orjson.loads(line) for line in (path / "items.jsonl").read_bytes().splitlines()]
     some = [items[i] for i in there.tolist()]
@@ -125,19 +129,21 @@ def _learnt(
     labels: Sequence[str],
     groups: Sequence[int],
     first: Any,
-    arm: Mapping[str, Any],
+    arm: ArmRecord,
     seed: int,
 ) -> Learnt:
     """Learn weights, none rule, place prior and line from what was kept of an arm's items."""
     at = {label: i for i, label in enumerate(labels[:-1])}
-    known = arm["evidence"]["place_prior"]
+    evidence = arm.get("evidence")
+    assert evidence  # noqa: S101  or nothing was kept
+    known = evidence["place_prior"]
     return learn(
         kept,
         rows,
         np.array([at.get(label, -1) for label in gold]),
         groups,
         first,
-        start=Pool(weights=arm["evidence"]["sources"]),
+        start=Pool(weights=evidence["sources"]),
         prior=None if known is None else np.array(known),
         seed=seed,
     )
@@ -154,7 +160,6 @@ def artifact_of(
 
     `identity` is that of the session that answered; `settings` are its choices.
     """
-    reader = ("model", "codes", "prompt", "layout", "candidates", "about", "taxonomy")
     retrieval = ("sources", "source_category", "examples", "taxonomy")
     parts: dict[str, Part] = {}
     report: dict[str, Any] = {}
@@ -163,12 +168,7 @@ def artifact_of(
         parts["pool"] = Part(bound=bound, learnt=learnt.pool.record())
         report["fitted_on"] = learnt.pool.n
         if learnt.prior is not None:
-            prior = [float(x) for x in learnt.prior]
-            bound = {key: identity[key] for key in reader}
-            chosen_by = dict(learnt.first.weights)
-            parts["reader"] = Part(
-                bound=bound, learnt={"place_prior": prior, "chosen_by": chosen_by}
-            )
+            parts["reader"] = reader_part(identity, learnt.prior, learnt.first)
             if math.isfinite(learnt.line):
                 parts["line"] = Part(bound={}, learnt={"skip": learnt.line})
     if made is not None:
@@ -177,7 +177,18 @@ def artifact_of(
     return Artifact(llmcat=version, settings=kept, parts=parts, report=report).sealed()
 
 
-def _fitting_rows(path: Path, scored: Scored, arm: Mapping[str, Any]) -> Any:
+def reader_part(identity: Mapping[str, str], prior: Any, first: Pool) -> Part:
+    """Return what binds an artifact to a reader: its place prior, and how candidates were chosen.
+
+    `prior` is None where the reader saw no menu of places.
+    """
+    bound = {key: identity[key] for key in READER}
+    places = None if prior is None else [float(x) for x in prior]
+    learnt = {"place_prior": places, "chosen_by": dict(first.weights)}
+    return Part(bound=bound, learnt=learnt)
+
+
+def fitting_rows(path: Path, scored: Scored, arm: ArmRecord) -> Any:
     """Return which items to fit on: answered, each text once, none that the prompt shows."""
     texts = [
         "\x1f".join(orjson.loads(line)["fields"].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,10 +13,10 @@ from llmcat.errors import JournalError
 from llmcat.evaluation.opening import Opened
 from llmcat.evaluation.run_folder import Folder, named
 from llmcat.pipeline.writers import row_of
-from llmcat.records import NONE, Request
+from llmcat.records import NONE, Request, each_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llmcat.records import Item, Message, RowResult, Scores
     from llmcat.taxonomy.tree import Taxonomy
@@ -85,8 +86,8 @@ class Sink:
             ids = [node.id for node in self.taxonomy.leaves]
             p = np.zeros((len(self.scores), len(ids) + 1), dtype=np.float32)
             for row, scores in zip(p, self.scores, strict=True):
-                if scores is not None and scores.p_none is not None:
-                    row[:] = [*(scores.p.get(id_, 0.0) for id_ in ids), scores.p_none]
+                if scores is not None and scores.p:
+                    row[:] = [*(scores.p.get(id_, 0.0) for id_ in ids), scores.p_none or 0.0]
             seen = [s is not None and s.kind == "full" for s in self.scores]
             path = self.folder.file(named(self.name, "posteriors.npz"))
             np.savez_compressed(path, labels=np.array([*ids, NONE]), p=p, seen=np.array(seen))
@@ -109,18 +110,30 @@ def without_images(message: Message) -> Message:
 def judged(result: RowResult) -> dict[str, float | int | None]:
     """Return p of the gold label, the sum of all squared p, and the gold label's rank from 1.
 
+    Where there may be several, p of all of them and of no other; the other two have no meaning.
+
     None where the answer does not say: of several menus, or without the gold label among them.
     """
     scores, gold = result.scores, result.item.gold
     nothing: dict[str, float | int | None] = dict.fromkeys(("p_gold", "p_squares", "rank"))
-    if scores is None or scores.kind != "full" or scores.p_none is None:
+    if scores is not None and scores.several is not None:
+        return nothing | {"p_gold": chance_of_set(scores.p, each_of(gold))}
+    if scores is None or scores.kind != "full":
         return nothing
-    p_gold = scores.p_none if gold == NONE else scores.p.get(gold or "")
+    p_none = scores.p_none or 0.0  # a reader that was not offered it
+    p_gold = p_none if gold == NONE else scores.p.get(gold or "")
     if p_gold is None:
         return nothing
-    above = sum(p > p_gold for p in scores.p.values()) + (scores.p_none > p_gold)
-    squares = sum(p * p for p in scores.p.values()) + scores.p_none**2
+    above = sum(p > p_gold for p in scores.p.values()) + (p_none > p_gold)
+    squares = sum(p * p for p in scores.p.values()) + p_none**2
     return {"p_gold": float(f"{p_gold:.9g}"), "p_squares": round(squares, 9), "rank": above + 1}
+
+
+def chance_of_set(p: Mapping[str, float], labels: Sequence[str]) -> float | None:
+    """Return the probability that just these labels apply; None where one has none."""
+    if any(label not in p for label in labels):
+        return None
+    return math.prod(value if id_ in labels else 1.0 - value for id_, value in p.items())
 
 
 def nodes_of(taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmcat.evaluation.opening import Opened
+    from llmcat.evaluation.schema import RunRecord
 
 __all__ = ["key_of", "noted", "planned", "rule_of", "second_look"]
 
@@ -29,7 +31,7 @@ def rule_of(question: Question) -> str:
 
 
 def planned(
-    registry: Registry, path: Path, record: Mapping[str, Any], question: Question, one: Opened
+    registry: Registry, path: Path, record: RunRecord, question: Question, one: Opened
 ) -> tuple[Question, list[str]]:
     """Find the looks there were at this question; refuse one that the plan does not allow.
 
@@ -56,7 +58,7 @@ def planned(
     if len(earlier) >= question.looks:
         raise BadConfig(f"all {question.looks} looks have been taken", hint=hint)
     sizes = (*sorted(look.n for look in earlier), n)
-    planned = Question(question.metric, question.rule, question.looks, sizes)
+    planned = replace(question, sizes=sizes)
     remark = (
         f"look {len(sizes)} of {question.looks}: the interval that decides is at "
         f"{100 * (1 - planned.level(ALPHA)):.2f} %"
@@ -101,14 +103,14 @@ def _short(item: Mapping[str, Any]) -> str:
     return digest(item["id"], item["gold"], *item["fields"].values())
 
 
-def noted(registry: Registry, path: Path, record: Mapping[str, Any], question: Question) -> None:
+def noted(registry: Registry, path: Path, record: RunRecord, question: Question) -> None:
     """Note in the registry that a question was looked at."""
     n, items = record["items"]["n"], record["identity"]["items"]
     look = Look(rule_of(question), question.looks, n, items, str(path.resolve()), now())
     registry.look(key_of(record), look)
 
 
-def key_of(record: Mapping[str, Any]) -> str:
+def key_of(record: RunRecord) -> str:
     """Return what makes two comparisons the same question: the arms, whatever they are called.
 
     Neither the items nor the rule: another rule is another look.

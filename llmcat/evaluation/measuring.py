@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from llmcat.classifier import Classifier
     from llmcat.estimator import Items
+    from llmcat.evaluation.schema import Comparison
 
 __all__ = ["ab", "evaluate"]
 
@@ -35,7 +36,8 @@ __all__ = ["ab", "evaluate"]
 def evaluate(classifier: Classifier, X: Items, y: Iterable[Any]) -> dict[str, Any]:  # noqa: N803
     """Ask about labelled items and measure the answers.
 
-    `y` has one label per item: an id, a path, a unique name or `none`. Returns what `metrics.json`
+    `y` has one label per item: an id, a path, a unique name or `none`; with `multi` a list of them.
+    Returns what `metrics.json`
     of `llmcat eval` holds: `n`, `metrics` by name (each with value, low and high of a 95 %
     interval, or why there is none), `classes`, `confusions`, `errors`. Items that could not be
     answered count as wrong. Raises `InputError` for an unknown label, and any `EngineError`.
@@ -51,24 +53,27 @@ def ab(
     X: Items,  # noqa: N803
     y: Iterable[Any],
     *,
-    metric: str = "accuracy",
+    metric: str = "",
     min_effect: float = 0.01,
     non_inferior: float | None = None,
     cheaper: bool = False,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare two classifiers on the same labelled items, paired.
 
-    B is shipped where the interval of its gain lies above 0 and the gain is `min_effect` (0.01 is a
-    point) at least; `non_inferior` is what may be lost where B is `cheaper`. Returns what
-    `comparison.json` of `llmcat ab` holds: `verdict`, the decision in a line, and `versus`, the
-    differences with their intervals. Raises as `evaluate` does, and where the two have other
-    categories.
+    `metric` decides: accuracy, with `multi` example_f1, where none is named. B is shipped where the
+    interval of its gain lies above 0 and the gain is `min_effect` (0.01 is a point) at least;
+    `non_inferior` is what may be lost where B is `cheaper`. Returns what `comparison.json` of
+    `llmcat ab` holds: `verdict`, the decision in a line, and `versus`, the differences with their
+    intervals. Raises as `evaluate` does, and where the two have other categories.
     """
     if a.taxonomy.digest != b.taxonomy.digest:
         raise InputError("the two have different categories: they cannot be compared")
     items, gold = _kept(X), list(y)
-    question = Question(metric=metric, rule=Rule(min_effect, non_inferior))
     arms = {"a": _scored(a, items, gold), "b": _scored(b, items, gold)}
+    if arms["a"].several != arms["b"].several:
+        raise InputError("one gives several labels, the other one: they cannot be compared")
+    rule = Rule(min_effect, non_inferior)
+    question = Question.of(metric, tree=False, several=arms["a"].several, rule=rule)
     costs = {"a": 1.0, "b": 0.0 if cheaper else 1.0}
     return compare_arms(arms, Labels(nodes_of(a.taxonomy)), question, columns={}, costs=costs)
 
@@ -83,6 +88,7 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
     if len(items) != len(y):
         raise InputError(f"{len(items)} items and {len(y)} labels")
     ids = [classifier.id_of(label) for label in y]
+    several = bool(classifier.settings.multi)
     unknown = sorted({str(label) for label, id_ in zip(y, ids, strict=True) if id_ is None})
     if unknown:
         raise InputError(f"labels that are not in the taxonomy: {', '.join(unknown[:5])}")
@@ -105,4 +111,5 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
         p_squares=column(one["p_squares"] for one in told),
         rank=column(one["rank"] for one in told),
         errors=Counter({"no answer": failed} if failed else {}),
+        several=several,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmcat.evaluation.bootstrap import BIASED, Bootstrap, cells, resample
+from llmcat.records import each_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,12 +32,15 @@ __all__ = [
     "calibration_error",
     "confusions",
     "coverage_at",
+    "example_f1",
+    "hamming_losses",
     "hierarchical",
     "hierarchical_ratios",
     "interval_of",
     "kappa",
     "log_loss",
     "losses",
+    "mean",
     "nothing",
     "reliability",
     "risk_coverage",
@@ -178,7 +182,7 @@ def losses(p_gold: Array) -> Array:
 
 def log_loss(p_gold: Array) -> Estimate:
     """Mean of `losses`, with its normal interval."""
-    return _mean(losses(p_gold)) if len(p_gold) else nothing()
+    return mean(losses(p_gold)) if len(p_gold) else nothing()
 
 
 def squared_errors(p_gold: Array, p_squares: Array) -> Array:
@@ -192,7 +196,7 @@ def squared_errors(p_gold: Array, p_squares: Array) -> Array:
 
 def brier_score(p_gold: Array, p_squares: Array) -> Estimate:
     """Mean of `squared_errors`, with its normal interval."""
-    return _mean(squared_errors(p_gold, p_squares)) if len(p_gold) else nothing()
+    return mean(squared_errors(p_gold, p_squares)) if len(p_gold) else nothing()
 
 
 def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[Array, Array, Array]:
@@ -211,6 +215,24 @@ def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[A
     sure = np.bincount(part, weights=confidence) / items
     right = np.bincount(part, weights=correct.astype(float)) / items
     return items / n, sure, right
+
+
+def example_f1(gold: Array, label: Array) -> Array:
+    """Return the F1 of each item's labels, both columns `joined`; 1 where there are and were none.
+
+    (Godbole and Sarawagi 2004.) Shape `(n,)`.
+    """
+    pairs = [
+        ({*each_of(g)}, {*each_of(p)}) for g, p in zip(gold.tolist(), label.tolist(), strict=True)
+    ]
+    return np.array([2 * len(g & p) / (len(g) + len(p)) if g or p else 1.0 for g, p in pairs])
+
+
+def hamming_losses(gold: Array, label: Array, labels: int) -> Array:
+    """Return each item's share of so many labels wrongly given or left out, shape `(n,)`."""
+    pairs = zip(gold.tolist(), label.tolist(), strict=True)
+    wrong = [len({*each_of(g)} ^ {*each_of(p)}) for g, p in pairs]
+    return np.array(wrong, dtype=float) / max(labels, 1)
 
 
 def calibration_error(
@@ -295,10 +317,12 @@ def confusions(
     return sorted(found, key=lambda c: (-c.cost, -c.count, c.gold, c.label))
 
 
-def _mean(values: Array) -> Estimate:
+def mean(values: Array) -> Estimate:
     """Return a mean with its normal interval (the central limit theorem; NaN for one value)."""
-    n, mean = len(values), float(values.mean())
+    if not len(values):
+        return nothing()
+    n, value = len(values), float(values.mean())
     if n < 2:  # noqa: PLR2004
-        return Estimate(mean, n=n)
+        return Estimate(value, n=n)
     half = NORMAL * float(values.std(ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(value, value - half, value + half, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.engines.cache import AnswerStore, Remembering
@@ -12,7 +12,7 @@ from llmcat.errors import InputError
 from llmcat.pipeline.file_run import is_stream
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.settings import engine_of, prompt_of
+from llmcat.pipeline.settings import engine_for, prompt_of
 from llmcat.records import digest
 from llmcat.taxonomy.load import taxonomy_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.evaluation.arms import Arm
+    from llmcat.evaluation.schema import ArmRecord, Evidence
     from llmcat.evidence.gather import Gathered
     from llmcat.records import Item
     from llmcat.taxonomy.tree import Taxonomy
@@ -53,7 +54,7 @@ class Opened:
         shown = {_title(item) for item in pool.items} if pool is not None else set()
         return [item.row for item in self.labelled.items if _title(item) in shown]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ArmRecord:
         """Return what is written down about this arm."""
         config, task = self.arm.config, self.session.task
         fallen = self.tally.watch.finding()
@@ -73,7 +74,7 @@ class Opened:
             "leaked": self.leaked(),
             "price_per_hour": config.price_per_hour,
             "speed": self.speed,
-            "evidence": self.session.evidence_record(),
+            "evidence": cast("Evidence | None", self.session.evidence_record()),
         }
 
 
@@ -95,7 +96,12 @@ def read_arms(arms: Sequence[Arm], *, keep: tuple[str, ...] = ()) -> list[Read]:
     of_arm, taxonomies = [], []
     for arm in arms:
         taxonomy, config = taxonomy_of(arm.config), arm.config
-        prompt_of(config, whole_menus=False)
+        prompt_of(config)
+        if bool(config.multi) != bool(arms[0].config.multi):
+            raise InputError(
+                f"arms {arms[0].name} and {arm.name}: one gives an item one label, one several",
+                hint="--multi for all arms, or for none",
+            )
         key = (config.text, config.image, taxonomy.digest)
         if key not in items:
             if items and is_stream(config.file):
@@ -133,7 +139,7 @@ async def open_arms(
             config = one.arm.config
             key = _engine_key(config)
             if key not in engines:
-                engine = engine_of(config)
+                engine = await engine_for(config)
                 engines[key] = Remembering(engine, store, config.engine_option, _where(config))
             session = await Session.open(
                 config, engine=engines[key], taxonomy=one.taxonomy, judged=one.labelled.items

@@ -18,13 +18,14 @@ import orjson
 from llmcat.errors import InputError, JournalError
 from llmcat.evaluation import f1, metrics
 from llmcat.evaluation.metrics import Estimate, nothing
-from llmcat.records import NONE
+from llmcat.items.readers import several_in
+from llmcat.records import NONE, SEVERAL, each_of, joined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["ERROR", "Labels", "Scored", "at_level", "measure", "same_items"]
+__all__ = ["ERROR", "Labels", "Scored", "at_level", "label_in", "measure", "same_items"]
 
 Array = np.ndarray[Any, Any]
 
@@ -49,6 +50,12 @@ class Labels:
         return cls(_json(folder / "labels.json"))
 
     @property
+    def leaves(self) -> list[str]:
+        """The ids under which nothing stands."""
+        inner = {node["parent"] for node in self.nodes.values()}
+        return [id_ for id_ in self.nodes if id_ not in inner]
+
+    @property
     def depth(self) -> int:
         """The number of levels; 1 for a flat list."""
         return max((len(node["path"]) for node in self.nodes.values()), default=1)
@@ -64,17 +71,31 @@ class Labels:
             self._chains[label] = tuple(reversed(found))
         return self._chains[label]
 
+    def branch(self, label: str) -> str:
+        """Return the department's path, of several labels that of the first; or `none`."""
+        first = next(iter(each_of(label)), NONE)
+        chain = self.chain(first)
+        return self.path(chain[0]) if chain else NONE
+
+    def chains(self, label: str) -> frozenset[str]:
+        """Return the ids of the labels and all above them; see `chain`."""
+        return frozenset(id_ for part in each_of(label) for id_ in self.chain(part))
+
     def names(self, label: str) -> list[str]:
-        """Return the label's own name, in each of its languages."""
+        """Return the labels' own names, in each of their languages."""
         if label == NONE:
             return ["none of these", "以上都不是"]
+        if SEVERAL in label:
+            return [name for part in each_of(label) for name in self.names(part)]
         node = self.nodes.get(label)
         return [node["path"][-1], *node["names"].values()] if node else []
 
     def path(self, label: str) -> str:
-        """Return the path as people read it."""
+        """Return the path as people read it; several of them with a plus between."""
         if label in {NONE, ERROR}:
             return "none of these" if label == NONE else "(error)"
+        if SEVERAL in label:
+            return " + ".join(map(self.path, each_of(label)))
         node = self.nodes.get(label)
         return " > ".join(node["path"]) if node else label
 
@@ -83,7 +104,8 @@ class Labels:
 class Scored:
     """Columns of shape `(n,)`, in the order of the rows.
 
-    `label` is a node id, `none` or `ERROR`. `confidence`, `p_gold`, `p_squares` and `rank` are NaN
+    `label` is a node id, `none` or `ERROR`; with `several`, ids `joined`, and `p_gold` is the
+    probability of just these labels. `confidence`, `p_gold`, `p_squares` and `rank` are NaN
     where the answer does not say.
     """
 
@@ -95,10 +117,14 @@ class Scored:
     p_squares: Array
     rank: Array
     errors: Counter[str]
+    several: bool = False
 
     @classmethod
-    def read(cls, path: Path) -> Scored:
-        """Read a run's predictions. Raises `JournalError` if they cannot be read."""
+    def read(cls, path: Path, *, several: bool = False) -> Scored:
+        """Read a run's predictions, `several` if items may have several labels.
+
+        Raises `JournalError` if they cannot be read.
+        """
         columns: dict[str, list[Any]] = {name: [] for name in ("row", "gold", "label")}
         numbers: dict[str, list[float]] = {
             name: [] for name in ("confidence", "p_gold", "p_squares", "rank")
@@ -112,15 +138,17 @@ class Scored:
                     if failed:
                         errors[row["reason"] or "?"] += 1
                     columns["row"].append(row["row"])
-                    columns["gold"].append(row["gold"])
-                    columns["label"].append(ERROR if failed else row["label"] or NONE)
+                    gold = joined(several_in(row["gold"]) or ()) if several else row["gold"]
+                    columns["gold"].append(gold)
+                    columns["label"].append(ERROR if failed else label_in(row))
                     for name, column in numbers.items():
                         value = row[name]
                         column.append(math.nan if value is None else value)
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
             raise JournalError(f"{path} cannot be read: {exc}") from exc
         arrays = {name: np.array(column) for name, column in columns.items()}
-        return cls(**arrays, **{n: np.array(c) for n, c in numbers.items()}, errors=errors)
+        measured = {name: np.array(column) for name, column in numbers.items()}
+        return cls(**arrays, **measured, errors=errors, several=several)
 
     @cached_property
     def correct(self) -> Array:
@@ -146,13 +174,20 @@ class Scored:
     @property
     def classes(self) -> list[str]:
         """All labels that occur, without `none` and errors, in alphabetical order."""
-        return sorted({*self.gold.tolist(), *self.label.tolist()} - {NONE, ERROR})
+        found = {*self.gold.tolist(), *self.label.tolist()} - {NONE, ERROR}
+        return sorted({part for label in found for part in each_of(label)})
 
     def sets(self, labels: Labels) -> dict[metrics.Of, metrics.Ratio]:
         """Return the hierarchical ratios."""
-        gold = (frozenset(labels.chain(g)) for g in self.gold.tolist())
-        given = (frozenset(labels.chain(g)) for g in self.label.tolist())
+        gold, given = (map(labels.chains, of.tolist()) for of in (self.gold, self.label))
         return metrics.hierarchical_ratios(gold, given)
+
+
+def label_in(row: Mapping[str, Any]) -> str:
+    """Return the label of a row of predictions or `none`; where there may be several, `joined`."""
+    if "labels" in row:
+        return joined(one["label"] for one in row["labels"])
+    return row["label"] or NONE
 
 
 def same_items(a: Scored, b: Scored) -> None:
@@ -193,21 +228,43 @@ def measure(
 def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate]:
     gold, label = scored.gold, scored.label
     found = {"accuracy": metrics.accuracy(scored.correct)}
+    if scored.several:
+        found = _of_several(scored, labels)
     for (how, of), estimate in f1.averages(gold, label, scored.classes, draws=draws).items():
         found[f"{how}_{of}"] = estimate
-    found["kappa"] = metrics.kappa(gold, label)
     depth = labels.depth
     if depth > 1:
         for of, ratio in scored.sets(labels).items():
             found[f"hierarchical_{of}"] = metrics.hierarchical(ratio, draws=draws)
+    if scored.several:
+        return found | _of_probabilities(scored) | _of_none(scored)
+    found["kappa"] = metrics.kappa(gold, label)
+    if depth > 1:
         for level in range(1, depth + 1):
             found[f"accuracy_level_{level}"] = metrics.accuracy(at_level(scored, labels, level))
     ok, why = scored.answered, scored.lacks
     p_gold, rank = scored.p_gold[ok], scored.rank[ok]
     for k in (3, 5):
         found[f"top_{k}"] = nothing(why) if why else metrics.top_k(rank, k)
-    found["log_loss"] = nothing(why) if why else metrics.log_loss(p_gold)
     found["brier"] = nothing(why) if why else metrics.brier_score(p_gold, scored.p_squares[ok])
+    return found | _of_probabilities(scored) | _of_none(scored)
+
+
+def _of_several(scored: Scored, labels: Labels) -> dict[str, Estimate]:
+    """Return the metrics of sets of labels: each item's F1, all right, share of wrong decisions."""
+    return {
+        "example_f1": metrics.mean(metrics.example_f1(scored.gold, scored.label)),
+        "subset_accuracy": metrics.accuracy(scored.correct),
+        "hamming_loss": metrics.mean(
+            metrics.hamming_losses(scored.gold, scored.label, len(labels.leaves))
+        ),
+    }
+
+
+def _of_probabilities(scored: Scored) -> dict[str, Estimate]:
+    """Return the metrics of the answer's probability."""
+    ok, why = scored.answered, scored.lacks
+    found = {"log_loss": nothing(why) if why else metrics.log_loss(scored.p_gold[ok])}
     sure, right = confidences(scored)
     unsure = "" if len(sure) else "no answer has a confidence"
     ece = metrics.calibration_error(sure, right, bins=BINS)
@@ -216,14 +273,16 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
         name = f"coverage_at_{precision:.0%}".rstrip("%")
         at = metrics.coverage_at(*taken(scored), precision=precision)
         found[name] = nothing(unsure) if unsure else at
-    given, wanted = label == NONE, gold == NONE
-    found["none_precision"] = (
-        metrics.accuracy(wanted[given]) if given.any() else nothing("none was never given")
-    )
-    found["none_recall"] = (
-        metrics.accuracy(given[wanted]) if wanted.any() else nothing("no item belongs nowhere")
-    )
     return found
+
+
+def _of_none(scored: Scored) -> dict[str, Estimate]:
+    given, wanted = scored.label == NONE, scored.gold == NONE
+    never, nobody = nothing("none was never given"), nothing("no item belongs nowhere")
+    return {
+        "none_precision": metrics.accuracy(wanted[given]) if given.any() else never,
+        "none_recall": metrics.accuracy(given[wanted]) if wanted.any() else nobody,
+    }
 
 
 def at_level(scored: Scored, labels: Labels, level: int) -> Array:

@@ -14,12 +14,14 @@ import orjson
 from llmcat.errors import JournalError
 from llmcat.evaluation.adds import sentence
 from llmcat.evaluation.comparison import LOSSES, gained, show
-from llmcat.evaluation.predictions import ERROR, Labels
+from llmcat.evaluation.predictions import ERROR, Labels, label_in
 from llmcat.evaluation.run_folder import load, named
-from llmcat.records import NONE
+from llmcat.evaluation.schema import checked_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from llmcat.evaluation.schema import Comparison, RunRecord
 
 __all__ = [
     "PAIRS",
@@ -45,10 +47,10 @@ class Result:
     """What a run's folder holds."""
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     labels: Labels
     metrics: Mapping[str, Mapping[str, Any]]
-    comparison: Mapping[str, Any] | None
+    comparison: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ def read(path: Path) -> Result:
             a: orjson.loads((path / named(a, "metrics.json")).read_bytes()) for a in record["arms"]
         }
         compared = path / "comparison.json"
-        comparison = orjson.loads(compared.read_bytes()) if record["kind"] == "ab" else None
-    except (OSError, orjson.JSONDecodeError) as exc:
+        comparison = None
+        if record["kind"] == "ab":
+            comparison = checked_comparison(orjson.loads(compared.read_bytes()))
+    except (OSError, ValueError) as exc:
         raise JournalError(
             f"{path}: the run is not finished ({record['status']})",
             hint="run its command again: what was answered is not asked again",
@@ -92,12 +96,13 @@ def line(result: Result) -> str:
     if result.comparison is not None:
         return warning + str(result.comparison["verdict"])
     (found,) = result.metrics.values()
-    accuracy = found["metrics"]["accuracy"]
+    name = next(name for name in ("accuracy", "example_f1") if name in found["metrics"])
     errors = sum(found["errors"].values())
     broken = f", {errors:,} errors" if errors else ""
-    how = f"accuracy {_estimate('accuracy', accuracy)} of {found['n']:,} items{broken}"
+    how = f"{show(name)} {_estimate(name, found['metrics'][name])} of {found['n']:,} items{broken}"
     (arm,) = result.record["arms"].values()
-    added = f"; {sentence(arm['adds'])}" if arm.get("adds") else ""
+    adds = arm.get("adds")
+    added = f"; {sentence(adds)}" if adds else ""
     return warning + how + added
 
 
@@ -181,25 +186,26 @@ def _versus(result: Result) -> list[Section]:
         for name, difference in versus["differences"].items():
             loss = name in LOSSES
             scale, digits = (1, 4) if name in FRACTIONS else (100, 1)
-            if difference["value"] is None:
+            value, low, high = (difference[k] for k in ("value", "low", "high"))
+            if value is None or low is None or high is None:
                 rows.append([show(name), "none", difference["why"]])
                 continue
-            text = f"{scale * difference['value']:+.{digits}f}"
-            low, high = (f"{scale * difference[k]:+.{digits}f}" for k in ("low", "high"))
+            span = f"[{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
             marks = [
                 "decides" if name == primary else "",
                 f"{difference['classes']} classes of 10 items" if difference["classes"] else "",
                 "less is better" if loss else "",
                 "approximate" if difference["approximate"] else "",
             ]
-            rows.append([show(name), text, f"[{low}, {high}]", ", ".join(filter(None, marks))])
+            text = f"{scale * value:+.{digits}f}"
+            rows.append([show(name), text, span, ", ".join(filter(None, marks))])
         mcnemar, decision = versus["mcnemar"], versus["decision"]
         a, b = versus["base"], versus["arm"]
         level = 100 * (1 - decision["alpha"])
-        low, high = gained(primary, decision["low"]), gained(primary, decision["high"])
+        ends = gained(primary, decision["low"]), gained(primary, decision["high"])
         notes = [
             f"{_word(decision)}: {decision['why']}; "
-            f"the {level:.4g} % interval of the gain that decides is [{low}, {high}]",
+            f"the {level:.4g} % interval of the gain that decides is [{ends[0]}, {ends[1]}]",
             f"right: both {versus['both_right']:,}, only {a} {mcnemar['only_a']:,}, only {b} "
             f"{mcnemar['only_b']:,}, neither {versus['both_wrong']:,}; "
             f"McNemar's exact p = {mcnemar['p']:.3g}",
@@ -361,9 +367,7 @@ def joined(result: Result) -> Iterator[dict[str, Any]]:
                     "gold": item["gold"],
                     "fields": item["fields"],
                     "title": next(iter(item["fields"].values()), ""),
-                    "labels": [
-                        ERROR if s["decision"] == "error" else s["label"] or NONE for s in said
-                    ],
+                    "labels": [ERROR if s["decision"] == "error" else label_in(s) for s in said],
                     "p": [s["confidence"] for s in said],
                     "notes": [s["reason"] for s in said],
                 }

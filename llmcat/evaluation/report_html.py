@@ -62,7 +62,7 @@ def _data(result: Result) -> dict[str, Any]:
         "title": " against ".join(reversed(arms)) if len(arms) > 1 else "Evaluation",
         "file": files_line(result),
         "line": line(result),
-        "verdict": (result.comparison or {}).get("ship") or "",
+        "verdict": (result.comparison and result.comparison["ship"]) or "",
         "decided": result.comparison is not None,
         "remarks": result.record["remarks"],
         "sections": [_section(section) for section in sections(result)],

@@ -42,7 +42,7 @@ def _md_text(text: str) -> str:
 def _md_disagreements(result: Result) -> list[str]:
     arms = list(result.metrics)
     parts = []
-    for versus in (result.comparison or {})["versus"]:
+    for versus in result.comparison["versus"] if result.comparison else ():
         pair = (versus["base"], versus["arm"])
         for mine, theirs in (pair, pair[::-1]):
             shown = []

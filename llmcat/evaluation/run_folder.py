@@ -12,16 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
 from llmcat.errors import InputError, JournalError, RunMismatch
+from llmcat.evaluation.schema import RunRecord, checked_run
 from llmcat.pipeline.journal import locked, refuse_other
 from llmcat.storage import Database, whole
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["SOLO", "Folder", "Look", "Registry", "load", "named", "stem_of"]
 
@@ -45,11 +43,11 @@ class Folder:
     """The folder of a run, locked while it is written."""
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
     _lock: BinaryIO | None = field(default=None, repr=False)
 
     @classmethod
-    def begin(cls, path: Path, record: dict[str, Any]) -> Folder:
+    def begin(cls, path: Path, record: RunRecord) -> Folder:
         """Take the folder for a run, or go on with the same one.
 
         Raises `RunMismatch` if another run is in it, `JournalError` if it cannot be written.
@@ -113,17 +111,16 @@ class Folder:
             self.file(".lock").unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> RunRecord:
     """Return the record of the run in a folder. Raises `JournalError` if there is none."""
     try:
-        record = orjson.loads((path / "run.json").read_bytes())
-        if not {"identity", "arms", "created", "status"} <= dict(record).keys():
-            raise ValueError("not the record of an evaluation")
-    except (OSError, ValueError, TypeError) as exc:
+        return checked_run(orjson.loads((path / "run.json").read_bytes()))
+    except (OSError, ValueError) as exc:
+        what = "" if isinstance(exc, OSError) else f" (run.json: {exc})"
         raise JournalError(
-            f"{path} holds no evaluation run", hint="choose another --out, or an empty folder"
+            f"{path} holds no evaluation run{what}",
+            hint="choose another --out, or an empty folder",
         ) from exc
-    return dict(record)
 
 
 # -- the registry -----------------------------------------------------------------------------
@@ -173,7 +170,7 @@ class Registry:
             raise InputError(f"{folder}: no runs there", hint="--runs names another folder")
         return cls(Path(folder))
 
-    def note(self, folder: Path, record: Mapping[str, Any], result: str = "") -> None:
+    def note(self, folder: Path, record: RunRecord, result: str = "") -> None:
         """Write down how a run stands; `result` is what it found, in a line."""
         items = record["items"]
         values = (

@@ -2,6 +2,7 @@
 
     reader        model, prompt, layout, candidates, codes; its place prior
     pool          weights of the sources, none rule; sources, documents, taxonomy
+    several       where items may have several labels: weights, a line, an offset per category
     calibration   what probabilities mean (see `llmcat.calibration.artifact`), if it was fitted
     line          above which the scorers are sure and no reader is asked, if it was drawn
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHOICES", "Artifact", "Part"]
 
-CHAIN = ("reader", "pool", "calibration", "line")
+CHAIN = ("reader", "pool", "several", "calibration", "line")
 CHOICES = ("prompt", "candidates", "sources", "orders", "examples", "source_category")
 """Settings that an artifact chooses where no flag, variable or file does."""
 

@@ -43,8 +43,12 @@ def wanted(config: RunConfig, *, item_first: bool, whole_menus: bool, reader: bo
     if config.sources == "none":
         if not reader:
             raise BadConfig("--engine retriever and --sources none leave nobody to decide")
+        if config.multi:
+            raise BadConfig("--multi goes by retrieval, and --sources none leaves it out")
         return False
-    return not reader or bool(config.sources) or (item_first and not whole_menus)
+    return (
+        bool(config.multi) or not reader or bool(config.sources) or (item_first and not whole_menus)
+    )
 
 
 def retriever_of(

@@ -15,7 +15,7 @@ from llmcat.fallback.policy import PRECISION, Background, Policy, line_of, stand
 from llmcat.fallback.primary import Placed, open_primary
 from llmcat.fallback.router import Router
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.settings import engine_of
+from llmcat.pipeline.settings import engine_for
 from llmcat.records import NONE
 from llmcat.retrieval.vectors import representation
 from llmcat.students import novelty
@@ -118,6 +118,8 @@ def open_route(
     known: Background | None = None,
 ) -> Opened:
     """Put a router together from primary, store and settings. Raises `InputError`."""
+    if config.multi:
+        raise BadConfig("a trained classifier gives an item one label, and `multi` several")
     if primary is None:
         if not config.primary:
             raise BadConfig(
@@ -198,7 +200,7 @@ async def open_session(
         config = config.model_copy(update={"retry_seconds": PATIENCE})
     session = await Session.open(
         config,
-        engine=engine or Tolerant(engine_of(config)),
+        engine=engine or Tolerant(await engine_for(config)),
         taxonomy=taxonomy,
         route=opened.route,
         decider=opened.decider,

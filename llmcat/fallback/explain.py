@@ -64,7 +64,10 @@ def _rows(run: Path, id_: str) -> Iterator[dict[str, Any]]:
 def _row(row: Mapping[str, Any]) -> list[str]:
     sure = "" if row["confidence"] is None else f", confidence {row['confidence']:.3f}"
     said = [f"row       {row['row']}, id {row['id']}"]
-    said.append(f"decision  {row['decision']}: {row['path'] or row['label'] or 'none'}{sure}")
+    given = row["path"] or row["label"] or "none"
+    if several := row.get("labels"):
+        given = "; ".join(f"{one['path']} {one['p']:.3f}" for one in several)
+    said.append(f"decision  {row['decision']}: {given}{sure}")
     if row.get("reason"):
         said.append(f"reason    {row['reason']}")
     if row.get("gold"):
@@ -100,7 +103,9 @@ def _evidence(
         said.append(f"offered   {', '.join(found['offered'])}, none")
     else:
         said.append("offered   nothing: retrieval decided alone")
-    said.append(f"alone     {found['alone']}: what retrieval would have answered")
+    alone = found["alone"]
+    alone = ", ".join(alone) or "none" if isinstance(alone, list) else alone
+    said.append(f"alone     {alone}: what retrieval would have answered")
     wide = max(9, *map(len, found["sources"]))
     for name, parts in found["sources"].items():
         worth = ", ".join(f"{label} {value:+.2f}" for label, value in parts.items())

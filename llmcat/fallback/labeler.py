@@ -21,24 +21,24 @@ from llmcat.annotations.store import LabelStore
 from llmcat.classifier import rows_for
 from llmcat.engines.circuit_breaker import Tolerant
 from llmcat.errors import EngineError
-from llmcat.estimator import taxonomy_of as labels_of
-from llmcat.estimator import values_of
 from llmcat.fallback.assemble import background, open_route, open_session
 from llmcat.fallback.file_run import routed
 from llmcat.fallback.primary import Placed, open_primary
-from llmcat.items.readers import Columns, to_items
+from llmcat.items.readers import Columns, to_items, values_of
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.settings import engine_of, with_gold
+from llmcat.pipeline.settings import engine_for, with_gold
 from llmcat.records import NONE
+from llmcat.taxonomy.load import taxonomy_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcat.engines import Engine
-    from llmcat.estimator import Items, Labels
+    from llmcat.estimator import Items
     from llmcat.fallback.primary import Primary
     from llmcat.records import RowResult
+    from llmcat.taxonomy.load import Labels
 
 __all__ = ["FallbackLabeler"]
 
@@ -71,7 +71,7 @@ class FallbackLabeler:
         if isinstance(engine, str):
             settings["engine"], engine = engine, None
         config = self._settings = configuration.load(**settings)
-        self.taxonomy = labels_of(labels)
+        self.taxonomy = taxonomy_from(labels)
         self._engine = engine
         self._session: Session | None = None
         self._aio = LoopThread()
@@ -146,7 +146,7 @@ class FallbackLabeler:
         if isinstance(engine, Tolerant) and not engine.opened and not engine.away:
             session = None  # it was away when it was opened: try again
         if session is None:
-            tolerant = Tolerant(self._engine or engine_of(self._settings))
+            tolerant = Tolerant(self._engine or await engine_for(self._settings))
             session = await open_session(self._settings, self._opened, self.taxonomy, tolerant)
             self._session = session
         found = [with_gold(i, self.taxonomy) for i in to_items(values, columns=columns)]

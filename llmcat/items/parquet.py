@@ -83,6 +83,8 @@ def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
         ("gold", text),
         ("set", pa.list_(text)),
     ]
+    if first is not None and "labels" in first:
+        columns += [("labels", pa.list_(other))]
     decided_by = first is not None and "sources" in first
     if decided_by:
         columns += [("by", text), ("why", text), ("degraded", pa.bool_()), ("sources", text)]

@@ -7,6 +7,7 @@ not know taxonomies, prompts or engines.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -22,14 +23,14 @@ from llmcat.items.cleaning import clean
 from llmcat.items.formats import ROWS, Format, Row, format_of, open_bytes
 from llmcat.items.redact import Redactor
 from llmcat.items.sources import expand
-from llmcat.records import Item, digest
+from llmcat.records import NONE, Item, digest, joined
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from llmcat.config import RunConfig
 
-__all__ = ["CUT", "Columns", "ItemReader", "to_items"]
+__all__ = ["CUT", "Columns", "ItemReader", "several_in", "to_items", "values_of"]
 
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
@@ -44,7 +45,7 @@ LOOK_AHEAD = 100
 class Columns:
     """Which columns mean what. Empty `text`: the first of title, text, name and query that is
     there, then description and attributes. `keep`: columns that no prompt shows. `redact`: what is
-    masked (see `llmcat.items.redact`).
+    masked (see `llmcat.items.redact`). `multi`: an item may have several labels.
     """  # noqa: D205
 
     text: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Columns:
     image: str = ""
     keep: tuple[str, ...] = ()
     redact: str = ""
+    multi: bool = False
 
     @classmethod
     def of(cls, config: RunConfig) -> Columns:
@@ -63,6 +65,7 @@ class Columns:
             label=config.label,
             image=config.image,
             redact=config.redact,
+            multi=bool(config.multi),
             keep=tuple(filter(None, (config.source_category, config.group))),
         )
 
@@ -163,7 +166,7 @@ class ItemReader:
             and (text := clean(_as_text(raw.get(name)), limit=self.limit, counts=self.counts))
         }
         note = CUT if self.counts["cut"] > before else None
-        gold = _as_text(raw.get(self.columns.label)).strip() or None
+        gold = self._gold(raw.get(self.columns.label))
         given = _as_id(raw.get(self.columns.id))
         try:
             shown = self._images(raw) if self.columns.image else ()
@@ -185,6 +188,13 @@ class ItemReader:
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
         return Item(row=row, id=id_, fields={}, gold=gold, error=error)
+
+    def _gold(self, value: Any) -> str | None:
+        """Return an item's known label, several of them `joined`; None where it has none."""
+        if not self.columns.multi:
+            return _as_text(value).strip() or None
+        labels = several_in(value)
+        return None if labels is None else joined(labels)
 
     def _images(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the addresses and paths of an item's images."""
@@ -247,6 +257,17 @@ def to_items(data: Iterable[Any], *, columns: Columns) -> Iterator[Item]:
     return ItemReader(columns=columns).items(rows, source="items")
 
 
+def values_of(items: Any, columns: Columns) -> tuple[list[Any], Columns]:
+    """Return plain values: the rows of a DataFrame as mappings, the rest as it is."""
+    import pandas as pd
+
+    if isinstance(items, pd.DataFrame):
+        return items.to_dict("records"), columns
+    if isinstance(items, str | Mapping):
+        raise BadConfig("the items are one item, not a list", hint="give a list: [item]")
+    return list(items), columns
+
+
 def _raw(value: Any, columns: Columns) -> Row:
     if isinstance(value, str):
         return {columns.text[0] if columns.text else "title": value}, None
@@ -277,6 +298,31 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return json.dumps(value) if isinstance(value, float) else str(value)
+
+
+def several_in(value: Any) -> list[str] | None:
+    """Return the labels in a cell: a list, or text with `|` between them; None where it is empty.
+
+    A list may hold names, or objects with a `label`, as rows of predictions do; it may be written
+    as JSON. An empty list, or `none` alone, says that no label applies. Raises `ValueError` for
+    `none` beside a label.
+    """
+    if hasattr(value, "tolist"):  # numpy
+        value = value.tolist()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    named: list[Any]
+    if isinstance(value, list | tuple | set | frozenset):
+        named = [v.get("label") if isinstance(v, Mapping) else v for v in value]
+    else:
+        named = _as_text(value).split("|")
+        if not any(part.strip() for part in named):
+            return None
+    labels = [text for v in named if (text := _as_text(v).strip())]
+    if len({*labels}) > 1 and NONE in {label.casefold() for label in labels}:
+        raise ValueError(f"labels {', '.join(labels)}: {NONE} stands beside others")
+    return labels
 
 
 def _as_id(value: Any) -> str:

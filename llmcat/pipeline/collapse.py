@@ -135,14 +135,14 @@ class Watch:
 
     def add(self, scores: Scores, menu: Menu) -> None:
         """Take in an answer to a menu; one without probabilities is left out."""
-        if scores.p_none is None:
+        if not scores.p:
             return
         self.seen += 1
         if self.n >= EVERY and self.seen % STRIDE:
             return
         p = scores.p
         values = [*p.values()] if len(p) == len(menu.ids) else [p.get(i, 0.0) for i in menu.ids]
-        values.append(scores.p_none)
+        values.append(scores.p_none or 0.0)
         if scores.kind == "top":  # lower bounds
             total = math.fsum(values) or 1.0
             values = [v / total for v in values]

@@ -18,7 +18,7 @@ from llmcat.records import NONE, Answer, Decided, Item, RowResult, Scores
 if TYPE_CHECKING:
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Decider", "Plain", "alternatives", "best", "rationale", "read", "result"]
+__all__ = ["Decider", "Plain", "alternatives", "best", "chance_of", "rationale", "read", "result"]
 
 _BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
@@ -40,6 +40,8 @@ def read(answer: Answer) -> Scores:
         at = menu.codes.index(answer.text)
         label = menu.nodes[at].id if at < len(menu.nodes) else NONE
         return Scores(label=label, p={}, p_none=None, kind="label_only")
+    if answer.request.read == "decide":
+        return _decided(answer)
     if len(answer.logprobs) != len(menu.codes):
         raise ValueError("one log-probability per code of the menu is needed")
     top, exp = max(answer.logprobs), math.exp
@@ -64,6 +66,22 @@ def read(answer: Answer) -> Scores:
         kind="top" if partial else "full",
         mass=mass if answer.masked is False else None,
     )
+
+
+def _decided(answer: Answer) -> Scores:
+    """Return the scores of a decision model, which was not offered the exit: P(label | not none).
+
+    Before any mask the probabilities sum to the label mass.
+    """
+    ids = answer.request.menu.ids
+    if len(answer.logprobs) != len(ids):
+        raise ValueError("one log-probability per category of the menu is needed")
+    top = max(answer.logprobs)
+    weights = [math.exp(each - top) for each in answer.logprobs]
+    total = math.fsum(weights)
+    mass = min(1.0, total * math.exp(top)) if answer.masked is False else None
+    p = dict(zip(ids, (weight / total for weight in weights), strict=True))
+    return Scores(max(p, key=p.__getitem__), p, None, mass=mass)
 
 
 def rationale(text: str) -> str:
@@ -123,10 +141,15 @@ class Plain:
 
 
 def alternatives(scores: Scores, taxonomy: Taxonomy, count: int = 3) -> list[dict[str, object]]:
-    """Return the labels that came next, best first: `{label, path, p}`, without the exit."""
-    p, nodes = scores.p, taxonomy.nodes
-    others = [id_ for id_ in best(scores, count + 1) if id_ != scores.label][:count]
-    return [{"label": id_, "path": nodes[id_].label, "p": round(p[id_], 6)} for id_ in others]
+    """Return the labels that came next, best first, without those given and the exit."""
+    given = {scores.label, *(scores.several or ())}
+    others = [id_ for id_ in best(scores, count + len(given)) if id_ not in given][:count]
+    return [chance_of(id_, scores, taxonomy) for id_ in others]
+
+
+def chance_of(id_: str, scores: Scores, taxonomy: Taxonomy) -> dict[str, object]:
+    """Return a label as rows show it: `{label, path, p}`."""
+    return {"label": id_, "path": taxonomy.nodes[id_].label, "p": round(scores.p[id_], 6)}
 
 
 def best(scores: Scores, count: int) -> list[str]:

@@ -84,15 +84,16 @@ class DiskMemory:
                 return None
             (value,) = found
         decision, held, *found = orjson.loads(value)
+        found[-1] = None if found[-1] is None else tuple(found[-1])
         scores = Scores(*found)
         return Decided(decision, scores, None if held is None else tuple(held))
 
     def put(self, content: str, decided: Decided) -> None:
         """Remember what was decided about a text."""
         scores = decided.scores
-        kept = best(scores, KEPT)
-        if scores.label in scores.p and scores.label not in kept:
-            kept.append(scores.label)
+        given = scores.several if scores.several is not None else (scores.label,)
+        ranked = best(scores, KEPT - 1 + len(given))
+        kept = dict.fromkeys([*ranked, *(id_ for id_ in given if id_ in scores.p)])
         p = {id_: scores.p[id_] for id_ in kept}
         key = _key("text", content)
         self._mark(key)
@@ -110,6 +111,7 @@ class DiskMemory:
                 scores.chance,
                 scores.sources,
                 scores.evidence,
+                scores.several,
             ]
         )
         if len(self._answers) >= BATCH:

@@ -30,7 +30,7 @@ from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import with_gold
 from llmcat.pipeline.writers import check_format, decided_in, row_of, rows_in
-from llmcat.records import NONE, digest
+from llmcat.records import digest, each_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -361,9 +361,7 @@ def items_of(
             summary.double_ids += 1
             summary.double_id = summary.double_id or item.id
         placed = with_gold(item, taxonomy)
-        summary.foreign_gold += (
-            placed.gold not in {None, NONE} and placed.gold not in taxonomy.nodes
-        )
+        summary.foreign_gold += any(g not in taxonomy.nodes for g in each_of(placed.gold))
         yield placed
 
 

@@ -9,19 +9,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmcat.candidates.plan import Plan
+from llmcat.candidates.plan import Plan, chunks
 from llmcat.candidates.walks import SURE, Walk, walk
 from llmcat.engines import Engine, Served
+from llmcat.engines.decision_server import DecisionServer
 from llmcat.errors import BadConfig
 from llmcat.evidence import assemble, place_prior
 from llmcat.evidence.artifact import Artifact
 from llmcat.evidence.escalation import Escalation
-from llmcat.evidence.gather import BATCH, Evidence, Gathered
+from llmcat.evidence.gather import BATCH, Evidence, Gathered, Tagging
 from llmcat.evidence.pool import Pool as Weights
+from llmcat.evidence.several import Several
 from llmcat.pipeline.decode import Decider, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
-from llmcat.pipeline.settings import check_able, engine_of, pool_of, prompt_of, with_choices
+from llmcat.pipeline.settings import check_able, engine_for, pool_of, prompt_of, with_choices
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llmcat.config import RunConfig
+    from llmcat.evidence.several import Way
     from llmcat.pipeline.loop import Memory, Tally
     from llmcat.prompting.templates import Prompt
     from llmcat.records import Item, RowResult
@@ -43,6 +46,8 @@ __all__ = ["Route", "Session"]
 
 log = logging.getLogger(__name__)
 
+NAMES = 500
+"""Categories whose names are checked when a decision model is opened."""
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
 
@@ -158,9 +163,9 @@ class Session:
         if artifact is not None:
             config = with_choices(config, artifact)
         taxonomy = taxonomy or taxonomy_of(config)
-        engine = engine or engine_of(config)
+        engine = engine or await engine_for(config)
         can = engine.capabilities
-        prompt = prompt_of(config, whole_menus=can.whole_menus)
+        prompt = prompt_of(config, can)
         gathers = route is None and assemble.wanted(
             config,
             item_first=prompt.item_first,
@@ -212,10 +217,16 @@ class Session:
         evidence = Evidence(self.task.plan, retriever, reads=reads)
         assignable = {*retriever.ids, NONE}
         evidence.sight.foreign = sum(label not in assignable for label in examples[1])
+        evidence.sight.alike = await self._alike()
         if self.artifact is not None:
             identity = replace(self, evidence=evidence).identity()
-            parts = ("pool", "line", *(("reader",) if reads else ()))
+            parts = ("pool", "line", *(("reader",) if reads else ()), "several")
             learnt = {name: self.artifact.learnt(name, identity) for name in parts}
+            if config.multi and learnt["several"] is None:
+                raise BadConfig(
+                    "the artifact was learnt for items with one label, and --multi gives several",
+                    hint="llmcat calibrate --multi learns one",
+                )
         again = SURE if config.orders == "auto" else math.inf
         policy = Escalation(orders=self.task.plan.orders, again=again)
         if config.skip_sure:
@@ -226,19 +237,36 @@ class Session:
                     hint="llmcat calibrate --file labeled.jsonl draws one, then --artifact FILE",
                 )
             policy = replace(policy, skip=float(line["skip"]))
+        decides = self.task.prompt.decides
+        if config.multi:
+            tagging = several_of(config.multi, learnt.get("several"))
+            evidence = replace(evidence, several=tagging)
         if (weights := learnt.get("pool")) is not None:
             evidence = replace(evidence, pool=Weights.of(weights), policy=policy)
         else:
             learn = partial(assemble.learnt_pool, group=config.group, seed=config.seed)
             made = await asyncio.to_thread(learn, retriever, items, labels)
+            made = made.read_by_decider() if decides else made
             evidence = replace(evidence, pool=made, policy=policy)
         if not reads:
             return replace(self, evidence=evidence)
         if (known := learnt.get("reader")) is not None:
             evidence = replace(evidence, first=Weights(weights=known["chosen_by"]))
             prior = known["place_prior"]
+        if config.multi == "each" or self.served.any_order:  # no menu of places
+            return replace(self, evidence=evidence)
         measured = await self._place_prior(evidence, judged) if prior is None else _array(prior)
         return replace(self, evidence=replace(evidence, prior=measured))
+
+    async def _alike(self) -> list[list[str]]:
+        """Return the names that a decision model cannot tell apart; none of another model."""
+        engine = getattr(self.engine, "engine", self.engine)
+        if not isinstance(engine, DecisionServer):
+            return []
+        most, found = len(self.served.alphabet) - 1, list[list[str]]()
+        for some in chunks(self.taxonomy.leaves, most)[: NAMES // most + 1]:
+            found += await engine.alike(self.task.options(some))
+        return found
 
     async def _place_prior(
         self, evidence: Evidence, judged: Sequence[Item]
@@ -318,6 +346,7 @@ class Session:
             "room": str(task.room),
             "candidates": str(task.plan.candidates),
             "layout": task.prompt.front.layout,
+            **({"multi": config.multi} if config.multi else {}),
             **self._evidence_identity(),
             "text": config.text,
             "judge": self.decider.key,
@@ -352,6 +381,13 @@ class Session:
         }
 
 
+def several_of(way: Way, learnt: dict[str, Any] | None) -> Tagging:
+    """Return how items get several labels: as learnt, else by default."""
+    if learnt is None:
+        return Tagging.default(way)
+    return Tagging(way, Several.of(learnt["model"]), Several.of(learnt["alone"]))
+
+
 def _array(values: Sequence[float]) -> np.ndarray[Any, Any]:
     import numpy as np
 
@@ -368,6 +404,9 @@ def _plan(
 ) -> Plan:
     """Return the menus of the settings, in the codes of the served model."""
     most = min(config.menu_size, len(alphabet) - 1, len(taxonomy.leaves))
+    candidates = config.candidates
+    if prompt.decides and "candidates" not in config.model_fields_set:
+        candidates = most  # names are short, and what a decision model says of all is worth more
     return Plan(
         taxonomy,
         tuple(alphabet),
@@ -375,5 +414,5 @@ def _plan(
         templates.spelled(prompt, taxonomy.nodes),
         orders=AUTO if config.orders == "auto" else int(config.orders),
         auto=config.orders == "auto",
-        candidates=min(config.candidates, most) if gathers else 0,
+        candidates=min(candidates, most) if gathers else 0,
     )

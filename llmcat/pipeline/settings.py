@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcat.engines import Engine
+from llmcat.engines import Capabilities, Engine
+from llmcat.engines.discovery import look_at
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
 from llmcat.evidence.artifact import CHOICES, Artifact
@@ -20,8 +22,17 @@ if TYPE_CHECKING:
     from llmcat.prompting.templates import Prompt
     from llmcat.records import Item
 
-__all__ = ["check_able", "engine_of", "pool_of", "prompt_of", "with_choices", "with_gold"]
+__all__ = [
+    "check_able",
+    "engine_for",
+    "engine_of",
+    "pool_of",
+    "prompt_of",
+    "with_choices",
+    "with_gold",
+]
 
+log = logging.getLogger(__name__)
 
 NO_ENGINE = """\
   --engine retriever                        no model: retrieval alone, works at once
@@ -30,14 +41,17 @@ NO_ENGINE = """\
   --engine demo                             the small demo model, to see llmcat at work"""
 
 
-def prompt_of(config: RunConfig, *, whole_menus: bool) -> Prompt:
-    """Return the prompt of the settings, else the default. Raises `BadPrompt`.
+def prompt_of(config: RunConfig, can: Capabilities | None = None) -> Prompt:
+    """Return the prompt of the settings, else the one for what an engine can. Raises `BadPrompt`.
 
     An item-first prompt is the default: menus first are cached, and small models cannot read them.
     """
-    return templates.load(
-        config.prompt or (templates.WHOLE_MENU if whole_menus else templates.DEFAULT)
-    )
+    usual = templates.DEFAULT
+    if can is not None and can.whole_menus:
+        usual = templates.WHOLE_MENU
+    elif can is not None and can.reads == ("decide",):
+        usual = templates.DECIDE
+    return templates.load(config.prompt or usual)
 
 
 def with_choices(config: RunConfig, artifact: Artifact) -> RunConfig:
@@ -83,9 +97,28 @@ def engine_of(config: RunConfig) -> Engine:
     )
 
 
+async def engine_for(config: RunConfig) -> Engine:
+    """Return the engine of the settings, not yet opened.
+
+    Where a server is named and no engine, it is the one that the server speaks. Raises as
+    `engine_of` does.
+    """
+    if config.engine or not config.base_url:
+        return engine_of(config)
+    key = config.api_key.get_secret_value()
+    found = await look_at(config.base_url, model=config.model, api_key=key)
+    log.info("%s: --engine %s, %s", config.base_url, found.engine, found.why)
+    chosen: dict[str, str] = {"engine": found.engine}
+    if found.dialect:
+        options = filter(None, (config.engine_option, f"dialect={found.dialect}"))
+        bare = config.base_url.rstrip("/").removesuffix("/v1")
+        chosen |= {"engine_option": ",".join(options), "base_url": f"{bare}/v1"}
+    return engine_of(config.model_copy(update=chosen))
+
+
 def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
-    """Return the item with its known label as a node id, where the taxonomy has it."""
-    label = taxonomy.resolve(item.gold) if item.gold else None
+    """Return the item with its known labels as node ids, where the taxonomy has them."""
+    label = taxonomy.resolve_all(item.gold) if item.gold else None
     return replace(item, gold=label) if label else item
 
 
@@ -110,12 +143,18 @@ def check_able(engine: Engine, config: RunConfig, prompt: Prompt) -> None:
     if config.constraint not in can.constraints:
         raise EngineUnsupported(f"{engine.name} has no constraint {config.constraint!r}")
     if prompt.front.read not in can.reads:
-        raise EngineUnsupported(f"{engine.name} cannot answer {prompt.front.read} prompts")
+        fits = [p.ref for p in templates.available() if p.front.read in can.reads]
+        raise EngineUnsupported(
+            f"{engine.name} cannot answer {prompt.front.read} prompts",
+            hint=f"leave out --prompt ({prompt.ref}), or take one of {', '.join(fits)}",
+        )
     if config.orders != "1" and prompt.front.read == "text":
         raise BadConfig(
             "--orders averages probabilities, and a `text` prompt gives none",
             hint="use a prompt that reads codes",
         )
+    if config.multi and prompt.front.read == "text":
+        raise BadConfig("--multi needs probabilities, and a `text` prompt gives none")
     if config.image and not can.images:
         raise EngineUnsupported(
             f"{engine.name} shows the model no images",

@@ -2,8 +2,9 @@
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
 `alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are
-asked for (in CSV and Parquet always a column). Rows of the fallback labeler also have `by`, `why`,
-`degraded` and `sources`.
+asked for (in CSV and Parquet always a column). With `--multi` also `labels`: all that are given, as
+`alternatives` has them; `label`, `path` are the likeliest of them, and `gold` may be `a|b`. Rows of
+the fallback labeler also have `by`, `why`, `degraded` and `sources`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from llmcat.errors import BadConfig, JournalError
 from llmcat.items import parquet
 from llmcat.items.formats import bare
 from llmcat.items.readers import CUT
-from llmcat.pipeline.decode import alternatives
-from llmcat.records import NONE, Decided, RowResult, Scores
+from llmcat.pipeline.decode import alternatives, chance_of
+from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, readable
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def row_of(result: RowResult, taxonomy: Taxonomy) -> dict[str, Any]:
         row["alternatives"] = alternatives(scores, taxonomy)
         row["p_none"] = _rounded(scores.p_none)
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
+        if scores.several is not None:
+            row["labels"] = [chance_of(id_, scores, taxonomy) for id_ in scores.several]
     if result.held is not None:
         row["set"] = list(result.held)
     if scores is not None and scores.evidence is not None:
@@ -75,7 +78,7 @@ def row_of(result: RowResult, taxonomy: Taxonomy) -> dict[str, Any]:
         row |= {name: scores.sources[name] for name in DECIDED_BY}
         row["sources"] = {n: said for n, said in scores.sources.items() if n not in DECIDED_BY}
     if item.gold is not None:
-        row["gold"] = item.gold
+        row["gold"] = readable(item.gold, several="labels" in row)
     return row
 
 
@@ -88,9 +91,13 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
     if row["decision"] == "error":
         return None
     p = {other["label"]: other["p"] for other in row["alternatives"]}
-    if row["confidence"] is not None and row["label"] is not None:
-        p[row["label"]] = row["confidence"]
     sources = row["sources"] | {n: row[n] for n in DECIDED_BY} if "sources" in row else None
+    several = None
+    if "labels" in row:
+        several = tuple(given["label"] for given in row["labels"])
+        p |= {given["label"]: given["p"] for given in row["labels"]}
+    elif row["confidence"] is not None and row["label"] is not None:
+        p[row["label"]] = row["confidence"]
     said = (row["reason"] or "").removeprefix(CUT).removeprefix("; ") or None
     scores = Scores(
         row["label"] or NONE,
@@ -102,6 +109,7 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
         chance=row["confidence"],
         sources=sources,
         evidence=row.get("evidence"),
+        several=several,
     )
     return Decided(row["decision"], scores, tuple(row["set"]) if "set" in row else None)
 
@@ -175,6 +183,8 @@ def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter:
     rows = iter(rows)
     first = next(rows, None)
     names: tuple[str, ...] = (*COLUMNS, "set")
+    if first is not None and "labels" in first:
+        names = (*names, "labels")
     if first is not None and "sources" in first:
         names = (*names, *DECIDED_BY, "sources")
     writer = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")
@@ -183,4 +193,7 @@ def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter:
         cells: dict[str, Any] = dict(row)
         for name in {"alternatives", "set", "sources"} & row.keys():
             cells[name] = orjson.dumps(row[name]).decode()
+        if "labels" in row:
+            ids = SEVERAL.join(given["label"] for given in row["labels"])
+            cells["labels"] = readable(ids or NONE, several=True)
         writer.writerow(cells)

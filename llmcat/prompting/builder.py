@@ -5,7 +5,10 @@ This module does not know files, engines or the loop.
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from llmcat.candidates.codes import REASON_TOKENS, most_tokens
@@ -17,7 +20,7 @@ from llmcat.prompting.templates import Names, Specimen
 from llmcat.records import Answer, Item, Menu, Message, Node, Prefix, Request, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llmcat.candidates.plan import Plan
     from llmcat.prompting.few_shot import Pool
@@ -97,6 +100,9 @@ class Task:
 
         Raises `BadItem` if one of its images cannot be shown.
         """
+        if self.prompt.decides:
+            question = self._question(user, menu)
+            return Request(item, menu, self._prefix(menu), question, read="decide")
         if self.prompt.item_first:
             user = self._own(item.fields, menu)
         if item.images:
@@ -130,6 +136,9 @@ class Task:
         if self.pool is not None and self.pool.select == "nearest":
             longest = sorted(self.pool.items, key=lambda i: -len(i.content))[: self.pool.shots]
             shown = self._turns([(i, "A") for i in longest])
+        if self.prompt.decides:
+            (menu,) = self._menus()[:1]
+            return list(self._question(self._own(Specimen("")), menu))
         menus = self._menus() if self.prompt.item_first else [None]
         own = [self._own(Specimen(""), menu) for menu in menus]
         return [*system.messages, *shown, max(own, key=lambda m: len(m["content"].encode()))]
@@ -157,6 +166,33 @@ class Task:
             return REASON_TOKENS + len(self.prompt.last()["content"].encode()) + 64
         spelled = self.plan.spelled or self._names
         return most_tokens(list(spelled.values()), read)
+
+    def _question(self, state: Message, menu: Menu) -> tuple[Message, ...]:
+        """Return what a decision model is asked; no two options are called nearly the same."""
+        question = self.prompt.question(menu, names=self._names, about=self.about)
+        return state, question, {"role": "options", "content": self.options(menu.nodes)}
+
+    def options(self, nodes: Sequence[Node]) -> list[dict[str, str | None]]:
+        """Return categories as a decision model reads them."""
+        kept, prompt = self._alone, self.prompt
+        return [kept.get(node.id) or prompt.option(node, self._names) for node in nodes]
+
+    @cached_property
+    def _alone(self) -> dict[str, dict[str, str | None]]:
+        """Options by id whose names would be another's but for case or form: paths, else ids."""
+        nodes = self.plan.taxonomy.nodes.values()
+        named = {node.id: self.prompt.option(node, self._names) for node in nodes}
+        seen = Counter(_folded(option["name"]) for option in named.values())
+        found: dict[str, dict[str, str | None]] = {}
+        for node in nodes:
+            option = named[node.id]
+            if seen[_folded(option["name"])] > 1:
+                found[node.id] = {**option, "name": self._names[node.id]}
+        again = Counter(_folded(option["name"]) for option in found.values())
+        for id_, option in found.items():
+            if again[_folded(option["name"])] > 1 or _folded(option["name"]) in seen:
+                option["name"] = f"{option['name']} ({id_})"
+        return found
 
     def _menus(self) -> list[Menu]:
         """The largest menus that a walk can come to: of siblings, or of a tournament's winners."""
@@ -204,3 +240,8 @@ class Task:
         for item, code in shown:
             turns += [self._own(item.fields), {"role": "assistant", "content": code}]
         return turns
+
+
+def _folded(name: str | None) -> str:
+    """Return a name as a server may compare it: without case, in one normal form."""
+    return unicodedata.normalize("NFKD", name or "").casefold()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcat.errors import InputError
-from llmcat.records import NONE, Item, Menu, digest
+from llmcat.records import NONE, Item, Menu, digest, each_of, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,18 +49,24 @@ class Pool:
         shots: int = 8,
         seed: int = 0,
     ) -> Pool:
-        """Resolve the gold labels of the items. Raises `InputError` with every bad one."""
+        """Resolve the gold labels of the items. Raises `InputError` with every bad one.
+
+        An item with several labels is an example of each.
+        """
         kept, labels, problems = [], [], []
         for item in items:
-            label = taxonomy.resolve(item.gold) if item.gold else None
+            label = taxonomy.resolve_all(item.gold) if item.gold else None
             if item.error or label is None:
                 what = item.error or (
-                    f"label {item.gold!r} is not in the taxonomy" if item.gold else "no label"
+                    f"label {readable(item.gold)!r} is not in the taxonomy"
+                    if item.gold
+                    else "no label"
                 )
                 problems.append(f"example {item.row + 1} ({item.id}): {what}")
                 continue
-            kept.append(item)
-            labels.append(label)
+            for one in each_of(label) or (NONE,):
+                kept.append(item)
+                labels.append(one)
         if problems:
             raise InputError("\n  ".join(["the examples have problems:", *problems]))
         return cls(tuple(kept), tuple(labels), taxonomy, select=select, shots=shots, seed=seed)

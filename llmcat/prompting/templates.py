@@ -6,7 +6,7 @@ A prompt file looks like this:
     name: zero-shot.en
     version: 1
     description: ...
-    read: code           # or `text`, the label's name; `reason`, reasons before the code
+    read: code           # or `text`, the label's name; `reason`, reasons before the code; `decide`
     language: en
     layout: menu-first   # or `item-first`
     needs: []            # `examples`, `definitions`
@@ -22,6 +22,10 @@ With `layout: item-first` the item stands before the menu, in one user message: 
 the menu as well, and block `system` may be left out (many templates bring one of their own). A
 causal model that reads the options after the item can compare them with it ("Lost in the Prompt
 Order", Ok & Lee 2026); the price is that the menu cannot be cached, so it wants a short one.
+
+Decision models (`read: decide`) are asked no chat: block `item` is the state, `question` the
+instruction, and `option` and `description` (empty: none) are rendered for each category (`entry`).
+They are not offered the exit.
 
 Block `system` sees `menu` (entries with `code`, `node`, `name`, `label`, `description`,
 `synonyms`), `exit` (its code), `parent` (the inner node whose children are on offer, or none) and
@@ -59,7 +63,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 __all__ = [
+    "DECIDE",
     "DEFAULT",
+    "DESCRIBED",
     "NONE_IN",
     "WHOLE_MENU",
     "Entry",
@@ -74,15 +80,16 @@ __all__ = [
 Language = Literal["en", "zh"]
 Layout = Literal["menu-first", "item-first"]
 
-DEFAULT, WHOLE_MENU = "zero-shot-item-first.en", "zero-shot.en"
-"""The prompts where none is named: for instruct models, and for engines made to read whole menus.
-"""
+DEFAULT, WHOLE_MENU, DECIDE = "zero-shot-item-first.en", "zero-shot.en", "decide.en"
+"""The prompts where none is named: for instruct models, for engines made to read whole menus, and
+for decision models."""
+DESCRIBED = "decide-described"
 NONE_IN: dict[Language, str] = {"en": "None of these", "zh": "以上都不是"}
 """The exit's name where answers are names (read mode `text`)."""
 
 _NAME = re.compile(r"[\w.-]+")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
-_KNOWN = {"menu", "exit", "parent", "about", "item"}
+_KNOWN = {"menu", "exit", "parent", "about", "item", "entry"}
 _LAST = "code"
 
 
@@ -173,6 +180,35 @@ class Prompt:
             empty = {"menu": (), "exit": "", "parent": None, "about": about}
             values |= empty if menu is None else self._menu(menu, names, about)
         return {"role": "user", "content": self._render("item", values)}
+
+    @property
+    def decides(self) -> bool:
+        """Whether it asks a decision model."""
+        return self.front.read == "decide"
+
+    def question(self, menu: Menu, *, names: Names, about: str) -> Message:
+        """Render the instruction that a decision model gets."""
+        parent = names.get(menu.parent.id, menu.parent.label) if menu.parent else None
+        content = self._render("question", {"parent": parent, "about": about})
+        return {"role": "question", "content": content}
+
+    def option(self, node: Node, names: Names) -> dict[str, str | None]:
+        """Return a category as a decision model reads it: name, and description if there is one."""
+        kept = self._options.get(node.id)
+        if kept is None or kept[0] is not names:
+            entry = Entry(
+                "", node, names.short(node), names[node.id], node.description, node.synonyms
+            )
+            name = " ".join(self._render("option", {"entry": entry}).split())
+            told = ""
+            if "description" in self._template.blocks:
+                told = " ".join(self._render("description", {"entry": entry}).split())
+            kept = self._options[node.id] = (names, {"name": name, "description": told or None})
+        return kept[1]
+
+    @cached_property
+    def _options(self) -> dict[str, tuple[Names, dict[str, str | None]]]:
+        return {}
 
     def _menu(self, menu: Menu, names: Names, about: str) -> dict[str, Any]:
         """Return what a block sees of a menu."""
@@ -322,8 +358,11 @@ def parse(text: str, source: str) -> Prompt:
             f"{source}: layout item-first shows no examples: each would need a menu of its own",
             hint="--examples still helps retrieval; to show them, put the menu first",
         )
+    if prompt.decides and not prompt.item_first:
+        raise BadPrompt(f"{source}: read: decide is of layout item-first")
     system = () if prompt.item_first else ("system",)
-    for block in (*system, "item", *((_LAST,) if front.read == "reason" else ())):
+    more = {"reason": (_LAST,), "decide": ("question", "option")}.get(front.read, ())
+    for block in (*system, "item", *more):
         if block not in prompt._template.blocks:  # noqa: SLF001
             raise BadPrompt(f"{source}: no block {block!r}")
     _try(prompt)
@@ -336,7 +375,7 @@ def _try(prompt: Prompt) -> None:
     up = Node(id="up", name="up", path=("up",), children=("one", "two"))
     names = Names({n.id: n.label for n in (up, *nodes)})
     specimen = Specimen("specimen")
-    for parent in (None, up):
+    for parent in () if prompt.decides else (None, up):
         menu = Menu(nodes=nodes, codes=("A", "B", "C"), parent=parent)
         shared = prompt.shared(menu, names=names, about="")
         own = prompt.own(specimen, menu, names=names, about="")["content"]
@@ -346,6 +385,14 @@ def _try(prompt: Prompt) -> None:
             raise BadPrompt(f"{prompt.source}: block {block!r} does not show the whole menu")
         if prompt.item_first and own.find("specimen") > own.find("one"):
             raise BadPrompt(f"{prompt.source}: layout item-first, but the menu stands first")
+    menu = Menu(nodes=nodes, codes=("A", "B", "C"))
+    if prompt.decides:
+        asked = prompt.question(menu, names=names, about="")
+        shown = [prompt.option(node, names)["name"] or "" for node in nodes]
+        if not asked["content"] or any(
+            wanted not in name for wanted, name in zip(("one", "two"), shown, strict=True)
+        ):
+            raise BadPrompt(f"{prompt.source}: block 'option' does not show the category's name")
     if prompt.front.read == "reason" and not prompt.last()["content"]:
         raise BadPrompt(f"{prompt.source}: block {_LAST!r} is empty")
     if "specimen" not in prompt.own(specimen, menu, names=names, about="")["content"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,10 +16,21 @@ if TYPE_CHECKING:
 
     from llmcat.records import Item, Node
 
-__all__ = ["document", "duplicates_of", "group_of", "in_latin", "item_text", "normal"]
+__all__ = [
+    "CLAUSES",
+    "clauses_of",
+    "document",
+    "duplicates_of",
+    "group_of",
+    "in_latin",
+    "item_text",
+    "normal",
+]
 
 MOST = 2_000
 """Characters of an item that retrieval reads: encoders cut there, and the title comes first."""
+CLAUSES = 16
+_CLAUSE = re.compile(r"(?<=[.?!;])\s+|(?<=[。？！；])|\s+\+\s+|\n+")
 _SPACE = re.compile(r"[\W_]+")
 
 
@@ -44,6 +56,28 @@ def document(node: Node, nodes: Mapping[str, Node]) -> str:
 def item_text(item: Item) -> str:
     """Return an item as text: what its fields hold, the title first."""
     return " ".join(item.fields.values())[:MOST]
+
+
+def clauses_of(item: Item) -> list[Item]:
+    """Return an item once for each of its clauses, `CLAUSES` at most: neighbours share one then.
+
+    Clauses end with sentences, at a semicolon, a plus between spaces, or a new line. An item of
+    one clause is itself.
+    """
+    parts = [
+        (name, part.strip())
+        for name, text in item.fields.items()
+        for part in _CLAUSE.split(text[:MOST])
+        if part.strip()
+    ]
+    if len(parts) < 2:  # noqa: PLR2004
+        return [item]
+    each = -(-len(parts) // CLAUSES)
+    grouped = [parts[i : i + each] for i in range(0, len(parts), each)]
+    return [
+        replace(item, fields={group[0][0]: " ".join(text for _, text in group)})
+        for group in grouped
+    ]
 
 
 def normal(text: str) -> str:

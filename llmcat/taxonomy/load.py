@@ -1,8 +1,11 @@
-"""The taxonomy that the settings name."""
+"""The taxonomy that the settings, or a program, name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmcat.errors import BadConfig
 from llmcat.taxonomy.tree import Taxonomy
@@ -10,7 +13,9 @@ from llmcat.taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
 
-__all__ = ["taxonomy_of"]
+__all__ = ["Labels", "taxonomy_from", "taxonomy_of"]
+
+Labels: TypeAlias = "Taxonomy | Mapping[str, str] | Iterable[str | Mapping[str, Any]] | str | Path"
 
 
 def taxonomy_of(config: RunConfig) -> Taxonomy:
@@ -24,3 +29,21 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
     raise BadConfig(
         "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
     )
+
+
+def taxonomy_from(labels: Labels) -> Taxonomy:
+    """Return the categories that labels name. Raises `BadTaxonomy` or `BadConfig`."""
+    if isinstance(labels, Taxonomy):
+        return labels
+    if isinstance(labels, str | Path):
+        return Taxonomy.load(labels)
+    if isinstance(labels, Mapping):
+        labels = [{"id": k, "name": k, "description": v} for k, v in labels.items()]
+    every = list(labels)
+    rows = [dict(row) for row in every if isinstance(row, Mapping)]
+    if not rows:
+        return Taxonomy.from_labels([str(name) if name is not None else "" for name in every])
+    if len(rows) < len(every):
+        raise BadConfig("labels are names or mappings, not both")
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return Taxonomy.parse(text, suffix=".jsonl", source="labels")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat.errors import BadTaxonomy
-from llmcat.records import NONE, Node, digest
+from llmcat.records import NONE, SEVERAL, Node, digest, joined
 from llmcat.taxonomy.formats import (
     DEEPEST,
     SEPARATOR,
@@ -139,6 +139,11 @@ class Taxonomy:
         by_path, by_name = self._index
         found = by_path.get(wanted) or by_name.get(wanted)
         return found or (NONE if wanted == NONE and wanted not in by_name else None)
+
+    def resolve_all(self, labels: str) -> str | None:
+        """Find an item's labels, `joined` where there are several; None where one does not fit."""
+        found = [self.resolve(label) for label in labels.split(SEVERAL)]
+        return None if None in found else joined(filter(None, found))
 
     @cached_property
     def _index(self) -> tuple[dict[str, str], dict[str, str | None]]:

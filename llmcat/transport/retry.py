@@ -39,6 +39,8 @@ def refusal(status: int, what: str, headers: Mapping[str, str]) -> EngineError:
         return EngineRefused(what, hint="set LLMCAT_API_KEY", fatal=True)
     if status == 404:  # noqa: PLR2004
         return EngineRefused(what, hint="are address and model right?", fatal=True)
+    if status == 501:  # noqa: PLR2004  not implemented: never, for this model
+        return EngineRefused(what, hint="this server or model cannot do that", fatal=True)
     if status in {408, 425, 429} or status >= 500:  # noqa: PLR2004
         wait = _seconds(headers.get("Retry-After"), headers.get("Date"))
         return EngineBusy(what, retry_after=wait, patient=status in {425, 429, 503})

@@ -26,7 +26,7 @@ from sklearn import metrics as sklearn_metrics
 from llmcat.config import RunConfig
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
-from llmcat.evaluation import label_audit, opening
+from llmcat.evaluation import label_audit, opening, schema
 from llmcat.evaluation.arms import arms_of
 from llmcat.evaluation.comparison import Question, compare_arms
 from llmcat.evaluation.paired import Rule
@@ -742,3 +742,28 @@ def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:
             assert difference["value"] == 0
     accuracy = found["versus"][0]["differences"]["accuracy"]
     assert accuracy["low"] < 0 < accuracy["high"]
+
+
+def test_the_records_of_a_run_are_checked_where_they_are_read(
+    llmcat: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """Every key that a run writes is declared; one of another type is named, not stumbled over."""
+    flags = ("--file", EXAMPLES / "items.jsonl", "--taxonomy", EXAMPLES / "taxonomy.yaml")
+    flags = (*flags, "--engine", "fake", "--limit", "40", "--out", tmp_path / "run", "--quiet")
+    assert llmcat("ab", *flags, "--a", "zero-shot", "--b", "definitions").code == 0
+    folder = tmp_path / "run"
+    for name, declared in (("run.json", schema.RunRecord), ("comparison.json", schema.Comparison)):
+        written = json.loads((folder / name).read_text())
+        assert written.keys() <= declared.__annotations__.keys(), name
+    record = json.loads((folder / "run.json").read_text())
+    for arm in record["arms"].values():
+        assert arm.keys() <= schema.ArmRecord.__annotations__.keys()
+    (versus,) = json.loads((folder / "comparison.json").read_text())["versus"]
+    assert versus.keys() == schema.Versus.__annotations__.keys()
+    for segment in versus["segments"]:
+        assert segment.keys() == schema.Segment.__annotations__.keys()
+    record["arms"]["b"]["asks"] = "many"
+    (folder / "run.json").write_text(json.dumps(record))
+    ran = llmcat("runs", "show", folder)
+    assert ran.code == 2
+    assert "run.json: arms.b.asks: Input should be a valid integer" in ran.err

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from llmcat.evaluation import f1, metrics
+from llmcat.records import joined
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -219,3 +222,27 @@ def test_nothing_is_not_a_number_and_says_why() -> None:
         assert math.isnan(found.value)
         assert found.why
     assert f1.of_classes(none, none, LABELS) == []
+
+
+@given(st.lists(st.tuples(*[st.sets(st.sampled_from("abcd"))] * 2), min_size=1, max_size=40))
+def test_metrics_of_sets_of_labels_are_those_of_scikit_learn(
+    pairs: list[tuple[set[str], set[str]]],
+) -> None:
+    """Entries that are several labels count once for each; none where none is wanted is right."""
+    gold, label = (np.array([joined(s) for s in side]) for side in zip(*pairs, strict=True))
+    binary = MultiLabelBinarizer(classes=list("abcd"))
+    a, b = (binary.fit_transform(side) for side in zip(*pairs, strict=True))
+    found = f1.averages(gold, label, list("abcd"), draws=0)
+    assert found["micro", "f1"].value == pytest.approx(
+        f1_score(a, b, average="micro", zero_division=0)
+    )
+    some = [i for i in range(4) if a[:, i].any()]  # a class that nobody has is not averaged over
+    if some:
+        each_class = [f1_score(a[:, i], b[:, i], zero_division=0) for i in some]
+        assert found["macro", "f1"].value == pytest.approx(np.mean(each_class))
+    each = metrics.example_f1(gold, label)
+    assert each.mean() == pytest.approx(f1_score(a, b, average="samples", zero_division=1))
+    assert metrics.hamming_losses(gold, label, 4).mean() == pytest.approx(hamming_loss(a, b))
+    assert metrics.accuracy(gold == label).value == pytest.approx(accuracy_score(a, b))
+    support = [c.support for c in f1.of_classes(gold, label, list("abcd"))]
+    assert support == a.sum(axis=0).tolist()

@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from llmcat.evaluation import paired, testing
 from llmcat.evaluation.metrics import Ratio
+from llmcat.records import joined
 
 
 def two_arms(n: int, seed: int, *, a: float = 0.7, b: float = 0.7, same: float = 0.5) -> tuple[
@@ -89,6 +90,20 @@ def test_f1_is_that_of_scikit_learn(how: str) -> None:
         (-found.value, -found.high, -found.low)
     )
     assert gain.interval(0.05) == pytest.approx((-found.high, -found.low))
+
+
+@pytest.mark.parametrize("how", ["micro", "macro"])
+def test_f1_of_sets_of_labels_is_that_of_scikit_learn(how: paired.How) -> None:
+    """Differences over items that have several labels, with an interval around them."""
+    draw = np.random.default_rng(0)
+    gold, a, b = (draw.random((300, 5)) < p for p in (0.4, 0.5, 0.5))
+    b |= gold & (draw.random(gold.shape) < 0.5)
+    columns = [np.array([joined(f"c{i}" for i in np.flatnonzero(row)) for row in of])
+               for of in (gold, a, b)]  # fmt: skip
+    found = paired.differences_of_f1(*columns, [f"c{i}" for i in range(5)], draws=500)[how]
+    truth = f1_score(gold, b, average=how) - f1_score(gold, a, average=how)
+    assert found.value == pytest.approx(truth)
+    assert 0 < found.low < found.value < found.high
 
 
 def test_ratios_are_those_of_their_sums() -> None:

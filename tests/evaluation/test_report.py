@@ -69,13 +69,15 @@ def recorded(
     usage = {"prompt": 100 * n, "cached": 90 * n, "generated": n, "cost": 0.0}
     record = {
         "kind": "ab", "created": "2026-01-01T00:00:00+00:00", "llmcat": "0", "python": "3",
+        "machine": "m",
         "command": ["llmcat", "ab"], "remarks": ["a remark"], "identity": {"items": "x"},
         "items": {"file": "items.jsonl", "rows": n, "unlabelled": 0, "n": n, "limit": 0, "seed": 0},
         "arms": {
             arm: {
                 "said": "", "identity": {"prompt": "p", "model": "m"}, "usage": usage,
                 "served": {"engine": "e", "version": "1", "model": "m"}, "asks": n, "asked_now": n,
-                "price_per_hour": 0.0, "speed": None, "settings": {},
+                "price_per_hour": 0.0, "speed": None, "settings": {}, "prompt_text": "",
+                "menus": [], "kind": "menu", "label_mass": None, "leaked": [],
             }
             for arm in arms
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from llmcat.items.readers import ItemReader
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
-from llmcat.records import Item
+from llmcat.records import Item, Request
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HASHES = json.loads((ROOT / "tests" / "prompting" / "prompt_hashes.json").read_text())
@@ -40,8 +41,11 @@ def test_a_released_prompt_never_changes() -> None:
 
 
 def test_those_that_ship() -> None:
-    """Zero-shot, few-shot, definition-rich, by name, with reasons: in English and Chinese."""
-    kinds = ("zero-shot", "zero-shot-item-first", "few-shot", "definitions", "text", "reason")
+    """Zero-shot, few-shot, with definitions, by name, with reasons, for decision models."""
+    kinds = (
+        "zero-shot", "zero-shot-item-first", "few-shot", "definitions", "text", "reason", "decide",
+        "decide-described",
+    )  # fmt: skip
     names = {f"{kind}.{lang}" for kind in kinds for lang in ("en", "zh")}
     assert {p.front.name for p in templates.available()} == names
 
@@ -53,6 +57,9 @@ def test_every_prompt_shows_menu_then_item(ref: str) -> None:
     made = task(ref, POOL if "examples" in needs else None)
     menu = made.plan.first_menus()[0]
     ask = made.ask(*made.fit(item(title="red zorvik")), menu)
+    if made.prompt.decides:
+        shown_to_a_decision_model(ask, chinese=".zh" in ref, described="described" in ref)
+        return
     system = ask.messages[0]["content"]
     text = templates.load(ref).front.read == "text"
     for i, (code, node) in enumerate(zip(menu.codes, menu.nodes, strict=False), 1):
@@ -63,6 +70,42 @@ def test_every_prompt_shows_menu_then_item(ref: str) -> None:
     assert "zorvik" not in str(ask.prefix)
     assert "red zorvik" in ask.messages[-1]["content"]
     assert ask.messages[-1]["role"] == "user"
+
+
+def shown_to_a_decision_model(ask: Request, *, chinese: bool, described: bool) -> None:
+    """The item alone is the state; each category a name, in the prompt's language; no exit."""
+    state, question, options = (message["content"] for message in ask.tail)
+    assert state == "red zorvik"
+    assert question.endswith("？" if chinese else "?")
+    names = [node.names["zh"] if chinese else node.name for node in ask.menu.nodes]
+    assert [option["name"] for option in options] == names
+    for option, node in zip(options, ask.menu.nodes, strict=True):
+        assert (node.description in (option["description"] or "-")) == described
+
+
+def test_options_of_one_name_are_told_apart() -> None:
+    """By case or normal form alone no server has to tell names: paths, then ids, stand for them."""
+    taxonomy = Taxonomy.parse(
+        "\n".join(
+            json.dumps(row)
+            for row in (
+                {"id": "1", "path": "Home > Lamps"}, {"id": "2", "path": "Garden > Lamps"},
+                {"id": "3", "path": "Garden > LAMPS!"}, {"id": "4", "path": "Home > Cafe\u0301"},
+                {"id": "5", "path": "Garden > CAFÉ"}, {"id": "6", "path": "A > ﬁsh"},
+                {"id": "7", "path": "a > fish"},
+            )
+        ),
+        suffix=".jsonl", source="x",
+    )  # fmt: skip
+    prompt = templates.load("decide")
+    made = Task(plan=Plan(taxonomy, CANDIDATES[:128]), prompt=prompt)
+    ask = made.ask(*made.fit(item(title="x")), made.plan.menu(taxonomy.leaves))
+    options = ask.tail[2]["content"]
+    names = {node.id: option["name"] for node, option in zip(ask.menu.nodes, options, strict=True)}
+    assert len({unicodedata.normalize("NFKD", n).casefold() for n in names.values()}) == 7
+    assert [names[i] for i in "123"] == ["Home > Lamps", "Garden > Lamps", "LAMPS!"]
+    assert [names[i] for i in "45"] == ["Home > Caf\u00e9", "Garden > CAF\u00c9"]
+    assert [names[i] for i in "67"] == ["A > ﬁsh (6)", "a > fish (7)"]
 
 
 def test_the_shared_part_is_shared() -> None:

@@ -18,7 +18,15 @@ from llmcat.errors import BadConfig, EngineDown, EngineRefused
 from llmcat.items.readers import ItemReader
 from llmcat.records import Item
 from llmcat.retrieval import served, vectors
-from llmcat.retrieval.documents import document, duplicates_of, group_of, in_latin, normal
+from llmcat.retrieval.documents import (
+    CLAUSES,
+    clauses_of,
+    document,
+    duplicates_of,
+    group_of,
+    in_latin,
+    normal,
+)
 from llmcat.retrieval.scorers import Retriever, encoders_of
 from llmcat.taxonomy.tree import Taxonomy
 
@@ -404,3 +412,24 @@ def test_a_server_that_gives_other_than_embeddings_is_refused(
         assert server.asked == 3
     with pytest.raises(EngineDown, match="no answer from"):
         served.Served(server.url).open()
+
+
+def test_the_clauses_of_an_item() -> None:
+    """Sentences, halves of a bundle and lines by themselves; a comma or a version parts nothing."""
+
+    def parts(**fields: str) -> list[dict[str, str]]:
+        return [dict(one.fields) for one in clauses_of(Item(0, "x", fields))]
+
+    assert parts(title="red shoes, size 4.5 for kids") == [
+        {"title": "red shoes, size 4.5 for kids"}
+    ]
+    assert parts(title="Card lost! Where is my PIN?") == [
+        {"title": "Card lost!"}, {"title": "Where is my PIN?"}
+    ]  # fmt: skip
+    assert [p["title"] for p in parts(title="鞋子很好。包也不错")] == ["鞋子很好。", "包也不错"]
+    assert parts(title="a + b", description="c") == [
+        {"title": "a"}, {"title": "b"}, {"description": "c"}
+    ]  # fmt: skip
+    many = parts(title="\n".join(f"line {i}" for i in range(40)))
+    assert len(many) <= CLAUSES
+    assert " ".join(p["title"] for p in many) == " ".join(f"line {i}" for i in range(40))
