@@ -1,0 +1,213 @@
+"""What decision servers are sent and give back, in both forms there are.
+
+    systemone   POST /v1/systemone (TypeSafe, vLLM, llama.cpp, SGLang, Ollama, sparrow-decider):
+                a `state`, and `questions` by name; an answer holds `probabilities` by option
+    decisions   POST /v1/decisions (OpenAI, vLLM): an `input`, and a list of questions
+
+Only `probabilities` are read. `confidence` is the top probability on one server, the margin on
+another, p times label mass on a third; and `choice` may break a tie either way. An answer that is
+not what was asked for is an error, never `none` (see `probabilities_of`). Pure functions of JSON
+values: no HTTP, no prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmcat.errors import EngineRefused, Undecided
+from llmcat.records import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["FORMS", "Asked", "Form", "Said", "probabilities_of", "rounding"]
+
+SUM = 0.02
+"""Probabilities that sum to 1 but for this are rounded; further off they are something else."""
+TIE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question: the state, the instruction, and the options: name and description, if any."""
+
+    state: str
+    question: str
+    options: Sequence[Mapping[str, str | None]]
+
+    @property
+    def names(self) -> list[str]:
+        """The options' names, in their order."""
+        return [str(option["name"]) for option in self.options]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer: its value as it came, what it cost, the label mass where the server tells it."""
+
+    answer: Any
+    usage: Usage
+    mass: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form: its path, what a body is made of, and where an answer stands in a reply.
+
+    `spell` takes the model's name and questions by id; `find` a reply and an id. `most`: options a
+    question may have by the form's own definition.
+    """
+
+    name: str
+    path: str
+    spell: Callable[[str, Mapping[str, Asked]], dict[str, Any]]
+    find: Callable[[Mapping[str, Any], str, Mapping[str, Asked]], Said]
+    most: int = 255
+
+
+def _spell_systemone(model: str, asked: Mapping[str, Asked]) -> dict[str, Any]:
+    first = next(iter(asked.values()))
+    questions = {
+        id_: {
+            "type": "choice",
+            "instructions": one.question,
+            "criteria": {option["name"]: option["description"] for option in one.options},
+        }
+        for id_, one in asked.items()
+    }
+    named = {"model": model} if model else {}
+    return {**named, "state": first.state, "questions": questions}
+
+
+def _find_systemone(reply: Mapping[str, Any], id_: str, asked: Mapping[str, Asked]) -> Said:
+    answers = reply.get("answers")
+    if not isinstance(answers, dict):
+        raise EngineRefused("the reply has no `answers`")
+    if unknown := sorted(map(str, set(answers) - set(asked))):
+        raise EngineRefused(f"the reply answers what was not asked: {unknown[0]!r}")
+    mass = None
+    told = reply.get("diagnostics")
+    if isinstance(told, dict) and isinstance(told.get(id_), dict):
+        mass = _number(told[id_].get("label_mass"))
+    used = reply.get("usage")
+    used = used if isinstance(used, dict) else {}
+    usage = Usage(
+        prompt=_count(used.get("input_tokens")), generated=_count(used.get("output_tokens"))
+    )
+    return Said(answers.get(id_), usage, mass)
+
+
+def _spell_decisions(model: str, asked: Mapping[str, Asked]) -> dict[str, Any]:
+    first = next(iter(asked.values()))
+    questions = [
+        {
+            "type": "choice",
+            "name": id_,
+            "instructions": one.question,
+            "choices": [
+                {"value": option["name"]}
+                | ({"description": option["description"]} if option["description"] else {})
+                for option in one.options
+            ],
+        }
+        for id_, one in asked.items()
+    ]
+    return {"model": model, "input": first.state, "questions": questions}
+
+
+def _find_decisions(reply: Mapping[str, Any], id_: str, asked: Mapping[str, Asked]) -> Said:
+    answers = reply.get("answers")
+    if not isinstance(answers, list) or len(answers) != len(asked):
+        raise EngineRefused("the reply has not one answer for each question")
+    at = list(asked).index(id_)
+    answer = answers[at]
+    if not isinstance(answer, dict) or answer.get("name") not in {None, id_}:
+        raise EngineRefused("the reply answers another question in this place")
+    listed = answer.get("probabilities")
+    if isinstance(listed, list):
+        pairs = [(p.get("value"), p.get("probability")) for p in listed if isinstance(p, dict)]
+        if len({name for name, _ in pairs}) != len(listed):
+            raise EngineRefused("an option stands twice in the answer")
+        answer = {**answer, "probabilities": dict(pairs)}
+    used = reply.get("usage")
+    used = used if isinstance(used, dict) else {}
+    details = used.get("input_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    usage = Usage(
+        prompt=_count(used.get("input_tokens")),
+        cached=_count(cached),
+        generated=_count(used.get("output_tokens")),
+    )
+    return Said(answer, usage)
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form("systemone", "/v1/systemone", _spell_systemone, _find_systemone),
+        Form("decisions", "/v1/decisions", _spell_decisions, _find_decisions),
+    )
+}
+
+
+def probabilities_of(answer: Any, names: Sequence[str]) -> list[float]:
+    """Return the probability of each option, as they come. Raises `EngineRefused`.
+
+    Refused is what is missing, a refusal, an answer of another type, with other options than were
+    sent, with what is no probability, a sum that rounding does not explain, a `choice` that is not
+    the likeliest. An exact tie at the top is `Undecided`.
+    """
+    if answer is None:
+        raise EngineRefused("the question was not answered")
+    if not isinstance(answer, dict):
+        raise EngineRefused(f"the answer is {type(answer).__name__}, not an object")
+    if answer.get("type") == "refusal":
+        raise EngineRefused("the model declined to answer")
+    if answer.get("type") != "choice":
+        raise EngineRefused(f"the answer is of type {answer.get('type')!r}, not a choice")
+    given = answer.get("probabilities")
+    if not isinstance(given, dict):
+        raise EngineRefused("the answer has no probabilities")
+    if given.keys() != set(names):
+        odd = sorted(map(str, given.keys() ^ set(names)))
+        raise EngineRefused(f"the answer's options are not those that were sent: {odd[0]!r}")
+    p = [given[name] for name in names]
+    if any(isinstance(x, bool) or not isinstance(x, int | float) for x in p):
+        raise EngineRefused("a probability is not a number")
+    if not all(math.isfinite(x) and -SUM <= x <= 1 + SUM for x in p):
+        raise EngineRefused("a probability is not between 0 and 1")
+    total = math.fsum(p)
+    if abs(total - 1) > SUM:
+        raise EngineRefused(f"the probabilities sum to {total:.3f}, not to 1")
+    top = max(p)
+    if len(p) > 1 and sum(x >= top - TIE for x in p) > 1:
+        tied = [name for name, x in zip(names, p, strict=True) if x >= top - TIE]
+        raise Undecided(f"the model cannot tell {tied[0]!r} from {tied[1]!r}")
+    chosen = answer.get("choice")
+    if chosen is not None and chosen != names[p.index(top)]:
+        raise EngineRefused(f"the answer chooses {chosen!r}, which is not the likeliest")
+    return [float(x) for x in p]
+
+
+def rounding(seen: Sequence[float]) -> float:
+    """Return the unit that probabilities are rounded to, 0 where they are not.
+
+    It is a power of ten of which all seen are multiples, 1e-2 to 1e-6.
+    """
+    for digits in range(2, 7):
+        unit = 10.0**-digits
+        if all(abs(x - round(x, digits)) < unit * 1e-6 for x in seen):
+            return unit
+    return 0.0
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if usable and 0 < value <= 1 + SUM else None
+
+
+def _count(value: Any) -> int:
+    usable = isinstance(value, int) and not isinstance(value, bool)
+    return value if usable and value > 0 else 0

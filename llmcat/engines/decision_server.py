@@ -1,0 +1,306 @@
+"""A server with a decision model: options in, a probability for each out, in one pass.
+
+One POST per item, in one of the forms of `decision_forms`. Which options a question may have is
+told nowhere but in errors, so opening finds out. Opening also proves on this server what everything
+else relies on: that it repeats itself, that neither the question's name nor another question in the
+same request changes an answer, that the answer depends on the item. What comes back otherwise than
+it was asked for is an error of that item.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.engines import Capabilities, Served, check_reachable, in_flight
+from llmcat.engines.decision_forms import Asked, Form, Said, probabilities_of, rounding
+from llmcat.errors import EngineDown, EngineError, EngineRefused, EngineUnsupported
+from llmcat.records import MOST_LABELS, Answer, Request
+from llmcat.transport.http import JsonServer
+from llmcat.transport.retry import try_again
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+
+    from llmcat.records import Message
+
+__all__ = ["DecisionServer"]
+
+QUESTION = "Which category does this item belong to?"
+STATES = ("a pair of red running shoes, size 42", "a stainless steel frying pan with a lid")
+OPTIONS = ("Shoes", "Kitchenware", "Garden décor")
+"""What opening asks about; a model that decides at all tells the two states apart. Case and accent
+are there so that names which do not come back as they were sent are found out."""
+STEADY = 0.05
+"""How far a probability may move when the same is asked again, or beside another question."""
+LIMITS = (MOST_LABELS, 64, 26, 20, 10)
+"""Numbers of options that opening tries: what a menu holds at most, down to vLLM's 26 and less."""
+LIKELIEST = "jev-latest"
+"""The model that the protocol's own clients ask for, where a server lists none."""
+CONTEXT = 8192
+"""Tokens taken for the context where nothing says it."""
+BYTES_PER_TOKEN = 3
+NEVER = 1e-9
+
+
+@dataclass
+class DecisionServer:
+    """`base_url` with or without `/v1`; `form` is how it is asked; `model` may be empty.
+
+    `timeout`, `attempts` and `retry_seconds` as in `VllmHttp`. `context`: tokens of state, question
+    and options together.
+    """
+
+    base_url: str
+    form: Form
+    model: str = ""
+    api_key: str = field(default="", repr=False)
+    concurrency: int = 64
+    timeout: float = 120.0
+    attempts: int = 4
+    retry_seconds: float = 60.0
+    context: int = CONTEXT
+    capabilities: Capabilities = Capabilities(
+        scores=("full",), constraints=("outlines",), labels=MOST_LABELS, reads=("decide",)
+    )
+    name: str = field(default="", init=False)
+    server: JsonServer = field(repr=False, init=False)
+    unit: float = field(default=0.0, init=False)
+    _any_order: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Tidy the address and check it. Raises `BadConfig`."""
+        self.name = self.form.name
+        self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+        if "://" not in self.base_url:
+            self.base_url = f"http://{self.base_url}"
+        check_reachable(self.base_url, self.api_key)
+        self.server = JsonServer(
+            self.base_url, self.api_key, self.concurrency, self.timeout, self.attempts,
+            self.retry_seconds,
+        )  # fmt: skip
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    async def open(self) -> Served:
+        """Find the model, prove that it can be relied on, find out how many options it takes."""
+        named = await self.decides()
+        facts = await self._proved()
+        most = await self._most()
+        return Served(
+            engine=self.name,
+            model=named,
+            version="",
+            context=self.context,
+            alphabet=tuple(str(i) for i in range(1, most + 2)),
+            facts=facts | {"options": str(most)},
+            any_order=self._any_order,
+        )
+
+    async def decides(self) -> str:
+        """Ask one question; return the model that answered. Raises `EngineError` if none does."""
+        self.server.rate.opening()
+        listed = await self._models()
+        usual = LIKELIEST if LIKELIEST in listed else ""
+        if not self.model and len(listed) > 1 and not usual:
+            raise EngineRefused(
+                f"{self.base_url} serves more than one model",
+                hint=f"choose with --model: {', '.join(listed)}",
+                fatal=True,
+            )
+        reply = await self._first(self.model or usual or (listed[0] if listed else ""), listed)
+        said = reply.get("model")
+        return self.model or (said if isinstance(said, str) else "") or "unnamed"
+
+    async def _models(self) -> list[str]:
+        """Return the models that a server lists, none where it lists none."""
+        found = (await self.server.look_at("/v1/models")).value
+        cards = found.get("data", found.get("models")) if isinstance(found, dict) else None
+        names = [
+            card.get("id") or card.get("name") if isinstance(card, dict) else card
+            for card in (cards if isinstance(cards, list) else [])
+        ]
+        return [str(name) for name in names if name]
+
+    async def _first(self, model: str, listed: Sequence[str]) -> dict[str, Any]:
+        """Ask for the first time; return the reply. A server that wants a name gets the usual."""
+        self.model = model
+        body = self.form.spell(self.model, {"q": _canary()})
+        try:
+            return await self.server.asked("POST", self.form.path, body)
+        except EngineRefused as exc:
+            if not model and "model" in str(exc).lower():
+                return await self._first(LIKELIEST, listed)
+            raise self._unusable(exc, listed) from exc
+
+    def _unusable(self, exc: EngineRefused, listed: Sequence[str]) -> EngineError:
+        """Return what a refused first question means: another model's name, or another server."""
+        if listed and self.model not in listed:
+            names = ", ".join(listed)
+            what = f"{self.base_url} does not serve {self.model!r}"
+            return EngineRefused(what, hint=f"it serves {names}; choose with --model", fatal=True)
+        if exc.fatal or "HTTP 405" in str(exc):
+            return EngineUnsupported(
+                f"{self.base_url} does not answer {self.form.path}: {exc}",
+                hint="a chat server: --engine vllm_http, or openai; without --engine it is found "
+                "out which it is",
+            )
+        return exc
+
+    async def _proved(self) -> dict[str, str]:
+        """Prove what is relied on; return what is worth recording. Raises `EngineUnsupported`."""
+        alone = await self._probe({"q": _canary()})
+        again = await self._probe({"q": _canary()})
+        turned = await self._probe({"q": _canary(turn=True)})
+        other = await self._probe({"q": _canary(state=1)})
+        company = {"a second question": _canary(options=OPTIONS[1:]), "Q-2 (renamed)": _canary()}
+        together = await self._probe(company, of="Q-2 (renamed)")
+        self.unit = rounding([*alone, *again, *turned, *other])
+        moved = _apart(alone, again)
+        if moved > STEADY:
+            raise EngineUnsupported(
+                f"{self.base_url} does not repeat itself: asked twice, a probability moved by "
+                f"{moved:.2f}"
+            )
+        if (by := _apart(alone, together)) > max(STEADY, 2 * moved):
+            raise EngineUnsupported(
+                f"{self.base_url} answers otherwise by {by:.2f} under another id, beside another "
+                "question"
+            )
+        if _apart(alone, other) <= max(2 * moved, 2 * self.unit, 1e-6):
+            raise EngineUnsupported(
+                f"{self.base_url} answers the same whatever the item: the model does not decide"
+            )
+        order = _apart(alone, turned[::-1])
+        self._any_order = order <= self.unit + 1e-9
+        return {"repeats within": f"{moved:.2g}", "order moves": f"{order:.2g}",
+                "rounded to": f"{self.unit:g}" if self.unit else "no"}  # fmt: skip
+
+    async def _probe(self, asked: Mapping[str, Asked], of: str = "q") -> list[float]:
+        """Ask and read one answer of opening. Raises `EngineUnsupported` if it is none."""
+        reply = await self.server.asked("POST", self.form.path, self.form.spell(self.model, asked))
+        try:
+            return probabilities_of(self.form.find(reply, of, asked).answer, asked[of].names)
+        except EngineRefused as exc:
+            raise EngineUnsupported(
+                f"{self.base_url} does not answer as {self.form.name} does: {exc}"
+            ) from exc
+
+    async def _most(self) -> int:
+        """Return how many options a question may have. Raises `EngineUnsupported`."""
+        for most in LIMITS:
+            names = [*OPTIONS, *(f"Category {i}" for i in range(4, most + 1))]
+            asked = {"q": _canary(options=names)}
+            try:
+                body = self.form.spell(self.model, asked)
+                reply = await self.server.asked("POST", self.form.path, body)
+                probabilities_of(self.form.find(reply, "q", asked).answer, names)
+            except EngineError as exc:
+                if exc.fatal:
+                    raise
+                continue
+            return most
+        raise EngineUnsupported(f"{self.base_url} takes no question of {LIMITS[-1]} options")
+
+    async def alike(self, options: Sequence[Mapping[str, str | None]]) -> list[list[str]]:
+        """Return names that this model gives one and the same probability, whatever the item.
+
+        At most as many options as one question takes are looked at. Raises any `EngineError`.
+        """
+        named = [{"name": option["name"], "description": None} for option in options]
+        if len(named) < 2:  # noqa: PLR2004
+            return []
+        seen: dict[str, list[float]] = {str(option["name"]): [] for option in named}
+        for state in (*STATES, str(named[0]["name"])):
+            asked = Asked(state, QUESTION, named)
+            body = self.form.spell(self.model, {"q": asked})
+            reply = await self.server.asked("POST", self.form.path, body)
+            answer = self.form.find(reply, "q", {"q": asked}).answer
+            given = answer.get("probabilities") if isinstance(answer, dict) else None
+            if not isinstance(given, dict) or given.keys() != seen.keys():
+                raise EngineRefused("the names of the categories do not come back as they are sent")
+            for name, found in seen.items():
+                found.append(float(given[name]))
+        groups: dict[tuple[float, ...], list[str]] = {}
+        for name, found in seen.items():
+            if max(found) > 10 * self.unit:  # below that, rounding makes them alike
+                groups.setdefault(tuple(found), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
+        """Answer a stream of requests, at most `concurrency` of them in flight."""
+        async with aclosing(in_flight(requests, self._one, self.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _one(self, request: Request) -> Answer:
+        """Ask once; on failure, again. Errors of this request alone become its answer."""
+        started = time.perf_counter()
+        state, question, options = (message["content"] for message in request.tail)
+        asked = {"q": Asked(state, question, options)}
+        body = orjson.dumps(self.form.spell(self.model, asked))
+        once = partial(self._exchange, body, asked)
+        try:
+            try:
+                said, p = await once()
+            except EngineError as exc:
+                if not exc.retryable:
+                    raise
+                said, p = await self._again(once, exc)
+        except EngineError as exc:
+            if exc.fatal:
+                raise
+            return Answer(request=request, error=exc, seconds=time.perf_counter() - started)
+        floor = max(self.unit / 2, NEVER)
+        logs = tuple(math.log(max(x, floor)) + math.log(said.mass or 1.0) for x in p)
+        return Answer(
+            request=request,
+            logprobs=logs,
+            masked=None if said.mass is None else False,
+            usage=said.usage,
+            seconds=time.perf_counter() - started,
+        )
+
+    async def _exchange(self, body: bytes, asked: Mapping[str, Asked]) -> tuple[Said, list[float]]:
+        send = partial(self.server.json, "POST", self.form.path, body)
+        said = self.form.find(await self.server.rate.send(send, "decide"), "q", asked)
+        return said, probabilities_of(said.answer, asked["q"].names)
+
+    async def _again(self, once: Any, failure: EngineError) -> Any:
+        """Try again; if the server is unwell after that, the run cannot go on."""
+        try:
+            return await try_again(
+                once, failure, attempts=self.attempts, seconds=self.retry_seconds
+            )
+        except EngineError as exc:
+            if exc.retryable and not exc.fatal and await self.server.ailment():
+                raise EngineDown(
+                    f"{self.base_url} is not well: {exc}", hint="look at the server's log"
+                ) from exc
+            raise
+
+    async def count_tokens(self, messages: list[Message]) -> int:
+        """Estimate: nothing counts a question's tokens before it is asked."""
+        return len(orjson.dumps(messages)) // BYTES_PER_TOKEN
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.server.close()
+
+
+def _canary(*, state: int = 0, turn: bool = False, options: Sequence[str] = OPTIONS) -> Asked:
+    names = options[::-1] if turn else options
+    return Asked(STATES[state], QUESTION, [{"name": n, "description": None} for n in names])
+
+
+def _apart(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return how far two answers to one question are apart at most."""
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,422 @@
+"""Decision models: real ones (sparrow-decider, a Qwen3 behind vLLM), and servers with one fault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from helpers import EXAMPLES, InThread, Ran, free_port, healthy, read_rows
+from jevcompat.mock import FAULTS, MockConfig, Running
+
+from llmcat import Taxonomy
+from llmcat.candidates.plan import Plan
+from llmcat.engines import Served
+from llmcat.engines.decision_forms import FORMS, Asked, probabilities_of, rounding
+from llmcat.engines.decision_server import DecisionServer
+from llmcat.engines.registry import open_engine
+from llmcat.errors import EngineError, EngineRefused, Undecided
+from llmcat.prompting import templates
+from llmcat.prompting.builder import Task
+from llmcat.records import Answer, Item, Request
+
+Cli = Callable[..., Ran]
+LABELS = ["Shoes", "Bags & Cases", "Toys", "Café décor", "Garden tools", "books"]
+SHOP = ("--taxonomy", EXAMPLES / "taxonomy.yaml", "--file", EXAMPLES / "items.jsonl")
+
+
+@pytest.fixture(scope="module")
+def sparrow() -> Iterator[str]:
+    """The address of a real decision server: 2.2 MB of weights that its package carries."""
+    port = free_port()
+    code = "from sparrow_decider.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while not healthy(url):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield url
+        process.terminate()
+
+
+# -- forms: what is read, and what is refused ---------------------------------------------------
+
+
+GOOD = {"type": "choice", "choice": "b", "probabilities": {"a": 0.2, "b": 0.7, "c": 0.1}}
+
+
+def test_a_good_answer_is_read_by_its_probabilities() -> None:
+    """In the order of the options; whatever confidence says, or that rounding leaves a sum off."""
+    assert probabilities_of({**GOOD, "confidence": 0.001}, ["c", "b", "a"]) == [0.1, 0.7, 0.2]
+    off = {"a": 0.1994, "b": 0.7, "c": 0.1}
+    assert probabilities_of({**GOOD, "probabilities": off}, ["a", "b", "c"]) == [0.1994, 0.7, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "was not answered"),
+        ("b", "not an object"),
+        ({"type": "refusal"}, "declined"),
+        ({"type": "noul", "noul": 0.5}, "type 'noul'"),
+        ({"type": "choice", "choice": "b"}, "no probabilities"),
+        ({**GOOD, "probabilities": [0.2, 0.7, 0.1]}, "no probabilities"),
+        ({**GOOD, "probabilities": {"A": 0.2, "b": 0.7, "c": 0.1}}, "not those that were sent"),
+        ({**GOOD, "probabilities": {"a": 0.3, "b": 0.7}}, "not those that were sent: 'c'"),
+        ({**GOOD, "probabilities": {"a": 0.2, "b": 0.7, "c": 0.05, "d": 0.05}}, "sent: 'd'"),
+        ({**GOOD, "probabilities": {"a": "0.2", "b": 0.7, "c": 0.1}}, "not a number"),
+        ({**GOOD, "probabilities": {"a": True, "b": 0.0, "c": 0.0}}, "not a number"),
+        ({**GOOD, "probabilities": {"a": math.nan, "b": 0.7, "c": 0.1}}, "between 0 and 1"),
+        ({**GOOD, "probabilities": {"a": -0.3, "b": 1.2, "c": 0.1}}, "between 0 and 1"),
+        ({**GOOD, "probabilities": {"a": 0.3, "b": 0.8, "c": 0.1}}, "sum to 1.200"),
+        ({**GOOD, "choice": "a"}, "chooses 'a'"),
+        ({**GOOD, "choice": "B"}, "chooses 'B'"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused(answer: Any, said: str) -> None:
+    """Never `none`, never a guess."""
+    with pytest.raises(EngineRefused, match=said):
+        probabilities_of(answer, ["a", "b", "c"])
+
+
+def test_a_tie_at_the_top_is_cannot_tell() -> None:
+    """Also one that rounding made; one option alone is no tie."""
+    tied = {"type": "choice", "choice": "a", "probabilities": {"a": 0.4, "b": 0.4, "c": 0.2}}
+    with pytest.raises(Undecided, match="cannot tell 'a' from 'b'"):
+        probabilities_of(tied, ["a", "b", "c"])
+    one = {"type": "choice", "choice": "a", "probabilities": {"a": 1.0}}
+    assert probabilities_of(one, ["a"]) == [1.0]
+
+
+def test_rounding_is_found() -> None:
+    """The unit of which all seen are multiples; none where there are more digits."""
+    assert rounding([0.25, 0.5, 0.0]) == 0.01
+    assert rounding([0.2501, 0.5]) == pytest.approx(1e-4)
+    assert rounding([0.25012345678, 0.5]) == 0.0
+
+
+def test_the_decisions_form_is_that_of_openais_types() -> None:
+    """A body that the SDK's parameters take, and a reply that its model parses, both ways."""
+    from openai.types.decision import Decision
+    from openai.types.decision_create_params import DecisionCreateParams
+    from pydantic import TypeAdapter
+
+    options = [{"name": "a", "description": "first"}, {"name": "b", "description": None}]
+    asked = {"q": Asked("a thing", "Which?", options), "r": Asked("a thing", "Or?", options)}
+    form = FORMS["decisions"]
+    body = form.spell("gpt-6-luna", asked)
+    TypeAdapter(DecisionCreateParams).validate_python(body)
+    choice = {
+        "type": "choice", "name": "q", "choice": "b", "confidence": 0.4,
+        "probabilities": [{"value": "a", "probability": 0.3}, {"value": "b", "probability": 0.7}],
+    }  # fmt: skip
+    usage = {
+        "input_tokens": 12, "output_tokens": 2, "total_tokens": 14,
+        "input_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }  # fmt: skip
+    refused = {"type": "refusal", "name": "r"}
+    reply = {"answers": [choice, refused], "model": "gpt-6-luna", "usage": usage}
+    Decision.model_validate(reply)
+    said = form.find(reply, "q", asked)
+    assert probabilities_of(said.answer, ["a", "b"]) == [0.3, 0.7]
+    assert (said.usage.prompt, said.usage.cached, said.usage.generated) == (12, 5, 2)
+    with pytest.raises(EngineRefused, match="declined"):
+        probabilities_of(form.find(reply, "r", asked).answer, ["a", "b"])
+    twice = {**choice, "probabilities": [*choice["probabilities"], choice["probabilities"][0]]}
+    for answers in ([choice], [refused, choice], [twice, refused]):
+        with pytest.raises(EngineRefused):
+            form.find({**reply, "answers": answers}, "q", asked)
+
+
+# -- each fault of the conformance suite ----------------------------------------------------------
+
+
+def asked_of(engine: DecisionServer, count: int = 200) -> list[Answer]:
+    """Open an engine and ask about so many items."""
+    taxonomy = Taxonomy.from_labels(LABELS)
+
+    async def feed(requests: list[Request]) -> AsyncIterator[Request]:
+        for request in requests:
+            yield request
+
+    async def work() -> list[Answer]:
+        try:
+            served = await engine.open()
+            plan = Plan(taxonomy, served.alphabet, len(served.alphabet) - 1)
+            task = Task(plan, templates.load("decide"), mass_sample=0)
+            items = [Item(i, str(i), {"title": f"thing {i} é"}) for i in range(count)]
+            menu = plan.menu(taxonomy.leaves)
+            requests = [task.ask(*task.fit(item), menu) for item in items]
+            return [answer async for answer in engine.answer(feed(requests))]
+        finally:
+            await engine.close()
+
+    return sorted(asyncio.run(work()), key=lambda a: a.request.item.row)
+
+
+def of_mock(fault: str = "", key: str = "", **how: Any) -> list[Answer]:
+    """Ask a mock with a fault."""
+    faults = frozenset(filter(None, [fault]))
+    wanted = key if fault != "auth-rejects-header" else ""  # a key that nobody asked for
+    with Running(MockConfig(key=wanted or None, faults=faults, **how)) as mock:
+        return asked_of(DecisionServer(mock.url, FORMS["systemone"], api_key=key, retry_seconds=5))
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[Answer]:
+    """What the mock says when nothing is wrong with it."""
+    answers = of_mock()
+    assert not any(answer.error for answer in answers)
+    return answers
+
+
+WITH_KEY = {"auth-x-api-key", "auth-plain", "auth-invalid-403-text", "auth-rejects-header"}
+REFUSED = {
+    "wrong-route", "xssi-200", "auth-x-api-key", "auth-rejects-header", "first-question-only",
+    "strict-ids", "nfd-keys", "no-null-description", "extra-answer", "nan", "choice-key-case",
+    "choice-sum", "choice-second", "id-leaks", "batch-leaks", "order-leaks", "reject-jev-latest",
+}  # fmt: skip
+"""Faults with which the engine does not open. With all others every answer is the right one."""
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_each_fault_is_harmless_or_found_out(fault: str, truth: list[Answer]) -> None:
+    """The same answers as without it, or no engine."""
+    key = "" if fault not in WITH_KEY else "k"
+    if fault in REFUSED:
+        with pytest.raises(EngineError) as caught:
+            of_mock(fault, key)
+        assert str(caught.value)
+        return
+    answers = of_mock(fault, key)
+    for answer, right in zip(answers, truth, strict=True):
+        assert answer.error is None
+        assert answer.logprobs == pytest.approx(right.logprobs, abs=1e-9)
+
+
+def test_a_busy_server_is_waited_for(truth: list[Answer]) -> None:
+    """429 with a Retry-After: every item is answered all the same."""
+    answers = of_mock(busy_every=7)
+    assert [a.logprobs for a in answers] == [a.logprobs for a in truth]
+
+
+class Server(InThread):
+    """Decides by the length of the text; `spoil(reply, body)` may change what it says."""
+
+    def __init__(self, spoil: Callable[[Any, Any], Any], limit: int = 300) -> None:
+        self.spoil, self.limit, self.port, self.asked = spoil, limit, free_port(), 0
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__()
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/v1/systemone", self.reply)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
+
+    async def reply(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked += 1
+        answers = {}
+        for id_, question in body["questions"].items():
+            names = list(question["criteria"])
+            if len(names) > self.limit:
+                return web.json_response({"error": "too many options"}, status=400)
+            seed = [(len(body["state"]) * 31 + sum(map(ord, name))) % 17 + 1 for name in names]
+            weights = [w**2 + i * 1e-7 for i, w in enumerate(seed)]
+            p = {name: w / sum(weights) for name, w in zip(names, weights, strict=True)}
+            answers[id_] = {"type": "choice", "choice": max(p, key=p.__getitem__),
+                            "probabilities": p}  # fmt: skip
+        spoilt = self.spoil({"model": "stub", "answers": answers}, body)
+        return spoilt if isinstance(spoilt, web.Response) else web.json_response(spoilt)
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+
+
+def opened(spoil: Callable[[Any, Any], Any], **how: Any) -> Served:
+    """Open an engine on a server."""
+    server = Server(spoil, **how)
+
+    async def work() -> Served:
+        engine = DecisionServer(server.url, FORMS["systemone"], retry_seconds=1)
+        try:
+            return await engine.open()
+        finally:
+            await engine.close()
+
+    try:
+        return asyncio.run(work())
+    finally:
+        server.close()
+
+
+def whole(reply: Any, _: Any) -> Any:
+    return reply
+
+
+def rounded(reply: Any, _: Any) -> Any:
+    for answer in reply["answers"].values():
+        answer["probabilities"] = {k: round(v, 2) for k, v in answer["probabilities"].items()}
+    return reply
+
+
+def constant(reply: Any, _: Any) -> Any:
+    for answer in reply["answers"].values():
+        names = sorted(answer["probabilities"])
+        p = {name: float(i + 1) for i, name in enumerate(names)}
+        answer["probabilities"] = {name: v / sum(p.values()) for name, v in p.items()}
+        answer["choice"] = names[-1]
+    return reply
+
+
+def capped(reply: Any, _: Any) -> Any:
+    for answer in reply["answers"].values():
+        first = dict(list(answer["probabilities"].items())[:20])
+        total = sum(first.values())
+        answer["probabilities"] = {name: v / total for name, v in first.items()}
+        answer["choice"] = max(first, key=first.__getitem__)
+    return reply
+
+
+@pytest.mark.parametrize(("limit", "most"), [(300, 127), (100, 64), (26, 26), (11, 10)])
+def test_how_many_options_it_takes_is_found_out(limit: int, most: int) -> None:
+    """By asking; nobody tells it."""
+    served = opened(whole, limit=limit)
+    assert (len(served.alphabet) - 1, served.facts["options"]) == (most, str(most))
+    assert served.any_order
+
+
+def test_a_server_that_caps_options_in_silence() -> None:
+    """It answers about the first 20 only: more are not asked about."""
+    assert opened(capped).facts["options"] == "20"
+
+
+def test_two_digits_are_enough() -> None:
+    """What is rounded to 0.00 keeps half a unit; the rounding is on record."""
+    assert opened(rounded).facts["rounded to"] == "0.01"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (constant, "the same whatever the item"),
+        (lambda *_: web.Response(status=501, text="{}"), "HTTP 501"),
+        (lambda *_: web.Response(status=404, text="{}"), "--engine vllm_http"),
+        (lambda *said: list(said[:1]), "not an object"),
+        (lambda *said: {**said[0], "answers": {}}, "not answered"),
+    ],
+)
+def test_a_server_that_cannot_be_relied_on_is_not_opened(
+    spoil: Callable[[Any, Any], Any], said: str
+) -> None:
+    """And the message says what is wrong, or who else is to ask it."""
+    with pytest.raises(EngineError) as caught:
+        opened(spoil)
+    assert said in f"{caught.value} {caught.value.hint}"
+
+
+# -- real models ------------------------------------------------------------------------------
+
+
+def test_sparrow_under_llmcat(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
+    """An address is enough: it is found out what the server speaks; retrieval is added up."""
+    out = tmp_path / "out.jsonl"
+    ran = llmcat("classify", *SHOP, "--base-url", sparrow, "--out", out, "--limit", "40",
+                 LLMCAT_PROMPT="")  # fmt: skip
+    assert ran.code == 0
+    rows = read_rows(out)
+    record = json.loads(Path(f"{out}.run.json").read_text())
+    assert record["about"]["served"]["engine"] == "systemone"
+    assert record["about"]["served"]["model"].startswith("sparrow-nano")
+    assert record["about"]["evidence"]["sources"]["reader"] == 0.6
+    assert sum(row["label"] == row["gold"] for row in rows) > 20
+    assert all(
+        len(row["evidence"]["offered"]) == 30 for row in rows if "offered" in row["evidence"]
+    )
+    again = out.read_bytes()
+    Path(f"{out}.run.json").write_text(
+        Path(f"{out}.run.json").read_text().replace('"done"', '"failed"')
+    )
+    out.write_bytes(again[: len(again) // 2])
+    ran = llmcat("classify", *SHOP, "--base-url", sparrow, "--out", out, "--limit", "40",
+                 LLMCAT_PROMPT="")  # fmt: skip
+    assert ran.code == 0
+    assert out.read_bytes() == again
+
+
+def test_names_it_cannot_tell_apart_are_named(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
+    """Chinese names that its tokenizer does not know get one probability: said, not swallowed."""
+    tags = "处理器,电视,牛肉,饮料,shoes"
+    ran = llmcat("classify", "--labels", tags, "--engine", "systemone", "--base-url", sparrow,
+                 LLMCAT_PROMPT="", stdin="red shoes\n")  # fmt: skip
+    assert ran.code == 0
+    assert "cannot tell 4 categories apart by their names (处理器, 电视" in ran.err
+
+
+def test_doctor_says_what_a_decision_server_takes(sparrow: str, llmcat: Cli) -> None:
+    """Form, model, limit; and whether the model reads what it is shown."""
+    ran = llmcat("doctor", "--base-url", sparrow, LLMCAT_PROMPT="")
+    assert "--engine systemone: sparrow-nano" in ran.out
+    assert "options 127" in ran.out
+    assert "a question takes 127 of them" in ran.out
+
+
+def test_wordings_are_compared_like_any_prompt(sparrow: str, llmcat: Cli) -> None:
+    """Retrieval alone, names, names with descriptions: a decision, paired, with what it took."""
+    ran = llmcat("ab", *SHOP, "--base-url", sparrow, "--limit", "60", "--quiet",
+                 "--a", "engine=retriever", "--b", "engine=systemone",
+                 "--c", "engine=systemone,prompt=decide-described", LLMCAT_PROMPT="")  # fmt: skip
+    assert ran.code == 0
+    assert "b against a" in ran.out
+    assert "c against a" in ran.out
+    assert "McNemar" in ran.out
+
+
+def test_a_chat_prompt_is_not_for_a_decision_model(sparrow: str, llmcat: Cli) -> None:
+    """Refused with the prompts that are, and the other way round."""
+    ran = llmcat("classify", "--labels", "a,b", "--base-url", sparrow, "--prompt", "zero-shot",
+                 stdin="x\n")  # fmt: skip
+    assert ran.code == 3
+    assert "decide.en@1" in ran.err
+    ran = llmcat("classify", "--labels", "a,b", "--engine", "fake", "--prompt", "decide",
+                 stdin="x\n")  # fmt: skip
+    assert ran.code == 3
+    assert "cannot answer decide prompts" in ran.err
+
+
+def test_redaction_and_duplicates(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
+    """What is masked is not sent; what looks the same is asked about once."""
+    out = tmp_path / "out.jsonl"
+    ran = llmcat("classify", "--labels", "shoes,bags", "--base-url", sparrow, "--out", out,
+                 "--redact", "email", LLMCAT_PROMPT="",
+                 stdin="red shoes, a@example.com\nred shoes, b@example.com\n")  # fmt: skip
+    assert ran.code == 0
+    assert "exact duplicates, asked once: 1" in ran.err
+
+
+def test_an_empty_item_is_a_row_with_a_reason(sparrow: str, llmcat: Cli) -> None:
+    """It is not asked about; the others are."""
+    ran = llmcat("classify", "--labels", "shoes,bags", "--base-url", sparrow, LLMCAT_PROMPT="",
+                 stdin='{"title": "red shoes"}\n{"title": " "}\n')  # fmt: skip
+    assert ran.code == 1
+    assert [row["decision"] for row in ran.rows()] == ["labelled", "error"]
+
+
+def test_unknown_form() -> None:
+    """An engine of decisions needs an address."""
+    with pytest.raises(Exception, match="needs --base-url"):
+        open_engine("decisions")
