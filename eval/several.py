@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure `--multi` with a real model: one menu, each candidate by itself, retrieval alone.
 
-    python eval/several.py MODEL [--data FOLDER] [--runs FOLDER] [--only SET,...] [--write NAME]
+    python eval/several.py MODEL [--data FOLDER] [--runs FOLDER] [--only SET,...] [--each]
+                                 [--write NAME]
 
 MODEL is a folder that eval/real_models.py made. Real sets with several labels an item are rare and
 not free; these are made of real items: one to three of them in one message (a customer who asks two
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--only", default=",".join(SETS))
+    parser.add_argument("--each", action="store_true", help="ask about each candidate, too")
     parser.add_argument("--write", default="")
     args = parser.parse_args()
     reader = ["--engine", "transformers_local", "--model", args.model]
@@ -70,15 +72,15 @@ def main() -> None:
     for name in args.only.split(","):
         here = args.runs / "several" / name
         files = prepare(name, args.data, here)
-        for way, engine in (
-            ("retrieval alone", ["--engine", "retriever", "--multi", "menu"]),
-            ("one menu", [*reader, "--multi", "menu"]),
-            ("each by itself", [*reader, "--multi", "each"]),
-        ):
+        ways = {
+            "retrieval alone": ["--engine", "retriever", "--multi", "menu"],
+            "one menu": [*reader, "--multi", "menu"],
+        }
+        if args.each:
+            ways["each by itself"] = [*reader, "--multi", "each"]
+        for way, engine in ways.items():
             table.append(line(name, way, "none", evaluate(files, engine, here / f"{way}.run")))
             print(table[-1], flush=True)
-            if way == "each by itself":
-                continue
             artifact = here / f"{way}.artifact.json"
             command = ["calibrate", "--file", here / "taught.jsonl", "--out", artifact]
             llmcat([*command, *files[2:], *engine, "--runs", args.runs])

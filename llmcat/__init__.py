@@ -32,7 +32,7 @@ __all__ = [
     "evaluate",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "AsyncClassifier": "classifier",

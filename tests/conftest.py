@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from helpers import DEMO_MODEL, Proxy, Ran, serve
+from helpers import DEMO_MODEL, Proxy, Ran, free_port, healthy, serve, tiny_qwen3
 
 from llmcat.cli.main import main
 from llmcat.errors import LlmcatWarning
@@ -38,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         # In two processes: what needs the server in the one that starts it, a file's rest together.
         group = item.path.stem
-        if "server" in getattr(item, "fixturenames", ()):
+        if {"server", "decider"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
             group = "server"
         elif group in ASK_FOR_IT:
@@ -72,6 +73,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail("vLLM is not installed; `make test` installs it", pytrace=False)
     with serve(DEMO_MODEL, tmp_path_factory.mktemp("server") / "log") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def decider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real vLLM CPU server with a tiny Qwen3, of random weights: it decides."""
+    folder = tmp_path_factory.mktemp("decider")
+    with serve(tiny_qwen3(folder / "model"), folder / "log", room=2048) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sparrow() -> Iterator[str]:
+    """The address of a real decision server: 2.2 MB of weights that its package carries."""
+    port = free_port()
+    code = "from sparrow_decider.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        while not healthy(url):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield url
+        process.terminate()
 
 
 @pytest.fixture

@@ -68,6 +68,20 @@ async def answer(request: web.Request) -> web.Response:
     )
 
 
+async def decide(request: web.Request) -> web.Response:
+    """Answer each question: the first options are the likeliest, but for the state's length."""
+    body = orjson.loads(await request.read())
+    answers = {}
+    for id_, question in body["questions"].items():
+        names = list(question["criteria"])
+        turned = sum(map(ord, body["state"])) % len(names)
+        order = names[turned:] + names[:turned]
+        p = dict(zip(order, map(math.exp, distribution(len(names))), strict=True))
+        answers[id_] = {"type": "choice", "choice": order[0], "probabilities": p, "confidence": 0.5}
+    used = {"input_tokens": WORDS, "output_tokens": 1}
+    return reply({"model": SERVED, "answers": answers, "usage": used})
+
+
 @cache
 def distribution(count: int) -> list[float]:
     """Log-probabilities that sum to one, each half the one before, at least a millionth."""
@@ -85,6 +99,7 @@ def main() -> None:
     app.router.add_post("/tokenize", tokenize)
     app.router.add_post("/detokenize", detokenize)
     app.router.add_post("/v1/chat/completions", answer)
+    app.router.add_post("/v1/systemone", decide)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
 
 

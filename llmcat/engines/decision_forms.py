@@ -26,7 +26,7 @@ __all__ = ["FORMS", "Asked", "Form", "Said", "probabilities_of", "rounding"]
 
 SUM = 0.02
 """Probabilities that sum to 1 but for this are rounded; further off they are something else."""
-TIE = 1e-12
+_NUMBERS = {int, float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Asked:
     @property
     def names(self) -> list[str]:
         """The options' names, in their order."""
-        return [str(option["name"]) for option in self.options]
+        return [option["name"] or "" for option in self.options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,25 +170,27 @@ def probabilities_of(answer: Any, names: Sequence[str]) -> list[float]:
     given = answer.get("probabilities")
     if not isinstance(given, dict):
         raise EngineRefused("the answer has no probabilities")
-    if given.keys() != set(names):
+    try:
+        p = [given[name] for name in names]
+    except KeyError:
+        p = []
+    if len(given) != len(p):
         odd = sorted(map(str, given.keys() ^ set(names)))
         raise EngineRefused(f"the answer's options are not those that were sent: {odd[0]!r}")
-    p = [given[name] for name in names]
-    if any(isinstance(x, bool) or not isinstance(x, int | float) for x in p):
+    if not _NUMBERS.issuperset(map(type, p)):  # True is no number
         raise EngineRefused("a probability is not a number")
-    if not all(math.isfinite(x) and -SUM <= x <= 1 + SUM for x in p):
+    total, top = math.fsum(p), max(p)
+    if not (-SUM <= min(p) <= top <= 1 + SUM and math.isfinite(total)):
         raise EngineRefused("a probability is not between 0 and 1")
-    total = math.fsum(p)
     if abs(total - 1) > SUM:
         raise EngineRefused(f"the probabilities sum to {total:.3f}, not to 1")
-    top = max(p)
-    if len(p) > 1 and sum(x >= top - TIE for x in p) > 1:
-        tied = [name for name, x in zip(names, p, strict=True) if x >= top - TIE]
+    if p.count(top) > 1:
+        tied = [name for name, x in zip(names, p, strict=True) if x == top]
         raise Undecided(f"the model cannot tell {tied[0]!r} from {tied[1]!r}")
     chosen = answer.get("choice")
     if chosen is not None and chosen != names[p.index(top)]:
         raise EngineRefused(f"the answer chooses {chosen!r}, which is not the likeliest")
-    return [float(x) for x in p]
+    return p
 
 
 def rounding(seen: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ from llmcat.engines.decision_forms import Asked, Form, Said, probabilities_of, r
 from llmcat.errors import EngineDown, EngineError, EngineRefused, EngineUnsupported
 from llmcat.records import MOST_LABELS, Answer, Request
 from llmcat.transport.http import JsonServer
-from llmcat.transport.retry import try_again
+from llmcat.transport.retry import insist, try_again
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from llmcat.records import Message
+    from llmcat.transport.rate import InFlight
 
 __all__ = ["DecisionServer"]
 
@@ -105,8 +106,8 @@ class DecisionServer:
 
     async def decides(self) -> str:
         """Ask one question; return the model that answered. Raises `EngineError` if none does."""
-        self.server.rate.opening()
-        listed = await self._models()
+        self.rate.opening()
+        listed = await self.models()
         usual = LIKELIEST if LIKELIEST in listed else ""
         if not self.model and len(listed) > 1 and not usual:
             raise EngineRefused(
@@ -118,22 +119,25 @@ class DecisionServer:
         said = reply.get("model")
         return self.model or (said if isinstance(said, str) else "") or "unnamed"
 
-    async def _models(self) -> list[str]:
+    async def models(self) -> list[str]:
         """Return the models that a server lists, none where it lists none."""
         found = (await self.server.look_at("/v1/models")).value
         cards = found.get("data", found.get("models")) if isinstance(found, dict) else None
-        names = [
-            card.get("id") or card.get("name") if isinstance(card, dict) else card
-            for card in (cards if isinstance(cards, list) else [])
-        ]
-        return [str(name) for name in names if name]
+        named = {}
+        for card in cards if isinstance(cards, list) else []:
+            told = card if isinstance(card, dict) else {"id": card}
+            if name := told.get("id") or told.get("name"):
+                named[str(name)] = told.get("max_model_len")
+        room = named.get(self.model or next(iter(named), ""))
+        if isinstance(room, int) and self.context == CONTEXT:  # vLLM says it
+            self.context = room
+        return list(named)
 
     async def _first(self, model: str, listed: Sequence[str]) -> dict[str, Any]:
         """Ask for the first time; return the reply. A server that wants a name gets the usual."""
         self.model = model
-        body = self.form.spell(self.model, {"q": _canary()})
         try:
-            return await self.server.asked("POST", self.form.path, body)
+            return await self._asked({"q": _canary()})
         except EngineRefused as exc:
             if not model and "model" in str(exc).lower():
                 return await self._first(LIKELIEST, listed)
@@ -184,7 +188,7 @@ class DecisionServer:
 
     async def _probe(self, asked: Mapping[str, Asked], of: str = "q") -> list[float]:
         """Ask and read one answer of opening. Raises `EngineUnsupported` if it is none."""
-        reply = await self.server.asked("POST", self.form.path, self.form.spell(self.model, asked))
+        reply = await self._asked(asked)
         try:
             return probabilities_of(self.form.find(reply, of, asked).answer, asked[of].names)
         except EngineRefused as exc:
@@ -198,8 +202,7 @@ class DecisionServer:
             names = [*OPTIONS, *(f"Category {i}" for i in range(4, most + 1))]
             asked = {"q": _canary(options=names)}
             try:
-                body = self.form.spell(self.model, asked)
-                reply = await self.server.asked("POST", self.form.path, body)
+                reply = await self._asked(asked)
                 probabilities_of(self.form.find(reply, "q", asked).answer, names)
             except EngineError as exc:
                 if exc.fatal:
@@ -218,10 +221,8 @@ class DecisionServer:
             return []
         seen: dict[str, list[float]] = {str(option["name"]): [] for option in named}
         for state in (*STATES, str(named[0]["name"])):
-            asked = Asked(state, QUESTION, named)
-            body = self.form.spell(self.model, {"q": asked})
-            reply = await self.server.asked("POST", self.form.path, body)
-            answer = self.form.find(reply, "q", {"q": asked}).answer
+            asked = {"q": Asked(state, QUESTION, named)}
+            answer = self.form.find(await self._asked(asked), "q", asked).answer
             given = answer.get("probabilities") if isinstance(answer, dict) else None
             if not isinstance(given, dict) or given.keys() != seen.keys():
                 raise EngineRefused("the names of the categories do not come back as they are sent")
@@ -246,8 +247,7 @@ class DecisionServer:
         started = time.perf_counter()
         state, question, options = (message["content"] for message in request.tail)
         asked = {"q": Asked(state, question, options)}
-        body = orjson.dumps(self.form.spell(self.model, asked))
-        once = partial(self._exchange, body, asked)
+        once = partial(self._exchange, self.form.spell(self.model, asked), asked)
         try:
             try:
                 said, p = await once()
@@ -269,10 +269,39 @@ class DecisionServer:
             seconds=time.perf_counter() - started,
         )
 
-    async def _exchange(self, body: bytes, asked: Mapping[str, Asked]) -> tuple[Said, list[float]]:
-        send = partial(self.server.json, "POST", self.form.path, body)
-        said = self.form.find(await self.server.rate.send(send, "decide"), "q", asked)
+    async def _exchange(
+        self, body: dict[str, Any], asked: Mapping[str, Asked]
+    ) -> tuple[Said, list[float]]:
+        reply = await self.rate.send(partial(self.post, body), "decide")
+        said = self.form.find(reply, "q", asked)
+        if cost := self.cost_of(reply):
+            said = replace(said, usage=replace(said.usage, cost=cost))
         return said, probabilities_of(said.answer, asked["q"].names)
+
+    def cost_of(self, reply: Mapping[str, Any]) -> float:  # noqa: ARG002
+        """Return what a reply cost in US dollars; a server of one's own says nothing of it."""
+        return 0.0
+
+    async def _asked(self, asked: Mapping[str, Asked]) -> dict[str, Any]:
+        """Ask what opening needs, with the patience that items have; return the reply."""
+        body = self.form.spell(self.model, asked)
+        return await insist(
+            lambda: self.rate.send(partial(self.post, body)),
+            attempts=self.attempts, seconds=self.retry_seconds, met=self.rate.met,
+        )  # fmt: skip
+
+    @property
+    def rate(self) -> InFlight:
+        """How many requests are under way."""
+        return self.server.rate
+
+    async def post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send one request; every failure is one of our errors."""
+        return await self.server.json("POST", self.form.path, body)
+
+    async def ailment(self) -> str:
+        """Return what is wrong with the server, empty if it says it is well."""
+        return await self.server.ailment()
 
     async def _again(self, once: Any, failure: EngineError) -> Any:
         """Try again; if the server is unwell after that, the run cannot go on."""
@@ -281,7 +310,7 @@ class DecisionServer:
                 once, failure, attempts=self.attempts, seconds=self.retry_seconds
             )
         except EngineError as exc:
-            if exc.retryable and not exc.fatal and await self.server.ailment():
+            if exc.retryable and not exc.fatal and await self.ailment():
                 raise EngineDown(
                     f"{self.base_url} is not well: {exc}", hint="look at the server's log"
                 ) from exc

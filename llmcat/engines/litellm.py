@@ -31,7 +31,7 @@ from llmcat.transport.retry import refusal
 if TYPE_CHECKING:
     from llmcat.records import Answer, Request
 
-__all__ = ["LiteLLMChat"]
+__all__ = ["DAY", "LiteLLMChat", "imported", "translated"]
 
 _open = 0
 """Engines that are open."""
@@ -67,7 +67,7 @@ class LiteLLMChat(Completions):
     async def find(self) -> dict[str, str]:
         """Check that litellm knows the providers; look up context and price of the first."""
         global _open
-        litellm = _litellm()
+        litellm = imported()
         _open, self._opened = _open + (not self._opened), True
         for link in self.links:
             try:
@@ -130,9 +130,7 @@ class LiteLLMChat(Completions):
 
     async def complete(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Send one request; every foreign exception becomes one of ours."""
-        litellm = _litellm()
-        import openai  # litellm's exceptions are subclasses of openai's
-
+        litellm = imported()
         try:
             reply = await litellm.acompletion(
                 **fields,
@@ -143,19 +141,8 @@ class LiteLLMChat(Completions):
                 max_retries=0,
                 drop_params=False,
             )
-        except litellm.UnsupportedParamsError as exc:
-            raise EngineUnsupported(f"{self.model}: {exc.message}") from exc
-        except openai.APITimeoutError as exc:
-            raise EngineTimeout(f"{self.model}: timed out: {exc.message}") from exc
-        except openai.APIConnectionError as exc:
-            raise EngineDown(f"{self.model}: {exc.message}") from exc
-        except openai.APIStatusError as exc:
-            what = f"{self.model}: HTTP {exc.status_code}: {exc.message}"
-            if "onnection error" in exc.message or "annot connect" in exc.message:
-                raise EngineDown(what) from exc
-            raise refusal(exc.status_code, what, exc.response.headers) from exc
-        except Exception as exc:  # what a provider's adapter trips over
-            raise EngineBusy(f"{self.model}: {type(exc).__name__}: {exc}") from exc
+        except Exception as exc:
+            raise translated(exc, self.model) from exc
         try:
             value: dict[str, Any] = reply.model_dump()
         except (ValueError, TypeError, AttributeError) as exc:
@@ -171,12 +158,31 @@ class LiteLLMChat(Completions):
             return
         _open, self._opened = _open - 1, False
         if not _open:
-            litellm = _litellm()
+            litellm = imported()
             await litellm.close_litellm_async_clients()
             litellm.in_memory_llm_clients_cache.flush_cache()  # closed ones are of no use
 
 
-def _litellm() -> Any:
+def translated(exc: Exception, model: str) -> EngineError:
+    """Return what litellm raised as one of our errors."""
+    import openai  # litellm's exceptions are subclasses of openai's
+
+    if isinstance(exc, imported().UnsupportedParamsError):
+        return EngineUnsupported(f"{model}: {exc.message}")
+    if isinstance(exc, openai.APITimeoutError):
+        return EngineTimeout(f"{model}: timed out: {exc.message}")
+    if isinstance(exc, openai.APIConnectionError):
+        return EngineDown(f"{model}: {exc.message}")
+    if isinstance(exc, openai.APIStatusError):
+        what = f"{model}: HTTP {exc.status_code}: {exc.message}"
+        if "onnection error" in exc.message or "annot connect" in exc.message:
+            return EngineDown(what)
+        return refusal(exc.status_code, what, exc.response.headers)
+    # what a provider's adapter trips over
+    return EngineBusy(f"{model}: {type(exc).__name__}: {exc}")
+
+
+def imported() -> Any:
     """Import litellm without its asking the network for prices."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     try:

@@ -81,7 +81,9 @@ def _decisions(name: str) -> Callable[[_Server, dict[str, Any]], Engine]:
         from llmcat.engines.decision_server import DecisionServer
 
         if not server.base_url:
-            raise BadConfig(f"engine {name} needs --base-url")
+            from llmcat.engines.litellm_decisions import LiteLLMDecisions
+
+            return LiteLLMDecisions(**server.settings(), form=FORMS[name], **options)
         return DecisionServer(**server.settings(), form=FORMS[name], **options)
 
     return make

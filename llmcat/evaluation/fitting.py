@@ -174,6 +174,8 @@ def artifact_of(
     if made is not None:
         parts["calibration"] = Part(bound={}, learnt=made.model_dump(mode="json"))
     kept = {name: settings[name] for name in CHOICES if settings.get(name)}
+    if offered := int(identity.get("candidates") or 0):  # as many as there were, not as were asked
+        kept["candidates"] = offered
     return Artifact(llmcat=version, settings=kept, parts=parts, report=report).sealed()
 
 

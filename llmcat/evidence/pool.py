@@ -122,10 +122,18 @@ class Pool:
         return default_weight(source)
 
     def read_by_decider(self) -> Pool:
-        """Return the same with a decision model as the reader, its weight the usual one."""
-        beside = self.weights.get(READER) == READER_BESIDE_LEARNT
-        weight = DECIDER_BESIDE_LEARNT if beside else DECIDER
-        return replace(self, weights={**self.weights, READER: weight})
+        """Return the same with a decision model as the reader, its weight the usual one.
+
+        Where not all the encoders are there it gets more, as what is there does: less, since a
+        model that reads names says much the same as they do.
+        """
+        if self.weights.get(READER) == READER_BESIDE_LEARNT:
+            return replace(self, weights={**self.weights, READER: DECIDER_BESIDE_LEARNT})
+        whole = sum(DEFAULTS[name] for name in ENCODERS)
+        models = [name for name in self.weights if name in ENCODERS or name not in DEFAULTS]
+        there = sum(default_weight(name) for name in models) or whole
+        weight = DECIDER * max(1.0, (whole / there) ** 0.35)
+        return replace(self, weights={**self.weights, READER: round(weight, 4)})
 
     def record(self) -> dict[str, Any]:
         """Return it for a file."""

@@ -155,6 +155,12 @@ def check_able(engine: Engine, config: RunConfig, prompt: Prompt) -> None:
         )
     if config.multi and prompt.front.read == "text":
         raise BadConfig("--multi needs probabilities, and a `text` prompt gives none")
+    if config.multi == "each" and prompt.decides:
+        raise BadConfig(
+            "--multi each asks about one category beside `none`, which a decision model is not "
+            "offered",
+            hint="--multi menu",
+        )
     if config.image and not can.images:
         raise EngineUnsupported(
             f"{engine.name} shows the model no images",

@@ -49,6 +49,7 @@ class Task:
     room: int = 1 << 30
     _names: Names = field(default_factory=Names, repr=False)
     _prefixes: dict[int, tuple[Menu, Prefix]] = field(default_factory=dict, repr=False)
+    _questions: dict[str, Message] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check that what the prompt needs is there; name the nodes in its language."""
@@ -169,7 +170,11 @@ class Task:
 
     def _question(self, state: Message, menu: Menu) -> tuple[Message, ...]:
         """Return what a decision model is asked; no two options are called nearly the same."""
-        question = self.prompt.question(menu, names=self._names, about=self.about)
+        parent = menu.parent.id if menu.parent else ""
+        question = self._questions.get(parent)
+        if question is None:  # whatever the item
+            question = self.prompt.question(menu, names=self._names, about=self.about)
+            self._questions[parent] = question
         return state, question, {"role": "options", "content": self.options(menu.nodes)}
 
     def options(self, nodes: Sequence[Node]) -> list[dict[str, str | None]]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from helpers import EXAMPLES, InThread, Ran, free_port, healthy, read_rows
+from helpers import EXAMPLES, InThread, Ran, free_port, read_rows
 from jevcompat.mock import FAULTS, MockConfig, Running
 
 from llmcat import Taxonomy
@@ -31,23 +28,6 @@ from llmcat.records import Answer, Item, Request
 Cli = Callable[..., Ran]
 LABELS = ["Shoes", "Bags & Cases", "Toys", "Café décor", "Garden tools", "books"]
 SHOP = ("--taxonomy", EXAMPLES / "taxonomy.yaml", "--file", EXAMPLES / "items.jsonl")
-
-
-@pytest.fixture(scope="module")
-def sparrow() -> Iterator[str]:
-    """The address of a real decision server: 2.2 MB of weights that its package carries."""
-    port = free_port()
-    code = "from sparrow_decider.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while not healthy(url):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield url
-        process.terminate()
 
 
 # -- forms: what is read, and what is refused ---------------------------------------------------
@@ -398,6 +378,69 @@ def test_a_chat_prompt_is_not_for_a_decision_model(sparrow: str, llmcat: Cli) ->
     assert "cannot answer decide prompts" in ran.err
 
 
+def test_several_labels_from_one_question(sparrow: str, llmcat: Cli) -> None:
+    """`--multi` reads one question of all names; one name at a time would always be sure."""
+    flags = ("--labels", "red things,shoes,bags,toys", "--base-url", sparrow)
+    ran = llmcat("classify", *flags, "--multi", LLMCAT_PROMPT="", stdin="red shoes\n")
+    assert ran.code == 0
+    (row,) = ran.rows()
+    assert {one["label"] for one in row["labels"]} >= {"shoes"}
+    ran = llmcat("classify", *flags, "--multi", "each", LLMCAT_PROMPT="", stdin="red shoes\n")
+    assert ran.code == 2
+    assert "--multi menu" in ran.err
+
+
+def test_calibrate_explain_and_the_line(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
+    """Labels teach the weights and draw a line; a row says what the model added."""
+    common = ("--taxonomy", EXAMPLES / "taxonomy.yaml", "--base-url", sparrow)
+    ran = llmcat("calibrate", "--file", EXAMPLES / "items.jsonl", *common, LLMCAT_PROMPT="")
+    assert ran.code == 0
+    assert "reader" in ran.out
+    out = tmp_path / "out.jsonl"
+    ran = llmcat("classify", *SHOP, "--base-url", sparrow, "--artifact", "artifact.json",
+                 "--accept-precision", "0.8", "--out", out, LLMCAT_PROMPT="")  # fmt: skip
+    assert ran.code == 0
+    rows = read_rows(out)
+    assert {row["decision"] for row in rows} <= {"accept", "review", "none"}
+    said = llmcat("explain", rows[0]["id"], "--run", out).out
+    assert "reader" in said
+    assert "offered" in said
+
+
+def test_a_decision_model_steps_in_for_a_classifier(
+    sparrow: str, llmcat: Cli, tmp_path: Path
+) -> None:
+    """The fallback labeler asks it about what the student is not sure of."""
+    common = ("--taxonomy", EXAMPLES / "taxonomy.yaml")
+    pool = EXAMPLES / "pool.jsonl"
+    ran = llmcat("student", "train", "--file", pool, *common, "--out", "student")
+    assert ran.code == 0
+    out = tmp_path / "out.jsonl"
+    flags = ("--file", EXAMPLES / "items.jsonl", *common, "--primary", "student", "--limit", "30")
+    ran = llmcat("fallback", *flags, "--base-url", sparrow, "--out", out, LLMCAT_PROMPT="")
+    assert ran.code in {0, 1}
+    rows = read_rows(out)
+    assert {"model", "primary"} & {row["by"] for row in rows}
+    assert not any(row["degraded"] for row in rows)
+    assert any(row["by"] != "primary" for row in rows)
+
+
+def test_litellm_asks_a_provider(decider: str) -> None:
+    """The same answers as over our own path, from the real vLLM server."""
+    from llmcat.engines.litellm_decisions import LiteLLMDecisions
+
+    form, options = FORMS["systemone"], {"retry_seconds": 5.0}
+    ours = asked_of(DecisionServer(decider, form, **options), 5)  # type: ignore[arg-type]
+    model = "hosted_vllm/tiny"
+    theirs = asked_of(LiteLLMDecisions(decider, form, model, **options), 5)  # type: ignore[arg-type]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.error is other.error is None
+        assert [math.exp(x) for x in one.logprobs] != []
+        mine, its = ([math.exp(x - math.log(math.fsum(map(math.exp, a.logprobs))))
+                      for x in a.logprobs] for a in (one, other))  # fmt: skip
+        assert mine == pytest.approx(its, abs=1e-4)
+
+
 def test_redaction_and_duplicates(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
     """What is masked is not sent; what looks the same is asked about once."""
     out = tmp_path / "out.jsonl"
@@ -420,3 +463,29 @@ def test_unknown_form() -> None:
     """An engine of decisions needs an address."""
     with pytest.raises(Exception, match="needs --base-url"):
         open_engine("decisions")
+
+
+def test_a_model_behind_vllm_decides(decider: str, llmcat: Cli, tmp_path: Path) -> None:
+    """26 options at most, the label mass of each answer, an order that matters: measured."""
+    out = tmp_path / "out.jsonl"
+    ran = llmcat("classify", *SHOP, "--engine", "systemone", "--base-url", decider, "--out", out,
+                 "--limit", "12", LLMCAT_PROMPT="")  # fmt: skip
+    assert ran.code == 0
+    about = json.loads(Path(f"{out}.run.json").read_text())["about"]
+    assert about["served"]["facts"]["options"] == "26"
+    assert about["served"]["context"] == 2048
+    assert len(about["evidence"]["place_prior"]) == 27
+    rows = read_rows(out)
+    assert all(0 < row["mass"] < 1 and len(row["evidence"]["offered"]) == 26 for row in rows)
+    ran = llmcat("classify", "--labels", "a,b", "--engine", "systemone", "--base-url", decider,
+                 "--model", "jev-latest", LLMCAT_PROMPT="", stdin="x\n")  # fmt: skip
+    assert ran.code == 3
+    assert "it serves tiny" in ran.err
+
+
+def test_a_chat_server_under_systemone(server: str, llmcat: Cli) -> None:
+    """The demo model's architecture does not decide: who is to ask it is said."""
+    ran = llmcat("classify", "--labels", "a,b", "--engine", "systemone", "--base-url", server,
+                 LLMCAT_PROMPT="", stdin="x\n")  # fmt: skip
+    assert ran.code == 3
+    assert "--engine vllm_http" in ran.err

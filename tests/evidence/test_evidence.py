@@ -19,6 +19,7 @@ from llmcat.candidates.plan import Plan
 from llmcat.errors import BadConfig
 from llmcat.evaluation.adds import added
 from llmcat.evidence import assemble, none_rule, place_prior
+from llmcat.evidence import pool as pooling
 from llmcat.evidence.artifact import Artifact, Part
 from llmcat.evidence.escalation import Escalation, sure_line
 from llmcat.evidence.gather import Asked, Evidence, Gathered, reading
@@ -510,3 +511,16 @@ def test_no_item_that_is_judged_shows_which_places_are_preferred(tmp_path: Path)
     assert len(assemble.reference_items(mine)) == 2
     (one,) = assemble.reference_items(mine, assemble.reference_items(mine)[:1])
     assert one.fields["title"] == "hand bags"
+
+
+def test_a_decision_model_weighs_more_where_retrieval_knows_less() -> None:
+    """0.6 beside all encoders, more beside a part of them, 0.3 beside weights that were learnt."""
+
+    def weight(*names: str) -> float:
+        return Pool(weights=pooling.default_weights(names)).read_by_decider().weight(READER)
+
+    assert weight("lexical", "multilingual", "minilm") == 0.6
+    assert 0.6 < weight("lexical", "multilingual") < weight("lexical") < 1.25
+    assert weight("lexical", "minilm", "./my-embeddings") == 0.6
+    learnt = Pool(weights={"lexical": 0.5, READER: pooling.READER_BESIDE_LEARNT})
+    assert learnt.read_by_decider().weight(READER) == 0.3
