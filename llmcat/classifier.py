@@ -121,8 +121,9 @@ class AsyncClassifier(_Saved):
 
     async def classify(self, items: Items) -> AsyncGenerator[Row, None]:
         """Yield a prediction row per item, in order, as they come."""
+        several = bool(self.settings.multi)
         async for result in self._each_result(items):
-            yield row_of(result, self.taxonomy)
+            yield row_of(result, self.taxonomy, several=several)
         self._warn()
 
     async def predict(self, X: Items) -> Array:  # noqa: N803
@@ -184,7 +185,8 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
         Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
         the same index. A bad item gives a row whose decision is `error`.
         """
-        return rows_for(items, self.results(items), self.taxonomy)
+        several = bool(self.settings.multi)
+        return rows_for(items, self.results(items), self.taxonomy, several=several)
 
     def results(self, items: Items) -> list[RowResult]:
         """Return what was decided of each item, in order: what rows and arrays are made of."""
@@ -203,13 +205,14 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
                 came.put(exc)
                 raise
 
+        several = bool(self.settings.multi)
         with self._aio.lock:
             running = self._aio.submit(ask())
             try:
                 while (got := came.get()) is not None:
                     if isinstance(got, BaseException):
                         raise got
-                    yield row_of(got, self.taxonomy)
+                    yield row_of(got, self.taxonomy, several=several)
             finally:
                 running.cancel()
         self._warn()
@@ -228,6 +231,18 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
         got is kept, and not asked again by the next call.
         """
         return self._labels_of(self.results(X))
+
+    def score(self, X: Items, y: Iterable[Any], sample_weight: Any = None) -> float:  # noqa: N803
+        """Return the accuracy; with `multi` the share of items of which all labels are right."""
+        if not self.settings.multi:
+            return float(super().score(X, y, sample_weight))
+        gold = [self.taxonomy.resolve_all(labels) for labels in self.joined_of(y)]
+        given = [
+            None if scores is None else self.label_of(scores)
+            for scores in map(self._scores, self.results(X))
+        ]
+        right = [a == b for a, b in zip(gold, given, strict=True)]
+        return float(np.average(right, weights=sample_weight))
 
     def predict_proba(self, X: Items) -> Array:  # noqa: N803
         """Return probabilities, one column per `classes_`; shape `(n, k)`, rows sum to 1.
@@ -291,11 +306,13 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
         self.close()
 
 
-def rows_for(items: Items, results: Sequence[RowResult], taxonomy: Taxonomy) -> Any:
+def rows_for(
+    items: Items, results: Sequence[RowResult], taxonomy: Taxonomy, *, several: bool = False
+) -> Any:
     """Return prediction rows: a list, or a DataFrame where the items came in one."""
     import pandas as pd
 
-    rows = [row_of(result, taxonomy) for result in results]
+    rows = [row_of(result, taxonomy, several=several) for result in results]
     if isinstance(items, pd.DataFrame):
         return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
     return rows

@@ -20,14 +20,14 @@ from sklearn.exceptions import NotFittedError
 import llmcat
 from llmcat import config as configuration
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
-from llmcat.items.readers import Columns, several_in, to_items, values_of
+from llmcat.items.readers import Columns, several_of, to_items, values_of
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import with_gold
 from llmcat.prompting.few_shot import Pool
-from llmcat.records import NONE, each_of, joined
+from llmcat.records import NONE, each_of
 from llmcat.taxonomy.load import taxonomy_from
 from llmcat.taxonomy.tree import Taxonomy
 
@@ -162,7 +162,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """
         settings = self.settings
         if settings.multi:
-            y, given = self._several(y), {}
+            y, given = self.joined_of(y), {}
             names = {name for labels in y for name in each_of(labels)}
             taxonomy = taxonomy_from(sorted(names) if self.labels is None else self.labels)
         elif self.labels is None:
@@ -212,14 +212,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             known = self._known = _Known(self.labels, taxonomy_from(self.labels))
         return known
 
-    def _several(self, y: Iterable[Any]) -> list[str]:
-        """Return each item's labels `joined`. Raises `InputError` where one has no element."""
-        found = [several_in(labels) for labels in y]
-        if None in found:
-            raise InputError(
-                f"item {found.index(None)} has no labels", hint="`none`, or an empty list"
-            )
-        return [joined(labels or ()) for labels in found]
+    def joined_of(self, y: Iterable[Any]) -> list[str]:
+        """Return each item's labels `joined`, with `multi`; a matrix is of `classes_`."""
+        known = self.labels is not None or hasattr(self, "_known")
+        return several_of(y, self.classes_.tolist() if known else None)
 
     def _is_closed(self, known: _Known) -> bool:
         if self.closed is not None:
@@ -319,7 +315,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """
         known = self._learnt()
         if self.settings.multi:
-            (labels,) = self._several([label])
+            (labels,) = self.joined_of([label])
             return known.taxonomy.resolve_all(labels)
         for id_, given in known.given.items():
             if given == label:

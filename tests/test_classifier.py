@@ -489,3 +489,23 @@ def test_items_with_several_labels() -> None:
         assert clf.predict(["red shoes"]).tolist() == [[0, 0, 1, 1]]
     with pytest.raises(InputError, match="item 1 has no labels"):
         Classifier(tags, multi="menu").fit(titles[:2], [["red"], None])
+    with pytest.raises(InputError, match="item 0: labels none, red"):
+        Classifier(tags, multi="menu").fit(titles[:1], [["none", "red"]])
+    with Classifier(tags, engine="fake", sources="lexical", multi="menu") as clf:
+        matrix = clf.predict(titles)
+        assert clf.score(titles, matrix) == 1.0
+        assert clf.score(titles, y) >= 0.5
+        assert clf.fit(titles, matrix).predict(titles).tolist() == matrix.tolist()
+    with pytest.raises(InputError, match="needs `labels`"):
+        Classifier(multi="menu").fit(titles, matrix)
+
+
+def test_the_loss_of_a_set_grows_with_what_is_missed() -> None:
+    """It does not stop where the probability of the whole set is too small for a number."""
+    names = [f"cat{i}" for i in range(200)]
+    with Classifier(names, multi="menu", engine="retriever", sources="lexical") as clf:
+        losses = [
+            evaluate(clf, ["cat190 x"], [names[:k]])["metrics"]["log_loss"]["value"]
+            for k in (4, 10, 30)
+        ]
+    assert losses[0] + 10 < losses[1] < losses[2] - 10

@@ -67,7 +67,9 @@ def averaged(answers: Sequence[Scores]) -> Scores:
     weights = {id_: math.exp(log - top) for id_, log in logs.items()}
     total = math.fsum([*weights.values(), math.exp(none - top)])
     p = {id_: weight / total for id_, weight in weights.items()}
-    return _chosen(answers, p, math.exp(none - top) / total)
+    made = _chosen(answers, p, math.exp(none - top) / total)
+    unoffered = all(a.p_none is None for a in answers)
+    return replace(made, p_none=None) if unoffered else made
 
 
 def _chosen(answers: Sequence[Scores], p: Mapping[str, float], p_none: float) -> Scores:

@@ -119,10 +119,11 @@ def _offered(session: Session, *, unmasked: bool) -> list[Finding]:
     more = "" if fits else f"{categories} categories take more than one question per item"
     level: Literal["ok", "warn"] = "ok" if fits else "warn"
     if session.task.prompt.decides:
-        alike = served.facts.get("alike", "")
         told = [Finding(level, "options", f"a question takes {most} of them", more)]
-        if alike:
-            told.append(Finding("warn", "names", alike, "describe or rename them"))
+        if found := session.evidence and session.evidence.sight.alike:
+            names = "; ".join(" = ".join(group[:4]) for group in found[:3])
+            what = f"the model cannot tell {sum(map(len, found))} categories apart: {names}"
+            told.append(Finding("warn", "names", what, "rename them, or --prompt decide-described"))
         return told
     kept = "the grammar and the token list are both honoured" if unmasked else "is honoured"
     few = f"({' '.join(served.alphabet[:3])} ... {served.alphabet[-1]})"

@@ -90,6 +90,8 @@ def run_calibrate(
     from llmcat.taxonomy.load import taxonomy_of
 
     if config.multi:
+        if share is not None or plain or not prior:
+            raise BadConfig("--share, --plain and --no-prior are for items with one label")
         return _calibrate_several(config, command=command, quiet=quiet)
     kept = Gathered()
     taxonomy, wanted = taxonomy_of(config), AcceptanceOptions.of(config)

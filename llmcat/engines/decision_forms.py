@@ -123,11 +123,13 @@ def _find_decisions(reply: Mapping[str, Any], id_: str, asked: Mapping[str, Aske
         raise EngineRefused("the reply has not one answer for each question")
     at = list(asked).index(id_)
     answer = answers[at]
-    if not isinstance(answer, dict) or answer.get("name") not in {None, id_}:
+    if not isinstance(answer, dict) or answer.get("name") not in (None, id_):
         raise EngineRefused("the reply answers another question in this place")
     listed = answer.get("probabilities")
     if isinstance(listed, list):
         pairs = [(p.get("value"), p.get("probability")) for p in listed if isinstance(p, dict)]
+        if not all(isinstance(name, str) for name, _ in pairs):
+            raise EngineRefused("an option of the answer is no text")
         if len({name for name, _ in pairs}) != len(listed):
             raise EngineRefused("an option stands twice in the answer")
         answer = {**answer, "probabilities": dict(pairs)}

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.engines import Capabilities, Served, check_reachable, in_flight
-from llmcat.engines.decision_forms import Asked, Form, Said, probabilities_of, rounding
-from llmcat.errors import EngineDown, EngineError, EngineRefused, EngineUnsupported
+from llmcat.engines.decision_forms import FORMS, Asked, Form, Said, probabilities_of, rounding
+from llmcat.errors import EngineDown, EngineError, EngineRefused, EngineUnsupported, Undecided
 from llmcat.records import MOST_LABELS, Answer, Request
 from llmcat.transport.http import JsonServer
 from llmcat.transport.retry import insist, try_again
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmcat.records import Message
     from llmcat.transport.rate import InFlight
 
-__all__ = ["DecisionServer"]
+__all__ = ["DecisionServer", "bare"]
 
 QUESTION = "Which category does this item belong to?"
 STATES = ("a pair of red running shoes, size 42", "a stainless steel frying pan with a lid")
@@ -78,7 +78,7 @@ class DecisionServer:
     def __post_init__(self) -> None:
         """Tidy the address and check it. Raises `BadConfig`."""
         self.name = self.form.name
-        self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+        self.base_url = bare(self.base_url)
         if "://" not in self.base_url:
             self.base_url = f"http://{self.base_url}"
         check_reachable(self.base_url, self.api_key)
@@ -136,12 +136,21 @@ class DecisionServer:
     async def _first(self, model: str, listed: Sequence[str]) -> dict[str, Any]:
         """Ask for the first time; return the reply. A server that wants a name gets the usual."""
         self.model = model
+        asked = {"q": _canary()}
         try:
-            return await self._asked({"q": _canary()})
+            reply = await self._asked(asked)
         except EngineRefused as exc:
             if not model and "model" in str(exc).lower():
                 return await self._first(LIKELIEST, listed)
             raise self._unusable(exc, listed) from exc
+        try:  # some servers say 200 to anything
+            probabilities_of(self.form.find(reply, "q", asked).answer, asked["q"].names)
+        except EngineRefused as exc:
+            raise EngineUnsupported(
+                f"{self.base_url} does not answer as {self.form.name} does: {exc}",
+                hint="without --engine it is found out which engine is to ask it",
+            ) from exc
+        return reply
 
     def _unusable(self, exc: EngineRefused, listed: Sequence[str]) -> EngineError:
         """Return what a refused first question means: another model's name, or another server."""
@@ -202,8 +211,10 @@ class DecisionServer:
             names = [*OPTIONS, *(f"Category {i}" for i in range(4, most + 1))]
             asked = {"q": _canary(options=names)}
             try:
-                reply = await self._asked(asked)
+                reply = await self._once(asked)
                 probabilities_of(self.form.find(reply, "q", asked).answer, names)
+            except Undecided:
+                return most
             except EngineError as exc:
                 if exc.fatal:
                     raise
@@ -224,7 +235,11 @@ class DecisionServer:
             asked = {"q": Asked(state, QUESTION, named)}
             answer = self.form.find(await self._asked(asked), "q", asked).answer
             given = answer.get("probabilities") if isinstance(answer, dict) else None
-            if not isinstance(given, dict) or given.keys() != seen.keys():
+            if (
+                not isinstance(given, dict)
+                or given.keys() != seen.keys()
+                or not all(isinstance(x, int | float) for x in given.values())
+            ):
                 raise EngineRefused("the names of the categories do not come back as they are sent")
             for name, found in seen.items():
                 found.append(float(given[name]))
@@ -282,6 +297,16 @@ class DecisionServer:
         """Return what a reply cost in US dollars; a server of one's own says nothing of it."""
         return 0.0
 
+    async def _once(self, asked: Mapping[str, Asked]) -> dict[str, Any]:
+        """Ask what a server may refuse; only one that says it is busy is asked again."""
+        body = self.form.spell(self.model, asked)
+        try:
+            return await self.rate.send(partial(self.post, body))
+        except EngineError as exc:
+            if not exc.patient:  # a limit may be told by any status
+                raise
+        return await self._asked(asked)
+
     async def _asked(self, asked: Mapping[str, Asked]) -> dict[str, Any]:
         """Ask what opening needs, with the patience that items have; return the reply."""
         body = self.form.spell(self.model, asked)
@@ -323,6 +348,14 @@ class DecisionServer:
     async def close(self) -> None:
         """Close the connections."""
         await self.server.close()
+
+
+def bare(url: str) -> str:
+    """Return a server's address without the path of a form."""
+    url = url.rstrip("/")
+    for form in FORMS.values():
+        url = url.removesuffix(form.path)
+    return url.removesuffix("/v1").rstrip("/")
 
 
 def _canary(*, state: int = 0, turn: bool = False, options: Sequence[str] = OPTIONS) -> Asked:

@@ -82,7 +82,11 @@ def _p_of_mean(differences: Any) -> float:
     """Return the two-sided p of a mean of paired differences (Student's t); 1 where all are 0."""
     from scipy.stats import ttest_1samp
 
-    return float(ttest_1samp(differences, 0.0).pvalue) if np.ptp(differences) else 1.0
+    if not differences.any():
+        return 1.0
+    if not np.ptp(differences):  # all alike: by the sign test
+        return min(1.0, 2 * 0.5 ** len(differences))
+    return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def _curve(alone: Any, both: Any, sure: Any, sent: Any) -> list[tuple[float, float]]:

@@ -209,7 +209,7 @@ def _differences(
         found = {"example_f1": means(*f1), **found}
         if not (lacks := a.lacks or b.lacks):
             both = a.answered & b.answered
-            found["log_loss"] = means(*(metrics.losses(arm.p_gold[both]) for arm in (a, b)))
+            found["log_loss"] = means(*(arm.losses[both] for arm in (a, b)))
             return found
         return found | {"log_loss": Difference(math.nan, math.nan, math.nan, 0, lacks)}
     if labels.depth > 1:

@@ -52,7 +52,13 @@ def fit_several(
     arm = record["arms"][SOLO]
     scored = Scored.read(path / "predictions.jsonl", several=True)
     there = fitting_rows(path, scored, arm)
-    there = there[[int(scored.row[i]) in kept.log_s for i in there.tolist()]]
+    leaves = {node.id for node in taxonomy.leaves}
+    there = there[
+        [  # an inner category is none that anything can be learnt of
+            int(scored.row[i]) in kept.log_s and leaves.issuperset(each_of(str(scored.gold[i])))
+            for i in there.tolist()
+        ]
+    ]
     rows, groups = scored.row[there].tolist(), groups_of(path, there, group)
     ids = [node.id for node in taxonomy.leaves]
     applies = _matrix(scored.gold[there].tolist(), ids)
@@ -75,7 +81,10 @@ def fit_several(
         )  # fmt: skip
     part = Part(
         bound={"multi": way},
-        learnt={"model": both.model.record(), "alone": without.model.record()},
+        learnt={
+            "model": both.model.record() if any(asked) else None,
+            "alone": without.model.record(),
+        },
     )
     identity, settings = arm["identity"], arm["settings"]
     learnt = Learnt(used, used, None, np.zeros((0, 0)), np.inf)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmcat.errors import JournalError
+from llmcat.evaluation.metrics import LEAST
 from llmcat.evaluation.opening import Opened
 from llmcat.evaluation.run_folder import Folder, named
 from llmcat.pipeline.writers import row_of
@@ -45,7 +46,7 @@ class Sink:
     def __init__(self, folder: Folder, one: Opened, stack: ExitStack, *, posteriors: bool) -> None:
         self.folder, self.name = folder, one.arm.name
         self.scores: list[Scores | None] | None = [] if posteriors else None
-        self.taxonomy = one.session.taxonomy
+        self.taxonomy, self.several = one.session.taxonomy, bool(one.arm.config.multi)
         self.shared: set[str] = set()
         try:
             self.rows, self.requests, self.prefixes = (
@@ -74,7 +75,7 @@ class Sink:
 
     def row(self, result: RowResult) -> None:
         """Write down a result, and how far it was from the truth."""
-        self._put(self.rows, row_of(result, self.taxonomy) | judged(result))
+        self._put(self.rows, row_of(result, self.taxonomy, several=self.several) | judged(result))
         if self.scores is not None:
             self.scores.append(result.scores)
 
@@ -117,7 +118,8 @@ def judged(result: RowResult) -> dict[str, float | int | None]:
     scores, gold = result.scores, result.item.gold
     nothing: dict[str, float | int | None] = dict.fromkeys(("p_gold", "p_squares", "rank"))
     if scores is not None and scores.several is not None:
-        return nothing | {"p_gold": chance_of_set(scores.p, each_of(gold))}
+        loss = loss_of_set(scores.p, each_of(gold))
+        return nothing | {"p_gold": None if loss is None else math.exp(-loss), "loss": loss}
     if scores is None or scores.kind != "full":
         return nothing
     p_none = scores.p_none or 0.0  # a reader that was not offered it
@@ -129,11 +131,15 @@ def judged(result: RowResult) -> dict[str, float | int | None]:
     return {"p_gold": float(f"{p_gold:.9g}"), "p_squares": round(squares, 9), "rank": above + 1}
 
 
-def chance_of_set(p: Mapping[str, float], labels: Sequence[str]) -> float | None:
-    """Return the probability that just these labels apply; None where one has none."""
+def loss_of_set(p: Mapping[str, float], labels: Sequence[str]) -> float | None:
+    """Return -log of the probability that just these labels apply; None where one has none.
+
+    No decision costs more than one that was certain, and wrong.
+    """
     if any(label not in p for label in labels):
         return None
-    return math.prod(value if id_ in labels else 1.0 - value for id_, value in p.items())
+    right = (value if id_ in labels else 1.0 - value for id_, value in p.items())
+    return -math.fsum(math.log(max(each, LEAST)) for each in right)
 
 
 def nodes_of(taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:

@@ -87,8 +87,14 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
     """Return a classifier's answers beside the gold labels, as arrays."""
     if len(items) != len(y):
         raise InputError(f"{len(items)} items and {len(y)} labels")
-    ids = [classifier.id_of(label) for label in y]
     several = bool(classifier.settings.multi)
+    if several:
+        y = classifier.joined_of(y)
+    ids = (
+        [classifier.id_of(label) for label in y]
+        if not several
+        else [classifier.taxonomy.resolve_all(labels) for labels in y]
+    )
     unknown = sorted({str(label) for label, id_ in zip(y, ids, strict=True) if id_ is None})
     if unknown:
         raise InputError(f"labels that are not in the taxonomy: {', '.join(unknown[:5])}")
@@ -112,4 +118,5 @@ def _scored(classifier: Classifier, items: Any, y: list[Any]) -> Scored:
         rank=column(one["rank"] for one in told),
         errors=Counter({"no answer": failed} if failed else {}),
         several=several,
+        loss=column(one.get("loss") for one in told) if several else None,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "LEAST",
     "LEAST_ITEMS",
     "Array",
     "Confusion",
@@ -317,12 +318,20 @@ def confusions(
     return sorted(found, key=lambda c: (-c.cost, -c.count, c.gold, c.label))
 
 
-def mean(values: Array) -> Estimate:
-    """Return a mean with its normal interval (the central limit theorem; NaN for one value)."""
+def mean(values: Array, *, shares: bool = False) -> Estimate:
+    """Return a mean with its normal interval (the central limit theorem; NaN for one value).
+
+    Of `shares` the interval stays between 0 and 1.
+    """
     if not len(values):
         return nothing()
     n, value = len(values), float(values.mean())
     if n < 2:  # noqa: PLR2004
         return Estimate(value, n=n)
     half = NORMAL * float(values.std(ddof=1)) / math.sqrt(n)
-    return Estimate(value, value - half, value + half, n)
+    low, high = value - half, value + half
+    return (
+        Estimate(value, max(0.0, low), min(1.0, high), n)
+        if shares
+        else Estimate(value, low, high, n)
+    )

@@ -104,9 +104,9 @@ class Labels:
 class Scored:
     """Columns of shape `(n,)`, in the order of the rows.
 
-    `label` is a node id, `none` or `ERROR`; with `several`, ids `joined`, and `p_gold` is the
-    probability of just these labels. `confidence`, `p_gold`, `p_squares` and `rank` are NaN
-    where the answer does not say.
+    `label` is a node id, `none` or `ERROR`; with `several`, ids `joined`, `p_gold` is the
+    probability of just these labels, and `loss` its negative logarithm. `confidence`, `p_gold`,
+    `p_squares` and `rank` are NaN where the answer does not say.
     """
 
     row: Array
@@ -118,6 +118,7 @@ class Scored:
     rank: Array
     errors: Counter[str]
     several: bool = False
+    loss: Array | None = None
 
     @classmethod
     def read(cls, path: Path, *, several: bool = False) -> Scored:
@@ -126,8 +127,9 @@ class Scored:
         Raises `JournalError` if they cannot be read.
         """
         columns: dict[str, list[Any]] = {name: [] for name in ("row", "gold", "label")}
+        more = ("loss",) if several else ()
         numbers: dict[str, list[float]] = {
-            name: [] for name in ("confidence", "p_gold", "p_squares", "rank")
+            name: [] for name in ("confidence", "p_gold", "p_squares", "rank", *more)
         }
         errors = Counter[str]()
         try:
@@ -142,13 +144,18 @@ class Scored:
                     columns["gold"].append(gold)
                     columns["label"].append(ERROR if failed else label_in(row))
                     for name, column in numbers.items():
-                        value = row[name]
+                        value = row.get(name) if name == "loss" else row[name]
                         column.append(math.nan if value is None else value)
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
             raise JournalError(f"{path} cannot be read: {exc}") from exc
         arrays = {name: np.array(column) for name, column in columns.items()}
         measured = {name: np.array(column) for name, column in numbers.items()}
         return cls(**arrays, **measured, errors=errors, several=several)
+
+    @property
+    def losses(self) -> Array:
+        """Negative log-probability of each gold label, or of just these, shape `(n,)`."""
+        return metrics.losses(self.p_gold) if self.loss is None else self.loss
 
     @cached_property
     def correct(self) -> Array:
@@ -192,6 +199,11 @@ def label_in(row: Mapping[str, Any]) -> str:
 
 def same_items(a: Scored, b: Scored) -> None:
     """Raise `InputError` if two arms do not have the same items with the same gold labels."""
+    if a.several != b.several:
+        raise InputError(
+            "one arm gives an item one label, one several: they cannot be compared",
+            hint="--multi for all arms, or for none",
+        )
     if not (np.array_equal(a.row, b.row) and np.array_equal(a.gold, b.gold)):
         raise InputError(
             "the arms have different items or labels: they cannot be compared",
@@ -253,10 +265,10 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
 def _of_several(scored: Scored, labels: Labels) -> dict[str, Estimate]:
     """Return the metrics of sets of labels: each item's F1, all right, share of wrong decisions."""
     return {
-        "example_f1": metrics.mean(metrics.example_f1(scored.gold, scored.label)),
+        "example_f1": metrics.mean(metrics.example_f1(scored.gold, scored.label), shares=True),
         "subset_accuracy": metrics.accuracy(scored.correct),
         "hamming_loss": metrics.mean(
-            metrics.hamming_losses(scored.gold, scored.label, len(labels.leaves))
+            metrics.hamming_losses(scored.gold, scored.label, len(labels.leaves)), shares=True
         ),
     }
 
@@ -264,7 +276,7 @@ def _of_several(scored: Scored, labels: Labels) -> dict[str, Estimate]:
 def _of_probabilities(scored: Scored) -> dict[str, Estimate]:
     """Return the metrics of the answer's probability."""
     ok, why = scored.answered, scored.lacks
-    found = {"log_loss": nothing(why) if why else metrics.log_loss(scored.p_gold[ok])}
+    found = {"log_loss": nothing(why) if why else metrics.mean(scored.losses[ok])}
     sure, right = confidences(scored)
     unsure = "" if len(sure) else "no answer has a confidence"
     ece = metrics.calibration_error(sure, right, bins=BINS)

@@ -13,7 +13,7 @@ import orjson
 
 from llmcat.errors import JournalError
 from llmcat.evaluation.adds import sentence
-from llmcat.evaluation.comparison import LOSSES, gained, show
+from llmcat.evaluation.comparison import LOSSES, OF_SEVERAL, gained, show
 from llmcat.evaluation.predictions import ERROR, Labels, label_in
 from llmcat.evaluation.run_folder import load, named
 from llmcat.evaluation.schema import checked_comparison
@@ -295,7 +295,12 @@ def _segments(result: Result) -> list[Section]:
             "p by McNemar's exact test, adjusted for the number of segments (Holm); "
             f"the sign turns clearly in {turned} of {len(rows)}"
         ]
-        title = f"Segments: {versus['arm']} against {versus['base']}, accuracy"
+        several = (
+            result.comparison["metric"] in OF_SEVERAL
+            and "subset_accuracy" in (versus["differences"])
+        )
+        of = "all labels right" if several else "accuracy"
+        title = f"Segments: {versus['arm']} against {versus['base']}, {of}"
         found.append(Section(title, heads, rows, notes))
     return found
 

@@ -106,12 +106,13 @@ class Asked:
 
     `chosen`: the candidates' columns, the likeliest first. Each turn: the order in which they stood
     (`places[i]` is which of `chosen` stood at place i), and log-probabilities by place, exit last.
-    `singly`: turn i was about the i-th of `chosen` alone.
+    `singly`: turn i was about the i-th of `chosen` alone. `exit`: the reader was offered one.
     """
 
     chosen: tuple[int, ...]
     turns: tuple[tuple[tuple[int, ...], Array], ...] = ()
     singly: bool = False
+    exit: bool = True
 
     def said(self, prior: Array | None) -> tuple[Array, Array]:
         """Return the candidates' columns and what the reader gives each, in nats.
@@ -133,6 +134,10 @@ class Asked:
             total[list(places)] += plain[:-1]
             total[-1] += plain[-1]
         total /= len(self.turns)
+        if not self.exit:  # an even share, wherever the answer stood
+            share = 1 / len(total)
+            total[:-1] += np.log(1 - share) - np.logaddexp.reduce(total[:-1])
+            total[-1] = np.log(share)
         return Heard(np.array(self.chosen), total - np.logaddexp.reduce(total))
 
 
@@ -275,7 +280,8 @@ class Evidence:
             if answers[-1].kind == "label_only":
                 return answers, replace(asked, turns=())
             turn = (tuple(places), reading(answers[-1], menu))
-            asked = replace(asked, turns=(*asked.turns, turn))
+            offered = answers[-1].p_none is not None
+            asked = replace(asked, turns=(*asked.turns, turn), exit=offered)
             if len(answers) >= self.policy.orders:
                 return answers, asked
             heard, log_s = asked.heard(self.prior), known.log_s[None]
@@ -365,6 +371,7 @@ class Evidence:
             kind="each",
             mass=min(masses, default=None),
             chance=float(np.exp(chance.sum())),
+            order_disagreement=not (asked and asked.singly) and len({a.label for a in answers}) > 1,
             evidence=said,
             several=tuple(ids[i] for i in given),
         )
@@ -387,6 +394,8 @@ class Evidence:
         }
         if heard is not None:
             said["offered"] = [self.columns.ids[i] for i in heard.columns]
+            if answers and answers[-1].p_none is None:
+                said["none_offered"] = False
         masses = [a.mass for a in answers if a.mass is not None]
         return Scores(
             label=label,

@@ -100,7 +100,8 @@ def _evidence(
     """Say what each source adds to log P of the likeliest categories, in nats, and the outcome."""
     said = []
     if "offered" in found:
-        said.append(f"offered   {', '.join(found['offered'])}, none")
+        exit_ = ", none" if found.get("none_offered", True) else "; none was not"
+        said.append(f"offered   {', '.join(found['offered'])}{exit_}")
     else:
         said.append("offered   nothing: retrieval decided alone")
     alone = found["alone"]

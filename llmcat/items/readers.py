@@ -26,11 +26,11 @@ from llmcat.items.sources import expand
 from llmcat.records import NONE, Item, digest, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from llmcat.config import RunConfig
 
-__all__ = ["CUT", "Columns", "ItemReader", "several_in", "to_items", "values_of"]
+__all__ = ["CUT", "Columns", "ItemReader", "several_in", "several_of", "to_items", "values_of"]
 
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
@@ -193,7 +193,10 @@ class ItemReader:
         """Return an item's known label, several of them `joined`; None where it has none."""
         if not self.columns.multi:
             return _as_text(value).strip() or None
-        labels = several_in(value)
+        try:
+            labels = several_in(value)
+        except ValueError:  # no label of any taxonomy: whoever needs it will say so
+            return _as_text(value).strip().replace(", ", "|")
         return None if labels is None else joined(labels)
 
     def _images(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
@@ -320,9 +323,31 @@ def several_in(value: Any) -> list[str] | None:
         if not any(part.strip() for part in named):
             return None
     labels = [text for v in named if (text := _as_text(v).strip())]
-    if len({*labels}) > 1 and NONE in {label.casefold() for label in labels}:
+    folded = {label.casefold() for label in labels}
+    if len(folded) > 1 and NONE in folded:
         raise ValueError(f"labels {', '.join(labels)}: {NONE} stands beside others")
     return labels
+
+
+def several_of(y: Iterable[Any], classes: Sequence[str] | None) -> list[str]:
+    """Return each item's labels `joined`, from lists, text, or rows of indicators of `classes`.
+
+    Raises `InputError`, which says of which item, where one has no labels or they cannot be.
+    """
+    if getattr(y, "ndim", 1) == 2:  # noqa: PLR2004  as scikit-learn's multi-label classifiers say it
+        if classes is None or len(classes) != y.shape[1]:  # type: ignore[attr-defined]
+            raise InputError("a matrix of indicators needs `labels`, one column for each class")
+        y = [[name for name, given in zip(classes, row, strict=True) if given] for row in y]
+    found = []
+    for number, labels in enumerate(y):
+        try:
+            parts = several_in(labels)
+        except ValueError as exc:
+            raise InputError(f"item {number}: {exc}") from exc
+        if parts is None:
+            raise InputError(f"item {number} has no labels", hint="`none`, or an empty list")
+        found.append(joined(parts))
+    return found
 
 
 def _as_id(value: Any) -> str:

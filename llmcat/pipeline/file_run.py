@@ -293,7 +293,8 @@ def _flush(
     if batch:
         if session.route:
             session.route.keep(batch)
-        journal.append([row_of(result, session.taxonomy) for result in batch])
+        several = bool(session.config.multi)
+        journal.append([row_of(v, session.taxonomy, several=several) for v in batch])
         summary.written += len(batch)
         if watch:
             watch.step(len(batch))
@@ -321,7 +322,8 @@ async def classify_stream(
             if session.route:
                 session.route.keep([result])
             summary.written += 1
-            yield result.item, row_of(result, session.taxonomy)
+            several = bool(session.config.multi)
+            yield result.item, row_of(result, session.taxonomy, several=several)
         summary.interrupted = stop.is_set()
     finally:
         summary.seconds = time.monotonic() - started

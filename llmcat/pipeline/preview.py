@@ -61,7 +61,10 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
             results = session.classify(some, memory=memory, tally=summary.tally)
-            return [(v.item, row_of(v, session.taxonomy)) async for v in results]
+            return [
+                (v.item, row_of(v, session.taxonomy, several=bool(config.multi)))
+                async for v in results
+            ]
 
         # The first item also waits for the grammar to compile and the cache to fill.
         started = time.monotonic()

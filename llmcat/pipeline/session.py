@@ -227,6 +227,11 @@ class Session:
                     "the artifact was learnt for items with one label, and --multi gives several",
                     hint="llmcat calibrate --multi learns one",
                 )
+            if config.multi and reads and learnt["reader"] is None:
+                raise BadConfig(
+                    "the artifact was learnt without a model, and one is to be asked here",
+                    hint="llmcat calibrate --multi with the same --engine",
+                )
         again = SURE if config.orders == "auto" else math.inf
         policy = Escalation(orders=self.task.plan.orders, again=again)
         if config.skip_sure:
@@ -385,7 +390,8 @@ def several_of(way: Way, learnt: dict[str, Any] | None) -> Tagging:
     """Return how items get several labels: as learnt, else by default."""
     if learnt is None:
         return Tagging.default(way)
-    return Tagging(way, Several.of(learnt["model"]), Several.of(learnt["alone"]))
+    alone = Several.of(learnt["alone"])
+    return Tagging(way, Several.of(learnt["model"]) if learnt["model"] else alone, alone)
 
 
 def _array(values: Sequence[float]) -> np.ndarray[Any, Any]:

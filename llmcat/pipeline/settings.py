@@ -155,6 +155,8 @@ def check_able(engine: Engine, config: RunConfig, prompt: Prompt) -> None:
         )
     if config.multi and prompt.front.read == "text":
         raise BadConfig("--multi needs probabilities, and a `text` prompt gives none")
+    if config.multi == "each" and config.orders != "1":
+        raise BadConfig("--orders turns a menu about, and --multi each asks about one at a time")
     if config.multi == "each" and prompt.decides:
         raise BadConfig(
             "--multi each asks about one category beside `none`, which a decision model is not "

@@ -53,8 +53,11 @@ DECIDED_BY = ("by", "why", "degraded")
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
-def row_of(result: RowResult, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the row of a result, its columns in the order of the contract."""
+def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> dict[str, Any]:
+    """Return the row of a result, its columns in the order of the contract.
+
+    `several`: items may have several labels, so that every row has `labels`.
+    """
     item, scores = result.item, result.scores
     row: dict[str, Any] = dict.fromkeys(COLUMNS[:-1])
     row |= {"row": item.row, "id": item.id, "decision": result.decision, "reason": result.reason}
@@ -68,8 +71,9 @@ def row_of(result: RowResult, taxonomy: Taxonomy) -> dict[str, Any]:
         row["alternatives"] = alternatives(scores, taxonomy)
         row["p_none"] = _rounded(scores.p_none)
         row["mass"] = None if scores.mass is None else float(f"{scores.mass:.6g}")
-        if scores.several is not None:
-            row["labels"] = [chance_of(id_, scores, taxonomy) for id_ in scores.several]
+    if several or (scores is not None and scores.several is not None):
+        given = (scores.several or ()) if scores is not None else ()
+        row["labels"] = [chance_of(id_, scores, taxonomy) for id_ in given if scores is not None]
     if result.held is not None:
         row["set"] = list(result.held)
     if scores is not None and scores.evidence is not None:

@@ -184,7 +184,7 @@ class Task:
 
     @cached_property
     def _alone(self) -> dict[str, dict[str, str | None]]:
-        """Options by id whose names would be another's but for case or form: paths, else ids."""
+        """Options by id whose names would be another's but for case or form: paths, numbered."""
         nodes = self.plan.taxonomy.nodes.values()
         named = {node.id: self.prompt.option(node, self._names) for node in nodes}
         seen = Counter(_folded(option["name"]) for option in named.values())
@@ -193,10 +193,13 @@ class Task:
             option = named[node.id]
             if seen[_folded(option["name"])] > 1:
                 found[node.id] = {**option, "name": self._names[node.id]}
-        again = Counter(_folded(option["name"]) for option in found.values())
-        for id_, option in found.items():
-            if again[_folded(option["name"])] > 1 or _folded(option["name"]) in seen:
-                option["name"] = f"{option['name']} ({id_})"
+        taken = {_folded(option["name"]) for id_, option in named.items() if id_ not in found}
+        for option in found.values():
+            name, number = option["name"], 1
+            while _folded(option["name"]) in taken:  # a path may be another's, too
+                number += 1
+                option["name"] = f"{name} ({number})"
+            taken.add(_folded(option["name"]))
         return found
 
     def _menus(self) -> list[Menu]:

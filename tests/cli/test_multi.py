@@ -166,5 +166,64 @@ def test_gold_that_cannot_be_is_named(llmcat: Cli, tmp_path: Path) -> None:
     assert ran.code == 2
     assert "'shoos', 1 times; nearest: 'shoes'" in ran.err
     path.write_text("title,label\nred shoes,red|none\nblue bags,blue\n")
-    assert llmcat("classify", "--file", path, *TAGS, "--out", tmp_path / "o.jsonl").code == 1
-    assert "none stands beside others" in read_rows(tmp_path / "o.jsonl")[0]["reason"]
+    assert llmcat("classify", "--file", path, *TAGS, "--out", tmp_path / "o.jsonl").code == 0
+    assert [row["gold"] for row in read_rows(tmp_path / "o.jsonl")] == ['["red|none"]', "blue"]
+    ran = llmcat("eval", "--file", path, *TAGS)
+    assert ran.code == 2
+    assert "'red|none', 1 times" in ran.err
+
+
+def test_rows_that_are_errors_have_the_same_columns(llmcat: Cli, tmp_path: Path) -> None:
+    """A first row without an answer takes no label of the others away, nor a bar in a name."""
+    path, tree = tmp_path / "e.jsonl", tmp_path / "t.jsonl"
+    tree.write_text('{"id": "a|b", "name": "red"}\n{"id": "c", "name": "shoes"}\n')
+    path.write_text(
+        '{"title": "", "label": ["a|b"]}\n{"title": "red shoes", "label": ["a|b", "c"]}\n'
+    )
+    flags = ("--taxonomy", tree, "--engine", "fake", "--sources", "lexical", "--multi")
+    for name in ("o.jsonl", "o.csv", "o.parquet"):
+        assert llmcat("classify", "--file", path, *flags, "--out", tmp_path / name).code == 1
+    first, second = read_rows(tmp_path / "o.jsonl")
+    assert (first["labels"], first["gold"]) == ([], '["a|b"]')
+    assert second["labels"]
+    table = pq.read_table(tmp_path / "o.parquet").to_pylist()
+    assert [len(row["labels"]) for row in table] == [0, len(second["labels"])]
+    with (tmp_path / "o.csv").open() as text:
+        assert next(csv.DictReader(text))["labels"] == "none"
+    assert llmcat("eval", "--file", path, *flags).code == 1
+    (folder,) = (tmp_path / "runs").glob("e-*")
+    classes = [c["label"] for c in json.loads((folder / "metrics.json").read_text())["classes"]]
+    assert set(classes) == {"a|b", "c", "none"}
+
+
+def test_what_cannot_go_together_is_refused(llmcat: Cli, labelled: Path, tmp_path: Path) -> None:
+    """Runs of one and of several labels; an artifact without a model; orders of one at a time."""
+    one = tmp_path / "one.csv"
+    one.write_text("title,label\nred hat,red\nblue bag,bags\n")
+    for flags in (TAGS[:-1], TAGS):
+        assert llmcat("eval", "--file", one, *flags, "--runs", "rc").code == 0
+    names = [path.name for path in (tmp_path / "rc").glob("one-*")]
+    ran = llmcat("runs", "--runs", "rc", "compare", *names)
+    assert ran.code == 2
+    assert "one label, one several" in ran.err
+    alone = (*TAGS[:2], "--engine", "retriever", *TAGS[4:])
+    assert llmcat("calibrate", "--file", labelled, *alone).code == 0
+    ran = llmcat("classify", "--file", labelled, *TAGS, "--artifact", "artifact.json")
+    assert ran.code == 2
+    assert "learnt without a model" in ran.err
+    assert llmcat("classify", "--file", labelled, *alone, "--artifact", "artifact.json").code == 0
+    assert llmcat("calibrate", "--file", labelled, *TAGS, "--plain").code == 2
+    ran = llmcat("classify", "--file", labelled, *TAGS, "each", "--orders", "2")
+    assert ran.code == 2
+    assert "asks about one at a time" in ran.err
+
+
+def test_nothing_but_none_is_measured(llmcat: Cli, tmp_path: Path) -> None:
+    """Where nothing applies and nothing is given, all is right."""
+    path = tmp_path / "n.csv"
+    path.write_text("title,label\nhello there,none\nwho are you,none\n")
+    many = ",".join(f"category {i}" for i in range(300))
+    ran = llmcat("eval", "--file", path, "--labels", many, "--engine", "retriever", "--sources",
+                 "lexical", "--multi")  # fmt: skip
+    assert ran.code == 0
+    assert ran.out.startswith("example F1 100.0 %")

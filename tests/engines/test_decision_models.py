@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
 from helpers import EXAMPLES, InThread, Ran, free_port, read_rows
@@ -16,11 +17,12 @@ from jevcompat.mock import FAULTS, MockConfig, Running
 
 from llmcat import Taxonomy
 from llmcat.candidates.plan import Plan
-from llmcat.engines import Served
+from llmcat.engines import Served, discovery
 from llmcat.engines.decision_forms import FORMS, Asked, probabilities_of, rounding
 from llmcat.engines.decision_server import DecisionServer
 from llmcat.engines.registry import open_engine
 from llmcat.errors import EngineError, EngineRefused, Undecided
+from llmcat.evidence.gather import Asked as Asking
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Item, Request
@@ -115,7 +117,13 @@ def test_the_decisions_form_is_that_of_openais_types() -> None:
     with pytest.raises(EngineRefused, match="declined"):
         probabilities_of(form.find(reply, "r", asked).answer, ["a", "b"])
     twice = {**choice, "probabilities": [*choice["probabilities"], choice["probabilities"][0]]}
-    for answers in ([choice], [refused, choice], [twice, refused]):
+    listed = {**choice, "probabilities": [{"value": ["a"], "probability": 1.0}]}
+    named = {**choice, "name": ["q"]}
+    for answers in (
+        [choice],
+        [refused, choice],
+        *([odd, refused] for odd in (twice, listed, named)),
+    ):
         with pytest.raises(EngineRefused):
             form.find({**reply, "answers": answers}, "q", asked)
 
@@ -195,14 +203,23 @@ def test_a_busy_server_is_waited_for(truth: list[Answer]) -> None:
 class Server(InThread):
     """Decides by the length of the text; `spoil(reply, body)` may change what it says."""
 
-    def __init__(self, spoil: Callable[[Any, Any], Any], limit: int = 300) -> None:
+    def __init__(
+        self, spoil: Callable[[Any, Any], Any], limit: int = 300, *, status: int = 400,
+        models: Any = None, anything: Any = ...,
+    ) -> None:  # fmt: skip
         self.spoil, self.limit, self.port, self.asked = spoil, limit, free_port(), 0
+        self.status, self.models, self.anything = status, models, anything
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__()
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_post("/v1/systemone", self.reply)
+        if self.anything is ...:
+            app.router.add_post("/v1/systemone", self.reply)
+        if self.models is not None:
+            app.router.add_get("/api/v0/models", self.listed)
+            app.router.add_get("/v1/models", self.listed)
+        app.router.add_post("/{path:.*}", self.other)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
@@ -214,7 +231,7 @@ class Server(InThread):
         for id_, question in body["questions"].items():
             names = list(question["criteria"])
             if len(names) > self.limit:
-                return web.json_response({"error": "too many options"}, status=400)
+                return web.json_response({"error": "too many options"}, status=self.status)
             seed = [(len(body["state"]) * 31 + sum(map(ord, name))) % 17 + 1 for name in names]
             weights = [w**2 + i * 1e-7 for i, w in enumerate(seed)]
             p = {name: w / sum(weights) for name, w in zip(names, weights, strict=True)}
@@ -222,6 +239,14 @@ class Server(InThread):
                             "probabilities": p}  # fmt: skip
         spoilt = self.spoil({"model": "stub", "answers": answers}, body)
         return spoilt if isinstance(spoilt, web.Response) else web.json_response(spoilt)
+
+    async def listed(self, _: web.Request) -> web.Response:
+        return web.json_response(self.models)
+
+    async def other(self, _: web.Request) -> web.Response:
+        if self.anything is ...:
+            return web.Response(status=404)
+        return web.json_response(self.anything)
 
     async def stop(self) -> None:
         await self.runner.cleanup()
@@ -283,6 +308,85 @@ def test_how_many_options_it_takes_is_found_out(limit: int, most: int) -> None:
 def test_a_server_that_caps_options_in_silence() -> None:
     """It answers about the first 20 only: more are not asked about."""
     assert opened(capped).facts["options"] == "20"
+
+
+def test_a_tie_among_many_options_is_no_limit() -> None:
+    """The answer is one all the same: as many options as were sent came back."""
+
+    def tied(reply: Any, _: Any) -> Any:
+        for answer in reply["answers"].values():
+            p = answer["probabilities"]
+            if len(p) > 30:
+                first, second = sorted(p, key=p.__getitem__)[-2:]
+                p[first] = p[second] = (p[first] + p[second]) / 2
+        return reply
+
+    assert opened(tied).facts["options"] == "127"
+
+
+def test_a_server_that_breaks_beyond_its_limit_is_opened_soon() -> None:
+    """Any status may tell a limit: what is too many is asked once."""
+    server = Server(whole, limit=20, status=500)
+
+    async def work() -> Served:
+        engine = DecisionServer(server.url, FORMS["systemone"])
+        try:
+            return await engine.open()
+        finally:
+            await engine.close()
+
+    try:
+        assert asyncio.run(work()).facts["options"] == "20"
+        assert server.asked < 15
+    finally:
+        server.close()
+
+
+def test_the_place_of_an_answer_says_nothing_of_none() -> None:
+    """A reader that was not offered the exit is silent about it, place prior or none."""
+    prior = np.log(np.array([0.6, 0.2, 0.1, 0.1]))
+    for p in ([0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]):
+        said = np.log(np.array([*p, 0.25]))
+        asked = Asking((0, 1, 2), (((0, 1, 2), said),), exit=False)
+        for known in (None, prior):
+            assert asked.heard(known).exit_odds == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "engine", "dialect"),
+    [
+        ({"error": "Unexpected endpoint"}, "openai", "ollama"),
+        (None, "openai", "ollama"),
+        ({"answers": {}}, "openai", "ollama"),
+    ],
+)
+def test_what_answers_anything_does_not_decide(answer: Any, engine: str, dialect: str) -> None:
+    """LM Studio says 200 to unknown paths: it is asked by its dialect."""
+    server = Server(whole, models={"data": [{"id": "m"}]}, anything=answer)
+    try:
+        found = asyncio.run(discovery.look_at(server.url))
+    finally:
+        server.close()
+    assert (found.engine, found.dialect) == (engine, dialect)
+
+
+def test_a_busy_server_is_not_taken_for_another() -> None:
+    """One that cannot serve just now is opened as what it is, and says why it does not open."""
+    server = Server(lambda *_: web.Response(status=429, text='{"error": "slow down"}'))
+    try:
+        found = asyncio.run(discovery.look_at(server.url))
+    finally:
+        server.close()
+    assert found.engine == "systemone"
+    assert "429" in found.why
+
+
+def test_addresses_with_a_forms_path(sparrow: str, llmcat: Cli) -> None:
+    """What a person copies from a page works."""
+    for path in ("/v1", "/v1/systemone", "/v1/"):
+        ran = llmcat("classify", "--labels", "shoes,bags", "--base-url", f"{sparrow}{path}",
+                     LLMCAT_PROMPT="", stdin="red shoes\n")  # fmt: skip
+        assert ran.code == 0, ran.err
 
 
 def test_two_digits_are_enough() -> None:

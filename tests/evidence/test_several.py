@@ -10,7 +10,7 @@ import pytest
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
 from llmcat.errors import InputError
-from llmcat.evaluation.kept import chance_of_set
+from llmcat.evaluation.kept import loss_of_set
 from llmcat.evidence import several
 from llmcat.evidence.gather import Asked, Evidence, Tagging
 from llmcat.evidence.several import Several
@@ -122,7 +122,9 @@ def test_an_item_gets_all_the_labels_that_apply(way: several.Way, sizes: list[in
     p = dict(scores.p)
     assert p["wooden toys"] < 0.1
     assert scores.p_none == pytest.approx(np.prod([1 - v for v in p.values()]))
-    assert scores.confidence == pytest.approx(chance_of_set(p, scores.several))
+    loss = loss_of_set(p, scores.several)
+    assert loss is not None
+    assert scores.confidence == pytest.approx(np.exp(-loss))
     assert scores.evidence is not None
     assert scores.evidence["offered"] != []
     for name, parts in scores.evidence["sources"].items():

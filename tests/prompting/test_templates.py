@@ -84,7 +84,7 @@ def shown_to_a_decision_model(ask: Request, *, chinese: bool, described: bool) -
 
 
 def test_options_of_one_name_are_told_apart() -> None:
-    """By case or normal form alone no server has to tell names: paths, then ids, stand for them."""
+    """By case or normal form alone no server has to tell names: paths stand for them, numbered."""
     taxonomy = Taxonomy.parse(
         "\n".join(
             json.dumps(row)
@@ -105,7 +105,16 @@ def test_options_of_one_name_are_told_apart() -> None:
     assert len({unicodedata.normalize("NFKD", n).casefold() for n in names.values()}) == 7
     assert [names[i] for i in "123"] == ["Home > Lamps", "Garden > Lamps", "LAMPS!"]
     assert [names[i] for i in "45"] == ["Home > Caf\u00e9", "Garden > CAF\u00c9"]
-    assert [names[i] for i in "67"] == ["A > ﬁsh (6)", "a > fish (7)"]
+    assert [names[i] for i in "67"] == ["A > ﬁsh", "a > fish (2)"]
+
+
+def test_names_of_a_flat_list_that_differ_in_case() -> None:
+    """They have no paths: numbers tell them apart, also from a name that has one already."""
+    taxonomy = Taxonomy.from_labels(["Shoes", "shoes", "SHOES", "shoes (2)", "bags"])
+    made = Task(plan=Plan(taxonomy, CANDIDATES[:128]), prompt=templates.load("decide"))
+    names = [option["name"] for option in made.options(taxonomy.leaves)]
+    assert len({name.casefold() for name in names if name}) == 5
+    assert names[3:] == ["shoes (2)", "bags"]
 
 
 def test_the_shared_part_is_shared() -> None:
