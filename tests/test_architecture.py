@@ -44,7 +44,6 @@ ADAPTERS = {
         "classifier",
         "estimator",
         "prompting.few_shot",
-        "evaluation.f1",
         "students.novelty",
         "retrieval.scorers",
         "retrieval.vectors",

@@ -206,7 +206,7 @@ class Session:
 
         What places the reader prefers is measured if neither the artifact nor `prior` says it.
         """
-        config, learnt = self.config, dict[str, dict[str, Any] | None]()
+        config = self.config
         examples = (pool.items, pool.labels) if pool is not None else ((), ())
         retriever, items, labels = await asyncio.to_thread(
             assemble.retriever_of, config, self.taxonomy, examples, judged
@@ -218,20 +218,7 @@ class Session:
         assignable = {*retriever.ids, NONE}
         evidence.sight.foreign = sum(label not in assignable for label in examples[1])
         evidence.sight.alike = await self._alike()
-        if self.artifact is not None:
-            identity = replace(self, evidence=evidence).identity()
-            parts = ("pool", "line", *(("reader",) if reads else ()), "several")
-            learnt = {name: self.artifact.learnt(name, identity) for name in parts}
-            if config.multi and learnt["several"] is None:
-                raise BadConfig(
-                    "the artifact was learnt for items with one label, and --multi gives several",
-                    hint="llmcat calibrate --multi learns one",
-                )
-            if config.multi and reads and learnt["reader"] is None:
-                raise BadConfig(
-                    "the artifact was learnt without a model, and one is to be asked here",
-                    hint="llmcat calibrate --multi with the same --engine",
-                )
+        learnt = self._learnt(evidence)
         again = SURE if config.orders == "auto" else math.inf
         policy = Escalation(orders=self.task.plan.orders, again=again)
         if config.skip_sure:
@@ -262,6 +249,25 @@ class Session:
             return replace(self, evidence=evidence)
         measured = await self._place_prior(evidence, judged) if prior is None else _array(prior)
         return replace(self, evidence=replace(evidence, prior=measured))
+
+    def _learnt(self, evidence: Evidence) -> dict[str, dict[str, Any] | None]:
+        """Return what the artifact holds, part by part. Raises `BadConfig` where one is foreign."""
+        if self.artifact is None:
+            return {}
+        identity = replace(self, evidence=evidence).identity()
+        parts = ("pool", "line", *(("reader",) if evidence.reads else ()), "several")
+        learnt = {name: self.artifact.learnt(name, identity) for name in parts}
+        if self.config.multi and learnt["several"] is None:
+            raise BadConfig(
+                "the artifact was learnt for items with one label, and --multi gives several",
+                hint="llmcat calibrate --multi learns one",
+            )
+        if self.config.multi and evidence.reads and learnt["reader"] is None:
+            raise BadConfig(
+                "the artifact was learnt without a model, and one is to be asked here",
+                hint="llmcat calibrate --multi with the same --engine",
+            )
+        return learnt
 
     async def _alike(self) -> list[list[str]]:
         """Return the names that a decision model cannot tell apart; none of another model."""
