@@ -1,7 +1,8 @@
 """A decision model of a provider, through litellm: `--engine systemone --model provider/name`.
 
-litellm's decision calls never retry, drop fields that they do not know, and take about 55 ms each
-(1.110.2, docs/decision-models.md): for a server of one's own `--base-url` is the way.
+litellm's decision calls never retry, drop fields that they do not know, and a seventeenth as many
+of them go through in a second (1.110.2, eval/results/decisions-client.md): for a server of one's
+own `--base-url` is the way.
 """
 
 from __future__ import annotations
