@@ -56,15 +56,13 @@ class Said:
 class Form:
     """A form: its path, what a body is made of, and where an answer stands in a reply.
 
-    `spell` takes the model's name and questions by id; `find` a reply and an id. `most`: options a
-    question may have by the form's own definition.
+    `spell` takes the model's name and questions by id; `find` a reply and an id.
     """
 
     name: str
     path: str
     spell: Callable[[str, Mapping[str, Asked]], dict[str, Any]]
     find: Callable[[Mapping[str, Any], str, Mapping[str, Asked]], Said]
-    most: int = 255
 
 
 def _spell_systemone(model: str, asked: Mapping[str, Asked]) -> dict[str, Any]:

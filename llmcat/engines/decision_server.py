@@ -20,10 +20,10 @@ import orjson
 
 from llmcat.engines import Capabilities, Served, check_reachable, in_flight
 from llmcat.engines.decision_forms import FORMS, Asked, Form, Said, probabilities_of, rounding
-from llmcat.errors import EngineDown, EngineError, EngineRefused, EngineUnsupported, Undecided
+from llmcat.errors import EngineError, EngineRefused, EngineUnsupported, Undecided
 from llmcat.records import MOST_LABELS, Answer, Request
 from llmcat.transport.http import JsonServer
-from llmcat.transport.retry import insist, try_again
+from llmcat.transport.retry import insist, try_again_if_well
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -269,7 +269,10 @@ class DecisionServer:
             except EngineError as exc:
                 if not exc.retryable:
                     raise
-                said, p = await self._again(once, exc)
+                said, p = await try_again_if_well(
+                    once, exc, attempts=self.attempts, seconds=self.retry_seconds,
+                    ailment=self.ailment, who=self.base_url,
+                )  # fmt: skip
         except EngineError as exc:
             if exc.fatal:
                 raise
@@ -327,19 +330,6 @@ class DecisionServer:
     async def ailment(self) -> str:
         """Return what is wrong with the server, empty if it says it is well."""
         return await self.server.ailment()
-
-    async def _again(self, once: Any, failure: EngineError) -> Any:
-        """Try again; if the server is unwell after that, the run cannot go on."""
-        try:
-            return await try_again(
-                once, failure, attempts=self.attempts, seconds=self.retry_seconds
-            )
-        except EngineError as exc:
-            if exc.retryable and not exc.fatal and await self.ailment():
-                raise EngineDown(
-                    f"{self.base_url} is not well: {exc}", hint="look at the server's log"
-                ) from exc
-            raise
 
     async def count_tokens(self, messages: list[Message]) -> int:
         """Estimate: nothing counts a question's tokens before it is asked."""

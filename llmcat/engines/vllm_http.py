@@ -32,7 +32,6 @@ from llmcat.engines.vllm_reply import NO_THINKING, distribution, one_token_codes
 from llmcat.errors import (
     ConstraintIgnored,
     EngineBusy,
-    EngineDown,
     EngineError,
     EngineRefused,
     EngineUnsupported,
@@ -50,7 +49,7 @@ from llmcat.records import (
     digest,
 )
 from llmcat.transport.http import JsonServer
-from llmcat.transport.retry import try_again
+from llmcat.transport.retry import try_again_if_well
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -297,19 +296,11 @@ class VllmHttp:
 
     async def _exchange_again(self, body: bytes, request: Request, failure: EngineError) -> Reading:
         """Try again; if the server is unwell after that, the run cannot go on."""
-        try:
-            return await try_again(
-                lambda: self._exchange(body, request),
-                failure,
-                attempts=self.attempts,
-                seconds=self.retry_seconds,
-            )
-        except EngineError as exc:
-            if exc.retryable and not exc.fatal and await self.server.ailment():
-                raise EngineDown(
-                    f"{self.base_url} is not well: {exc}", hint="look at the server's log"
-                ) from exc
-            raise
+        return await try_again_if_well(
+            lambda: self._exchange(body, request), failure,
+            attempts=self.attempts, seconds=self.retry_seconds,
+            ailment=self.server.ailment, who=self.base_url,
+        )  # fmt: skip
 
     async def _exchange(self, body: bytes, request: Request) -> Reading:
         send = partial(self.server.json, "POST", _CHAT, body)

@@ -126,11 +126,10 @@ def inputs(log_s: Array, read: Sequence[tuple[Array, Array] | None]) -> Array:
 class Fitted:
     """A fit, and what fits on the other folds make of each item.
 
-    `p` and `given` have the shape `(items, categories)`; each fold's line, too, is of the others.
+    `given` has the shape `(items, categories)`; each fold's line, too, is of the others.
     """
 
     model: Several
-    p: Array
     given: Array
 
 
@@ -161,7 +160,7 @@ def fit(
         out = part == k
         given[out] = p[out] >= _line(p[~out], applies[~out])
     made = _fitted(x, applies, looked, ids, start)
-    return Fitted(replace(made, line=_line(p, applies)), p, given)
+    return Fitted(replace(made, line=_line(p, applies)), given)
 
 
 def _line(p: Array, applies: Array) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat.engines import Capabilities, Engine
+from llmcat.engines.decision_server import bare
 from llmcat.engines.discovery import look_at
 from llmcat.engines.registry import open_engine
 from llmcat.errors import BadConfig, EngineUnsupported
@@ -111,8 +112,8 @@ async def engine_for(config: RunConfig) -> Engine:
     chosen: dict[str, str] = {"engine": found.engine}
     if found.dialect:
         options = filter(None, (config.engine_option, f"dialect={found.dialect}"))
-        bare = config.base_url.rstrip("/").removesuffix("/v1")
-        chosen |= {"engine_option": ",".join(options), "base_url": f"{bare}/v1"}
+        url = f"{bare(config.base_url)}/v1"
+        chosen |= {"engine_option": ",".join(options), "base_url": url}
     return engine_of(config.model_copy(update=chosen))
 
 

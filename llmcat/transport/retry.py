@@ -21,7 +21,7 @@ from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineRefused, En
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-__all__ = ["insist", "refusal", "try_again"]
+__all__ = ["insist", "refusal", "try_again", "try_again_if_well"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -97,6 +97,24 @@ async def try_again(
                 log.debug("attempt %d failed: %s", attempt.retry_state.attempt_number, exc)
                 raise
     raise AssertionError("tenacity returns or raises")
+
+
+async def try_again_if_well(
+    once: Callable[[], Awaitable[T]],
+    failure: EngineError,
+    *,
+    attempts: int,
+    seconds: float,
+    ailment: Callable[[], Awaitable[str]],
+    who: str,
+) -> T:
+    """Try again; if the server is unwell after that, the run cannot go on: raises `EngineDown`."""
+    try:
+        return await try_again(once, failure, attempts=attempts, seconds=seconds)
+    except EngineError as exc:
+        if exc.retryable and not exc.fatal and await ailment():
+            raise EngineDown(f"{who} is not well: {exc}", hint="look at the server's log") from exc
+        raise
 
 
 def _retryable(exc: BaseException) -> bool:
