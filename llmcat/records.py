@@ -185,7 +185,8 @@ class Request:
 
     `constraint` is how the engine is told to stay on the menu: `outlines` (a grammar, which
     renormalises the log-probabilities over the menu) or `tokens` (a list of allowed tokens,
-    which leaves them as they are, so that their sum is the label mass).
+    which leaves them as they are, so that their sum is the label mass). `place`: which of the
+    questions it is that are asked of the item at once.
     """
 
     item: Item
@@ -194,6 +195,7 @@ class Request:
     tail: tuple[Message, ...]
     constraint: Literal["outlines", "tokens"] = "outlines"
     read: Read = "code"
+    place: int = 0
 
     @property
     def messages(self) -> list[Message]:

@@ -54,7 +54,7 @@ def asked(tokenizer: Any, *titles: str) -> list[Any]:
     task = Task(plan, templates.load(templates.DEFAULT), mass_sample=0)
     evidence = Evidence(plan, Retriever(SHOP))
     items = to_items(list(titles), columns=Columns())
-    return [task.ask(*task.fit(item), next(evidence.walk(item))) for item in items]
+    return [task.ask(*task.fit(item), next(evidence.walk(item))[0]) for item in items]
 
 
 def test_codes_are_one_token_of_a_real_model(smollm2: Any) -> None:

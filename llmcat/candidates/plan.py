@@ -93,10 +93,11 @@ class Plan:
         return self.menu(self.taxonomy.leaves)
 
     @cached_property
-    def ordered(self) -> list[Menu]:
+    def ordered(self) -> tuple[Menu, ...]:
         """The menu of all leaves in each of the orders, the taxonomy's own first."""
         leaves = self.taxonomy.leaves
-        return [self.menu([leaves[i] for i in order]) for order in design(len(leaves), self.orders)]
+        orders = design(len(leaves), self.orders)
+        return tuple(self.menu([leaves[i] for i in order]) for order in orders)
 
     def menu(self, nodes: Sequence[Node], parent: Node | None = None) -> Menu:
         """Return the menu of these nodes; the same nodes give the same object."""

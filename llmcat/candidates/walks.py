@@ -1,8 +1,9 @@
 """Which labels are offered: one menu, a descent down the tree, or a tournament of a flat list.
 
 `walk` is a generator that yields menus, is sent the scores of each, and returns the scores
-over labels. It does not know prompts, engines or items: the loop carries menus out and scores
-back. With beam width one, log P(path) = sum of log P(child | node).
+over labels. Menus that do not wait for one another are yielded together. It does not know prompts,
+engines or items: the loop carries menus out and scores back. With beam width one,
+log P(path) = sum of log P(child | node).
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ from llmcat.records import NONE, Menu, Node, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-__all__ = ["SURE", "Walk", "averaged", "choose", "walk"]
+
+__all__ = ["SURE", "Walk", "averaged", "choose", "offer", "walk"]
 
 SURE = 0.9
 """With `auto`, an answer at least as likely is not asked for again."""
 LEAST = 1e-12
 """A probability of 0 counts as this when logarithms are averaged."""
 
-Walk: TypeAlias = "Generator[Menu, Scores, Scores]"
-"""Yields menus, is sent their scores, returns the scores of all of them together."""
+Walk: TypeAlias = "Generator[tuple[Menu, ...], Sequence[Scores], Scores]"
+"""Yields menus that are asked at once, is sent the scores of each, returns those of them all."""
 
 
-def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
+def offer(menu: Menu) -> Walk:
+    """Yield one menu; return its scores."""
+    (scores,) = yield (menu,)
+    return scores
+
+
+def walk(plan: Plan) -> Walk:
     """Yield menus, receive their scores, return the scores of the whole walk."""
     if plan.kind == "menu":
         return (yield from _in_orders(plan))
@@ -36,16 +44,17 @@ def walk(plan: Plan) -> Generator[Menu, Scores, Scores]:
     return (yield from _descend(plan))
 
 
-def _in_orders(plan: Plan) -> Generator[Menu, Scores, Scores]:
+def _in_orders(plan: Plan) -> Walk:
     """Offer all leaves, in several orders if that is the plan, and average log-probabilities."""
-    first = yield plan.whole
+    if plan.orders > 1 and not plan.auto:
+        answers = yield plan.ordered
+        first = answers[0]
+        return first if first.confidence is None else averaged(answers)
+    first = yield from offer(plan.whole)
     sure = first.confidence
-    if plan.orders == 1 or sure is None or (plan.auto and sure >= SURE):
+    if plan.orders == 1 or sure is None or sure >= SURE:
         return first
-    answers = [first]
-    for menu in plan.ordered[1:]:
-        answers += [(yield menu)]
-    return averaged(answers)
+    return averaged([first, *(yield plan.ordered[1:])])
 
 
 def averaged(answers: Sequence[Scores]) -> Scores:
@@ -86,7 +95,7 @@ def _chosen(answers: Sequence[Scores], p: Mapping[str, float], p_none: float) ->
     )
 
 
-def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
+def _descend(plan: Plan) -> Walk:
     """Go down greedily. The exit at the top answers `none`, at an inner node that node."""
     taxonomy = plan.taxonomy
     here: Node | None = None
@@ -119,9 +128,7 @@ def _descend(plan: Plan) -> Generator[Menu, Scores, Scores]:
             return Scores(here.id, found, none, kind="top", mass=mass)
 
 
-def choose(
-    plan: Plan, nodes: Sequence[Node], parent: Node | None
-) -> Generator[Menu, Scores, Scores]:
+def choose(plan: Plan, nodes: Sequence[Node], parent: Node | None) -> Walk:
     """Choose among any number of nodes: one menu, or rounds until the rest fits one.
 
     In a round each menu sends on its best nodes, at most as many as the final menu has room
@@ -134,8 +141,7 @@ def choose(
         most = max(1, plan.size // len(parts))
         winners: set[str] = set()
         none = 1.0
-        for chunk in parts:
-            scores = yield plan.menu(chunk, parent)
+        for scores in (yield tuple(plan.menu(chunk, parent) for chunk in parts)):
             if scores.kind == "label_only":
                 winners |= {scores.label} - {NONE}
                 continue
@@ -149,7 +155,7 @@ def choose(
             return scores
         if not nodes:
             return Scores(NONE, {}, none, kind="top", mass=mass)
-    scores = yield plan.menu(nodes, parent)
+    scores = yield from offer(plan.menu(nodes, parent))
     if scores.kind == "label_only":
         return scores
     mass = min((m for m in (mass, scores.mass) if m is not None), default=None)

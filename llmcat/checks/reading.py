@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmcat.candidates.walks import offer
 from llmcat.evaluation.adds import added as added_by
 from llmcat.evaluation.adds import sentence
 from llmcat.evaluation.metrics import accuracy
@@ -202,7 +203,7 @@ async def _asked(
     """Ask one menu of each item; return the answers by row."""
 
     def walk(item: Item) -> Walk:
-        return (yield menu(item))
+        return (yield from offer(menu(item)))
 
     found = classify(
         items, replace(task, mass_sample=0), session.engine, memory=Forgetful(), walks=walk

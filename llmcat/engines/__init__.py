@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from yarl import URL
 
@@ -40,6 +40,10 @@ __all__ = [
     "in_flight",
     "spare",
 ]
+
+
+Sent = TypeVar("Sent")
+Got = TypeVar("Got")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +113,17 @@ class Engine(Protocol):
 
 
 async def in_flight(
-    requests: AsyncIterator[Request], one: Callable[[Request], Awaitable[Answer]], concurrency: int
-) -> AsyncGenerator[Answer, None]:
-    """Answer a stream of requests one by one, `concurrency` of them at a time, as they come back.
+    requests: AsyncIterator[Sent], one: Callable[[Sent], Awaitable[Got]], concurrency: int
+) -> AsyncGenerator[Got, None]:
+    """Answer a stream one by one, `concurrency` of them at a time, as they come back.
 
-    Never waits for a further request while an answer is there to give. As many again wait ready: a
+    What flows is requests, or lists of them. Never waits for a further one while an answer is there
+    to give. As many again wait ready: a
     server that batches answers many at once, and wants as many new ones at once. What `one` or
     the stream raises is raised here; closing this generator cancels what is in flight.
     """
-    todo: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=concurrency)
-    done: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
+    todo: asyncio.Queue[Sent | None] = asyncio.Queue(maxsize=concurrency)
+    done: asyncio.Queue[Got | BaseException | None] = asyncio.Queue()
     at_work = concurrency
 
     async def work() -> None:

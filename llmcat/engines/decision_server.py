@@ -14,14 +14,15 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmcat.engines import Capabilities, Served, check_reachable, in_flight
-from llmcat.engines.decision_forms import FORMS, Asked, Form, Said, probabilities_of, rounding
+from llmcat.engines import Capabilities, Served, check_reachable, in_batches, in_flight
+from llmcat.engines.decision_forms import FORMS, Asked, Form, probabilities_of, rounding
 from llmcat.errors import EngineError, EngineRefused, EngineUnsupported, Undecided
-from llmcat.records import MOST_LABELS, Answer, Request
+from llmcat.records import MOST_LABELS, Answer, Request, Usage
 from llmcat.transport.http import JsonServer
 from llmcat.transport.retry import insist, try_again_if_well
 
@@ -44,6 +45,8 @@ LIMITS = (MOST_LABELS, 64, 26, 20, 10)
 """Numbers of options that opening tries: what a menu holds at most, down to vLLM's 26 and less."""
 LIKELIEST = "jev-latest"
 """The model that the protocol's own clients ask for, where a server lists none."""
+QUESTIONS = 32
+"""Questions in one request at most; vLLM takes 64."""
 CONTEXT = 8192
 """Tokens taken for the context where nothing says it."""
 BYTES_PER_TOKEN = 3
@@ -252,49 +255,79 @@ class DecisionServer:
     # -- answering ---------------------------------------------------------------------------------
 
     async def answer(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Answer, None]:
-        """Answer a stream of requests, at most `concurrency` of them in flight."""
-        async with aclosing(in_flight(requests, self._one, self.concurrency)) as answers:
-            async for answer in answers:
-                yield answer
+        """Answer a stream of requests; what is asked of one state goes into one.
 
-    async def _one(self, request: Request) -> Answer:
-        """Ask once; on failure, again. Errors of this request alone become its answer."""
+        At most `concurrency` are in flight, each with as many questions as were there.
+        """
+        groups = self._together(requests)
+        async with aclosing(in_flight(groups, self._all, self.concurrency)) as found:
+            async for answers in found:
+                for answer in answers:
+                    yield answer
+
+    async def _together(self, requests: AsyncIterator[Request]) -> AsyncIterator[list[Request]]:
+        async with aclosing(in_batches(requests, self.concurrency)) as batches:
+            async for batch in batches:
+                for _, same in groupby(batch, key=lambda one: one.tail[0]["content"]):
+                    while group := list(islice(same, QUESTIONS)):
+                        yield group
+
+    async def _all(self, requests: Sequence[Request]) -> list[Answer]:
+        """Ask all at once; where that is refused, one by one: it may be too much at once."""
         started = time.perf_counter()
-        state, question, options = (message["content"] for message in request.tail)
-        asked = {"q": Asked(state, question, options)}
-        once = partial(self._exchange, self.form.spell(self.model, asked), asked)
+        asked = {
+            "q" if len(requests) == 1 else f"q{i}": Asked(*(m["content"] for m in request.tail))
+            for i, request in enumerate(requests, 1)
+        }
+        body = self.form.spell(self.model, asked)
+        once = partial(self.rate.send, partial(self.post, body), "decide")
         try:
             try:
-                said, p = await once()
+                reply = await once()
             except EngineError as exc:
                 if not exc.retryable:
                     raise
-                said, p = await try_again_if_well(
+                reply = await try_again_if_well(
                     once, exc, attempts=self.attempts, seconds=self.retry_seconds,
                     ailment=self.ailment, who=self.base_url,
                 )  # fmt: skip
         except EngineError as exc:
             if exc.fatal:
                 raise
-            return Answer(request=request, error=exc, seconds=time.perf_counter() - started)
+            if len(requests) > 1 and not exc.retryable:
+                return [answer for one in requests for answer in await self._all([one])]
+            seconds = time.perf_counter() - started
+            return [Answer(request=one, error=exc, seconds=seconds) for one in requests]
+        seconds = (time.perf_counter() - started) / len(requests)
+        return [
+            self._read(request, reply, id_, asked, seconds)
+            for request, id_ in zip(requests, asked, strict=True)
+        ]
+
+    def _read(
+        self,
+        request: Request,
+        reply: Mapping[str, Any],
+        id_: str,
+        asked: Mapping[str, Asked],
+        seconds: float,
+    ) -> Answer:
+        """Return the answer to one question. The first of several bears what the request cost."""
+        try:
+            said = self.form.find(reply, id_, asked)
+            p = probabilities_of(said.answer, asked[id_].names)
+        except EngineError as exc:
+            return Answer(request=request, error=exc, seconds=seconds)
         floor = max(self.unit / 2, NEVER)
         logs = tuple(math.log(max(x, floor)) + math.log(said.mass or 1.0) for x in p)
+        first = id_ == next(iter(asked))
         return Answer(
             request=request,
             logprobs=logs,
             masked=None if said.mass is None else False,
-            usage=said.usage,
-            seconds=time.perf_counter() - started,
+            usage=replace(said.usage, cost=self.cost_of(reply)) if first else Usage(),
+            seconds=seconds,
         )
-
-    async def _exchange(
-        self, body: dict[str, Any], asked: Mapping[str, Asked]
-    ) -> tuple[Said, list[float]]:
-        reply = await self.rate.send(partial(self.post, body), "decide")
-        said = self.form.find(reply, "q", asked)
-        if cost := self.cost_of(reply):
-            said = replace(said, usage=replace(said.usage, cost=cost))
-        return said, probabilities_of(said.answer, asked["q"].names)
 
     def cost_of(self, reply: Mapping[str, Any]) -> float:  # noqa: ARG002
         """Return what a reply cost in US dollars; a server of one's own says nothing of it."""

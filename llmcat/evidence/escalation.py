@@ -35,6 +35,10 @@ class Escalation:
         """Tell whether the reader is to be asked, by the scorers' best probability."""
         return sure < self.skip
 
+    def together(self, asked: int) -> int:
+        """Return how many orders are asked at once: all, unless the next depends on the last."""
+        return self.orders - asked if self.again == math.inf else 1
+
     def needs_more(self, sure: float, asked: int) -> bool:
         """Tell whether another order is to be asked, by the best probability so far."""
         return asked < self.orders and sure < self.again

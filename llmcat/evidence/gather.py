@@ -14,10 +14,11 @@ import random
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from llmcat.candidates.walks import offer
 from llmcat.errors import Undecided
 from llmcat.evidence import several
 from llmcat.evidence.escalation import Escalation
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "Asked", "Evidence", "Gathered", "Tagging", "reading"]
 
 Array = np.ndarray[Any, Any]
+Reading: TypeAlias = "Generator[tuple[Menu, ...], Sequence[Scores], tuple[list[Scores], Asked]]"
+"""As a walk, but it returns the answers as they came."""
 
 BATCH = 64
 EXPLAINED = 3
@@ -267,21 +270,21 @@ class Evidence:
         heard = asked.heard(self.prior) if asked else None
         return replace(self.pooled(known, heard, answers), note=note)
 
-    def _read(
-        self, item: Item, known: Known
-    ) -> Generator[Menu, Scores, tuple[list[Scores], Asked]]:
+    def _read(self, item: Item, known: Known) -> Reading:
         """Ask about the candidates, in as many orders as the policy wants."""
         asked = Asked(tuple(self.candidates(known)))
         answers: list[Scores] = []
         while True:
-            places = self.order(item, len(asked.chosen), len(answers))
-            menu = self.menu([asked.chosen[i] for i in places])
-            answers.append((yield menu))
-            if answers[-1].kind == "label_only":
+            turns = range(len(answers), len(answers) + self.policy.together(len(answers)))
+            orders = [tuple(self.order(item, len(asked.chosen), turn)) for turn in turns]
+            menus = tuple(self.menu([asked.chosen[i] for i in places]) for places in orders)
+            said = yield menus
+            answers += said
+            if any(one.kind == "label_only" for one in said):
                 return answers, replace(asked, turns=())
-            turn = (tuple(places), reading(answers[-1], menu))
+            heard_now = zip(orders, map(reading, said, menus), strict=True)
             offered = answers[-1].p_none is not None
-            asked = replace(asked, turns=(*asked.turns, turn), exit=offered)
+            asked = replace(asked, turns=(*asked.turns, *heard_now), exit=offered)
             if len(answers) >= self.policy.orders:
                 return answers, asked
             heard, log_s = asked.heard(self.prior), known.log_s[None]
@@ -289,17 +292,15 @@ class Evidence:
             if not self.policy.needs_more(sure, len(answers)):
                 return answers, asked
 
-    def _read_each(self, known: Known) -> Generator[Menu, Scores, tuple[list[Scores], Asked]]:
+    def _read_each(self, known: Known) -> Reading:
         """Ask about each candidate by itself, beside the exit."""
         asked = Asked(tuple(self.candidates(known)), singly=True)
-        answers: list[Scores] = []
-        for column in asked.chosen:
-            menu = self.menu([column])
-            answers.append((yield menu))
-            if answers[-1].kind == "label_only":
-                return answers, replace(asked, turns=())
-            asked = replace(asked, turns=(*asked.turns, ((0,), reading(answers[-1], menu))))
-        return answers, asked
+        menus = tuple(self.menu([column]) for column in asked.chosen)
+        answers = list((yield menus))
+        if any(one.kind == "label_only" for one in answers):
+            return answers, asked
+        said = map(reading, answers, menus)
+        return answers, replace(asked, turns=tuple(((0,), one) for one in said))
 
     def candidates(self, known: Known) -> list[int]:
         """Return the columns of the likeliest categories, as many as are offered."""
@@ -327,7 +328,7 @@ class Evidence:
         """Ask about an item's candidates and only note what was said by place."""
         chosen = self.candidates(self.known(item))
         menu = self.menu([chosen[i] for i in self.order(item, len(chosen), 0)])
-        scores = yield menu
+        scores = yield from offer(menu)
         if scores.kind != "label_only":
             readings.append(reading(scores, menu))
         return scores

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory", "Tally", "classify"]
 
+UNHEARD = Scores("", {}, None)
+"""Stands for an answer that has not come."""
 HOPELESS = 50
 """So many requests in a row that could not be served, or none ever: it is not the items."""
 
@@ -100,6 +102,9 @@ class _Slot:
     result: RowResult | None = None
     twins: list[_Slot] = field(default_factory=list)
     requests: int = 0
+    waiting: int = 0
+    heard: list[Scores] = field(default_factory=list)
+    failed: EngineError | None = None
 
 
 async def classify(
@@ -263,45 +268,44 @@ class _Loop:
             if len(self.slots) + self.out.qsize() < self.window:
                 item = self.source.next()
                 if item is not None:
-                    if (request := self.begin(item)) is not None:
-                        yield request
+                    self.begin(item)
                     continue
                 if self.source.ended and not self.asked:
                     return
             await self.wake.wait()
 
-    def begin(self, item: Item) -> Request | None:
-        """Take in an item; return its first request, or None when it needs none."""
+    def begin(self, item: Item) -> None:
+        """Take in an item; its first requests follow, if it needs any."""
         slot = _Slot(item)
         self.slots.append(slot)
         if item.error is not None:
             self.finish(slot, RowResult(item, "error", reason=item.error))
-            return None
+            return
         try:
             slot.item, slot.user = self.task.fit(item)
         except BadItem as exc:
             self.finish(slot, RowResult(item, "error", reason=str(exc)))
-            return None
+            return
         self.tally.cut += slot.item is not item
         content = slot.content = item.content
         leader = self.leaders.get(content)
         if leader is not None:
             self.tally.duplicates += 1
             leader.twins.append(slot)
-            return None
+            return
         decided = self.memory.get(content)
         if decided is not None:
             self.tally.duplicates += 1
             self.finish(slot, decode.result(slot.item, decided))
-            return None
+            return
         self.leaders[content] = slot
         slot.walk = self.walks(slot.item)
-        return self.step(slot, partial(next, slot.walk))
+        self.step(slot, partial(next, slot.walk))
 
-    def step(self, slot: _Slot, onward: Callable[[], Menu]) -> Request | None:
-        """Go on with a slot's walk: to its next question, or to its end."""
+    def step(self, slot: _Slot, onward: Callable[[], tuple[Menu, ...]]) -> None:
+        """Go on with a slot's walk: to its next questions, or to its end."""
         try:
-            menu = onward()
+            menus = onward()
         except StopIteration as end:
             scores: Scores = end.value
             if slot.notes:
@@ -312,60 +316,72 @@ class _Loop:
             decided = self.decider.decide(slot.item, scores)
             self.memory.put(slot.content, decided)
             self.settle(slot, lambda item: decode.result(item, decided))
-            return None
-        return self.ask(slot, menu)
+            return
+        self.ask(slot, menus)
 
-    def ask(self, slot: _Slot, menu: Menu) -> Request | None:
-        """Put a question about the slot's item; settle it if that cannot be done."""
+    def ask(self, slot: _Slot, menus: tuple[Menu, ...]) -> None:
+        """Put questions about the slot's item; settle it if that cannot be done."""
         try:
-            request = self.task.ask(slot.item, slot.user, menu)
+            requests = [self.task.ask(slot.item, slot.user, menu) for menu in menus]
         except BadItem as exc:
             reason = str(exc)
             self.settle(slot, lambda item: RowResult(item, "error", reason=reason))
-            return None
+            return
+        if len(requests) > 1:
+            requests = [replace(one, place=place) for place, one in enumerate(requests)]
         self.asked[slot.item.row] = slot
-        slot.requests += 1
-        return request
+        slot.requests += len(requests)
+        slot.waiting, slot.failed = len(requests), None
+        slot.heard = [UNHEARD] * len(requests)
+        self.follow.extend(requests)
 
     def take(self, answer: Answer) -> None:
         """Read an answer and go on with its item."""
         self.tally.add(answer)
-        slot = self.asked.pop(answer.request.item.row)
-        walk_ = slot.walk
-        assert walk_ is not None  # noqa: S101  what was asked about has one
+        slot = self.asked[answer.request.item.row]
         if answer.error is not None:
-            try:
-                self.follow_up(slot, partial(walk_.throw, answer.error))
-            except EngineError as error:  # the walk has no answer to it
-                # Items that are refused come in any number; a server that cannot serve does not.
-                self.ailing = self.ailing + 1 if error.retryable else 0
-                if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
-                    raise
-                reason = str(error)
-                self.settle(slot, lambda item: RowResult(item, "error", reason=reason))
-            return
-        self.ailing = 0
-        if answer.by:
-            slot.notes.append(f"answered by {answer.by}")
-        if answer.request.read == "reason":
-            slot.notes.append(decode.rationale(answer.text))
-            self.asked[slot.item.row] = slot
-            self.follow.append(self.task.after(answer))
+            slot.failed = slot.failed or answer.error
+        else:
+            self.ailing = 0
+            if answer.by:
+                slot.notes.append(f"answered by {answer.by}")
+            if answer.request.read == "reason":
+                slot.notes.append(decode.rationale(answer.text))
+                self.follow.append(self.task.after(answer))
+                self.wake.set()
+                return
+            slot.heard[answer.request.place] = self.read(answer)
+        slot.waiting -= 1
+        if not slot.waiting:
+            del self.asked[slot.item.row]
+            self.go_on(slot)
             self.wake.set()
-            return
+
+    def read(self, answer: Answer) -> Scores:
+        """Return an answer's scores, watched and weighed."""
         scores = decode.read(answer)
         self.tally.watch.add(scores, answer.request.menu)
         if scores.mass is not None:
             self.tally.mass_sum += scores.mass
             self.tally.mass_count += 1
-        self.follow_up(slot, partial(walk_.send, scores))
+        return scores
 
-    def follow_up(self, slot: _Slot, onward: Callable[[], Menu]) -> None:
-        """Go on with a slot's walk, its next question before those of new items."""
-        request = self.step(slot, onward)
-        if request is not None:
-            self.follow.append(request)
-        self.wake.set()
+    def go_on(self, slot: _Slot) -> None:
+        """Tell a slot's walk what came, once all of it has come."""
+        walk_ = slot.walk
+        assert walk_ is not None  # noqa: S101  what was asked about has one
+        if slot.failed is None:
+            self.step(slot, partial(walk_.send, slot.heard))
+            return
+        try:
+            self.step(slot, partial(walk_.throw, slot.failed))
+        except EngineError as error:  # the walk has no answer to it
+            # Items that are refused come in any number; a server that cannot serve does not.
+            self.ailing = self.ailing + 1 if error.retryable else 0
+            if self.ailing >= HOPELESS or self.tally.failed == self.tally.asked >= HOPELESS:
+                raise
+            reason = str(error)
+            self.settle(slot, lambda item: RowResult(item, "error", reason=reason))
 
     def settle(self, slot: _Slot, decide: Callable[[Item], RowResult]) -> None:
         """Finish a slot and its exact duplicates."""

@@ -103,5 +103,5 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
 def _first_question(session: Session, item: Item) -> list[Message]:
     """Return what would be asked first about an item; nothing where nobody is asked."""
     item, user = session.task.fit(item)
-    menu = next(session.walks(item), None)
-    return [] if menu is None else session.task.ask(item, user, menu).messages
+    menus = next(session.walks(item), None)
+    return [] if menus is None else session.task.ask(item, user, menus[0]).messages

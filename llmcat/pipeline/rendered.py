@@ -51,5 +51,5 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
         examples = (pool.items, pool.labels) if pool is not None else ((), ())
         retriever, items, labels = assemble.retriever_of(config, taxonomy, examples)
         weights = assemble.learnt_pool(retriever, items, labels, seed=config.seed)
-        menu = next(Evidence(plan, retriever, weights).walk(item))
+        menu = next(Evidence(plan, retriever, weights).walk(item))[0]
     return task.ask(item, user, menu).messages

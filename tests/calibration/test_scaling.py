@@ -148,15 +148,18 @@ def plan_of(names: list[str], orders: int) -> Plan:
 def asked(plan: Plan, logit: dict[str, float], place: np.ndarray) -> Scores:
     """Walk a plan with a model whose logits are the label's and the place's, added."""
     steps = walk(plan)
-    menu = next(steps)
+    menus = next(steps)
     while True:
-        z = np.array([logit[i] + place[k] for k, i in enumerate(menu.ids)] + [logit[NONE]])
-        p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
-        best = int(p.argmax())
-        label = menu.ids[best] if best < len(menu.ids) else NONE
-        scores = Scores(label, dict(zip(menu.ids, p[:-1].tolist(), strict=True)), float(p[-1]))
+        said = []
+        for menu in menus:
+            z = np.array([logit[i] + place[k] for k, i in enumerate(menu.ids)] + [logit[NONE]])
+            p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+            best = int(p.argmax())
+            label = menu.ids[best] if best < len(menu.ids) else NONE
+            values = dict(zip(menu.ids, p[:-1].tolist(), strict=True))
+            said.append(Scores(label, values, float(p[-1])))
         try:
-            menu = steps.send(scores)
+            menus = steps.send(said)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -199,19 +202,17 @@ def test_auto_asks_again_only_where_it_is_unsure() -> None:
     steps = walk(plan)
     next(steps)
     with pytest.raises(StopIteration) as end:
-        steps.send(Scores("a", {"a": 0.95, "b": 0.03}, 0.02))
+        steps.send([Scores("a", {"a": 0.95, "b": 0.03}, 0.02)])
     assert end.value.value.p["a"] == 0.95
     steps = walk(plan)
     next(steps)
     answers = [("a", 0.6), ("b", 0.3), ("a", 0.6), ("b", 0.3)]
-    for i, (label, p) in enumerate(answers):
-        scores = Scores(label, {"a": p, "b": 0.9 - p}, 0.1)
-        if i < 3:
-            steps.send(scores)
+    first, *others = [Scores(label, {"a": p, "b": 0.9 - p}, 0.1) for label, p in answers]
+    assert len(steps.send([first])) == len(others)
     with pytest.raises(StopIteration) as end:
-        steps.send(scores)
+        steps.send(others)
     assert end.value.value.order_disagreement
-    assert averaged([scores, scores]).p == pytest.approx(scores.p)
+    assert averaged([first, first]).p == pytest.approx(first.p)
 
 
 # -- lines --------------------------------------------------------------------------------------

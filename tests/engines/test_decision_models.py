@@ -23,9 +23,11 @@ from llmcat.engines.decision_server import DecisionServer
 from llmcat.engines.registry import open_engine
 from llmcat.errors import EngineError, EngineRefused, Undecided
 from llmcat.evidence.gather import Asked as Asking
+from llmcat.pipeline.duplicates import Forgetful
+from llmcat.pipeline.loop import classify
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
-from llmcat.records import Answer, Item, Request
+from llmcat.records import Answer, Item, Request, RowResult
 
 Cli = Callable[..., Ran]
 LABELS = ["Shoes", "Bags & Cases", "Toys", "Café décor", "Garden tools", "books"]
@@ -340,6 +342,43 @@ def test_a_server_that_breaks_beyond_its_limit_is_opened_soon() -> None:
         assert server.asked < 15
     finally:
         server.close()
+
+
+def crowded(reply: Any, body: Any) -> Any:
+    if len(body["questions"]) > 2:
+        return web.json_response({"error": "too much"}, status=400)
+    return reply
+
+
+@pytest.mark.parametrize(("spoil", "requests"), [(whole, 1), (crowded, 1 + 4)])
+def test_what_is_asked_of_one_item_goes_together(
+    spoil: Callable[[Any, Any], Any], requests: int
+) -> None:
+    """Four orders are four questions of one request; what is too much at once is asked singly."""
+    server, taxonomy = Server(spoil), Taxonomy.from_labels(LABELS)
+
+    async def work(orders: int) -> tuple[int, list[RowResult]]:
+        engine = DecisionServer(server.url, FORMS["systemone"], retry_seconds=1)
+        try:
+            served = await engine.open()
+            before = server.asked
+            plan = Plan(taxonomy, served.alphabet, len(served.alphabet) - 1, orders=orders)
+            task = Task(plan, templates.load("decide"), mass_sample=0)
+            items = [Item(i, str(i), {"title": f"thing {'x' * i}"}) for i in range(3)]
+            found = [one async for one in classify(items, task, engine, memory=Forgetful())]
+            return server.asked - before, found
+        finally:
+            await engine.close()
+
+    try:
+        (_, once), (asked, found) = asyncio.run(work(1)), asyncio.run(work(4))
+    finally:
+        server.close()
+    assert asked == 3 * requests
+    for one, other in zip(once, found, strict=True):  # the order means nothing to this server
+        assert one.scores is not None
+        assert other.scores is not None
+        assert dict(other.scores.p) == pytest.approx(dict(one.scores.p), abs=1e-5)
 
 
 def test_the_place_of_an_answer_says_nothing_of_none() -> None:

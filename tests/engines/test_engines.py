@@ -783,10 +783,10 @@ def test_a_level_without_probabilities_leaves_the_path_without(tmp_path: Any) ->
     """Levels may be answered by different links."""
     tree = two_levels(tmp_path)
     walking = walk(Plan(tree, CANDIDATES, 2))
-    menu = next(walking)
-    menu = walking.send(Scores("up", {}, None, "label_only"))
+    next(walking)
+    (menu,) = walking.send([Scores("up", {}, None, "label_only")])
     with pytest.raises(StopIteration) as end:
-        walking.send(Scores("up > shoes", dict.fromkeys(menu.ids, 0.45), 0.1))
+        walking.send([Scores("up > shoes", dict.fromkeys(menu.ids, 0.45), 0.1)])
     assert end.value.value == Scores("up > shoes", {}, None, "label_only")
 
 

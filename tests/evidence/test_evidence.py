@@ -289,11 +289,11 @@ def test_candidates_are_offered_in_an_order_of_the_items_own() -> None:
 def test_the_walk_offers_candidates_and_adds_up() -> None:
     """One menu of six, and a posterior over all thirty; the reader's word counts."""
     walk = evidence().walk(item("wireless earbuds with charging case"))
-    menu = next(walk)
+    (menu,) = next(walk)
     assert len(menu.nodes) == 6
     assert "headphones" in menu.ids
     with pytest.raises(StopIteration) as end:
-        walk.send(answered(menu, "headphones"))
+        walk.send([answered(menu, "headphones")])
     scores = end.value.value
     assert scores.label == "headphones"
     assert len(scores.p) == len(SHOP.leaves)
@@ -314,18 +314,23 @@ def test_no_reader_no_menu() -> None:
 def test_a_label_without_probabilities_stands() -> None:
     """It cannot be added up: a provider that gives labels only decides."""
     walk = evidence().walk(item("soundbar"))
-    menu = next(walk)
+    (menu,) = next(walk)
     with pytest.raises(StopIteration) as end:
-        walk.send(Scores(menu.ids[2], {}, None, kind="label_only"))
+        walk.send([Scores(menu.ids[2], {}, None, kind="label_only")])
     assert end.value.value.label == menu.ids[2]
 
 
 def test_orders_are_asked_until_sure() -> None:
-    """Twice, the second time reversed; the place prior of the reader cancels by itself."""
-    walk = evidence(policy=Escalation(orders=2)).walk(item("earbuds"))
-    first = next(walk)
-    second = walk.send(answered(first, first.ids[0]))
+    """Twice, the second time reversed; the place prior of the reader cancels by itself.
+
+    Both at once where the second does not wait for what the first gives.
+    """
+    walk = evidence(policy=Escalation(orders=2, again=1.0)).walk(item("earbuds"))
+    (first,) = next(walk)
+    (second,) = walk.send([answered(first, first.ids[0])])
     assert second.ids == first.ids[::-1]
+    both = next(evidence(policy=Escalation(orders=2)).walk(item("earbuds")))
+    assert [menu.ids for menu in both] == [first.ids, second.ids]
 
 
 def test_what_a_list_leaves_out_shares_what_is_missing() -> None:

@@ -97,16 +97,19 @@ def walked(
     evidence = Evidence(plan, Retriever(taxonomy, ("lexical",)), several=Tagging.default(way))
     item = Item(0, "x", {"title": "red shoes in leather bags"})
     walk, sizes = evidence.walk(item), []
-    menu = next(walk)
+    menus = next(walk)
     while True:
-        sizes.append(len(menu.nodes))
-        odds = np.array([*(said[id_] for id_ in menu.ids), 0.0])
-        p = np.exp(odds) / np.exp(odds).sum()
-        values = dict(zip(menu.ids, p.tolist(), strict=False))
-        full = Scores(menu.ids[0], values, float(p[-1]))
-        bare = Scores(menu.ids[0], {}, None, kind="label_only")
+        answers = []
+        for menu in menus:
+            sizes.append(len(menu.nodes))
+            odds = np.array([*(said[id_] for id_ in menu.ids), 0.0])
+            p = np.exp(odds) / np.exp(odds).sum()
+            values = dict(zip(menu.ids, p.tolist(), strict=False))
+            full = Scores(menu.ids[0], values, float(p[-1]))
+            bare = Scores(menu.ids[0], {}, None, kind="label_only")
+            answers.append(full if answer == "full" else bare)
         try:
-            menu = walk.send(full if answer == "full" else bare)
+            menus = walk.send(answers)
         except StopIteration as end:
             return end.value, sizes
 

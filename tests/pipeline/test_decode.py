@@ -158,13 +158,16 @@ def test_every_name_can_be_spelled_token_by_token() -> None:
 def drive(plan: Plan, score: Callable[[Node], float], exit_logit: float) -> tuple[Scores, int]:
     """Walk with a score per node; return the end and the number of menus."""
     steps = walk(plan)
-    menu = next(steps)
-    count = 1
+    menus = next(steps)
+    count = 0
     while True:
-        values = normal([*(score(n) for n in menu.nodes), exit_logit])
+        count += len(menus)
+        said = []
+        for menu in menus:
+            values = normal([*(score(n) for n in menu.nodes), exit_logit])
+            said.append(decode.read(answer(menu, values)))
         try:
-            menu = steps.send(decode.read(answer(menu, values)))
-            count += 1
+            menus = steps.send(said)
         except StopIteration as end:
             return end.value, count
 
@@ -228,14 +231,16 @@ def spelling(taxonomy: Taxonomy, size: int = MOST_LABELS) -> Plan:
 def drive_by_name(plan: Plan, wanted: str) -> tuple[Scores, int]:
     """Walk, answering with the name that leads to `wanted`, else the exit's."""
     steps = walk(plan)
-    menu, count = next(steps), 0
+    menus, count = next(steps), 0
     while True:
-        count += 1
-        fits = [c for c in menu.codes if wanted == c or wanted.startswith(f"{c} > ")]
-        ask = Request(Item(0, "0", {}), menu, Prefix((), ""), (), read="text")
-        text = fits[0] if fits else menu.exit
+        count += len(menus)
+        said = []
+        for menu in menus:
+            fits = [c for c in menu.codes if wanted == c or wanted.startswith(f"{c} > ")]
+            ask = Request(Item(0, "0", {}), menu, Prefix((), ""), (), read="text")
+            said.append(decode.read(Answer(request=ask, text=fits[0] if fits else menu.exit)))
         try:
-            menu = steps.send(decode.read(Answer(request=ask, text=text)))
+            menus = steps.send(said)
         except StopIteration as end:
             return end.value, count
 
