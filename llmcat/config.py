@@ -101,6 +101,11 @@ class RunConfig(BaseSettings):
         description="an item may have several labels: the model reads one menu of candidates "
         "(menu), or each candidate by itself (each)",
     )
+    ordered: bool = Field(
+        False,
+        description="the categories are the levels of a scale, lowest first: each row gets its "
+        "expected level",
+    )
     about: str = Field("", description="what the items are, in a few words, for the prompt")
     menu_size: int = Field(
         MOST_LABELS, ge=2, le=MOST_LABELS, description="most labels offered in one question"
@@ -290,6 +295,11 @@ class RunConfig(BaseSettings):
         if self.multi and (given := [n for n in ONE_LABEL if getattr(self, n)]):
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(f"{names} is for items with one label, and --multi gives several")
+        if self.ordered and (self.multi or self.orders != "1"):
+            raise ValueError(
+                "--ordered gives an item one level, and offers all in their order: leave out "
+                + ("--multi" if self.multi else "--orders")
+            )
         return self
 
     @classmethod
@@ -349,5 +359,11 @@ def load(*, trust_env: bool = True, **flags: Any) -> RunConfig:
     try:
         return RunConfig(**flags) if trust_env else _Given(**flags)
     except ValidationError as exc:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()]
+        problems = [_told(e["loc"], e["msg"]) for e in exc.errors()]
         raise BadConfig("; ".join(problems), hint="see --help") from exc
+
+
+def _told(where: tuple[int | str, ...], what: str) -> str:
+    """Return one problem in words: a setting's name where it is about one, and what is wrong."""
+    what = what.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, where))}: {what}" if where else what

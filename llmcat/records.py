@@ -52,10 +52,11 @@ SEVERAL = "\x1f"
 
 Decision = Literal["labelled", "accept", "review", "none", "error"]
 Kind = Literal["full", "top", "label_only", "each"]
-Read = Literal["code", "text", "reason", "decide"]
+Read = Literal["code", "text", "reason", "decide", "score"]
 """How an answer is read: `code`, one token that stands for a label; `text`, the label's name,
 spelled out; `reason`, a rationale as JSON, after which the code is asked for; `decide`, by a
-decision model: a probability for each name, and none for the exit, which it is not offered."""
+decision model: a probability for each name, none for the exit, which it is not offered; `score`,
+the same where the names are the levels of a scale."""
 Message = dict[str, Any]
 """A chat message: `{"role": ..., "content": ...}`; the content is text, or parts of it."""
 
@@ -269,7 +270,8 @@ class Scores:
     orders, and not the same answer in all. `chance` is the calibrated chance that the label is
     right. `sources`: who decided and why, and what each said, where there are several (see
     `llmcat.fallback.router`). `evidence`: which categories were offered, and what each source adds
-    for the likeliest (see `llmcat.evidence`).
+    for the likeliest (see `llmcat.evidence`). `level` is the expected level on a scale, as it was
+    written; see `decode.level_of`.
     """
 
     label: str
@@ -283,6 +285,7 @@ class Scores:
     sources: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
     several: tuple[str, ...] | None = None
+    level: float | None = None
 
     @property
     def answer(self) -> str:

@@ -88,7 +88,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def decider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real vLLM CPU server with a tiny Qwen3, of random weights: it decides."""
     folder = tmp_path_factory.mktemp("decider")
-    with serve(tiny_qwen3(folder / "model"), folder / "log", room=2048) as url:
+    model = tiny_qwen3(folder / "model")
+    with serve(model, folder / "log", profile="decide", room=2048) as url:
         yield url
 
 

@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit",
         "redact",
     ),
-    "categories": ("labels", "taxonomy", "multi", "about", "menu_size"),
+    "categories": ("labels", "taxonomy", "multi", "ordered", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
     "evidence": (
         "sources", "candidates", "source_category", "group", "reference", "skip_sure", "artifact",

@@ -31,11 +31,15 @@ _NUMBERS = {int, float}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question: the state, the instruction, and the options: name and description, if any."""
+    """One question: the state, the instruction, and the options: name and description, if any.
+
+    `scale`: the options are levels, lowest first.
+    """
 
     state: str
     question: str
     options: Sequence[Mapping[str, str | None]]
+    scale: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -69,9 +73,11 @@ def _spell_systemone(model: str, asked: Mapping[str, Asked]) -> dict[str, Any]:
     first = next(iter(asked.values()))
     questions = {
         id_: {
-            "type": "choice",
+            "type": "score" if one.scale else "choice",
             "instructions": one.question,
-            "criteria": {option["name"]: option["description"] for option in one.options},
+            "criteria": [": ".join(filter(None, option.values())) for option in one.options]
+            if one.scale
+            else {option["name"]: option["description"] for option in one.options},
         }
         for id_, one in asked.items()
     }
@@ -94,18 +100,30 @@ def _find_systemone(reply: Mapping[str, Any], id_: str, asked: Mapping[str, Aske
     usage = Usage(
         prompt=_count(used.get("input_tokens")), generated=_count(used.get("output_tokens"))
     )
-    return Said(answers.get(id_), usage, mass)
+    answer = answers.get(id_)
+    if asked[id_].scale and isinstance(answer, dict) and answer.get("type") == "score":
+        answer = _as_choice(answer, [str(i) for i in range(len(asked[id_].options))], asked[id_])
+    return Said(answer, usage, mass)
+
+
+def _as_choice(answer: Mapping[str, Any], levels: Sequence[str], asked: Asked) -> dict[str, Any]:
+    """Return a score's answer as a choice among the levels' names. Raises `EngineRefused`."""
+    given = answer.get("probabilities")
+    if not isinstance(given, dict) or set(given) != set(levels):
+        raise EngineRefused("the answer has not one probability for each level")
+    names = zip(asked.names, levels, strict=True)
+    return {"type": "choice", "probabilities": {name: given[level] for name, level in names}}
 
 
 def _spell_decisions(model: str, asked: Mapping[str, Asked]) -> dict[str, Any]:
     first = next(iter(asked.values()))
     questions = [
         {
-            "type": "choice",
+            "type": "score" if one.scale else "choice",
             "name": id_,
             "instructions": one.question,
-            "choices": [
-                {"value": option["name"]}
+            "levels" if one.scale else "choices": [
+                {"label" if one.scale else "value": option["name"]}
                 | ({"description": option["description"]} if option["description"] else {})
                 for option in one.options
             ],
@@ -125,12 +143,16 @@ def _find_decisions(reply: Mapping[str, Any], id_: str, asked: Mapping[str, Aske
         raise EngineRefused("the reply answers another question in this place")
     listed = answer.get("probabilities")
     if isinstance(listed, list):
-        pairs = [(p.get("value"), p.get("probability")) for p in listed if isinstance(p, dict)]
+        scale = asked[id_].scale and answer.get("type") == "score"
+        name_of = "label" if scale else "value"
+        pairs = [(p.get(name_of), p.get("probability")) for p in listed if isinstance(p, dict)]
         if not all(isinstance(name, str) for name, _ in pairs):
             raise EngineRefused("an option of the answer is no text")
         if len({name for name, _ in pairs}) != len(listed):
             raise EngineRefused("an option stands twice in the answer")
         answer = {**answer, "probabilities": dict(pairs)}
+        if scale:
+            answer = _as_choice(answer, asked[id_].names, asked[id_])
     used = reply.get("usage")
     used = used if isinstance(used, dict) else {}
     details = used.get("input_tokens_details")

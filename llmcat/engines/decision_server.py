@@ -275,10 +275,8 @@ class DecisionServer:
     async def _all(self, requests: Sequence[Request]) -> list[Answer]:
         """Ask all at once; where that is refused, one by one: it may be too much at once."""
         started = time.perf_counter()
-        asked = {
-            "q" if len(requests) == 1 else f"q{i}": Asked(*(m["content"] for m in request.tail))
-            for i, request in enumerate(requests, 1)
-        }
+        ids = ["q"] if len(requests) == 1 else [f"q{i}" for i in range(1, len(requests) + 1)]
+        asked = {id_: _question(request) for id_, request in zip(ids, requests, strict=True)}
         body = self.form.spell(self.model, asked)
         once = partial(self.rate.send, partial(self.post, body), "decide")
         try:
@@ -384,6 +382,11 @@ def bare(url: str) -> str:
 def _canary(*, state: int = 0, turn: bool = False, options: Sequence[str] = OPTIONS) -> Asked:
     names = options[::-1] if turn else options
     return Asked(STATES[state], QUESTION, [{"name": n, "description": None} for n in names])
+
+
+def _question(request: Request) -> Asked:
+    state, question, options = (message["content"] for message in request.tail)
+    return Asked(state, question, options, scale=request.read == "score")
 
 
 def _apart(a: Sequence[float], b: Sequence[float]) -> float:

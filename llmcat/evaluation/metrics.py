@@ -89,29 +89,34 @@ def accuracy(correct: Array) -> Estimate:
     return Estimate(hits / n, float(interval.low), float(interval.high), n)
 
 
-def kappa(gold: Array, label: Array) -> Estimate:
+def kappa(gold: Array, label: Array, *, levels: Array | None = None) -> Estimate:
     """Cohen's kappa: agreement beyond chance (Cohen 1960), with its asymptotic interval.
 
-    Variance by Fleiss, Cohen and Everitt (1969), equation 13. NaN where chance alone agrees always.
+    With `levels`, the labels of a scale in their order, quadratically weighted: a label that is d
+    levels off costs d squared (Cohen 1968). Variance by Fleiss, Cohen and Everitt (1969). NaN where
+    chance alone agrees always.
     """
     from scipy.stats.contingency import crosstab
 
     n = len(gold)
     if not n:
         return nothing()
-    names = np.unique(np.concatenate([gold, label]))
+    names = np.unique(np.concatenate([gold, label])) if levels is None else levels
+    place = np.arange(len(names))
+    agree = np.eye(len(names))
+    if levels is not None:
+        agree = 1 - ((place[:, None] - place) / max(len(names) - 1, 1)) ** 2
     p = np.asarray(crosstab(gold, label, levels=(names, names)).count, dtype=float) / n
     of_gold, of_label = p.sum(axis=1), p.sum(axis=0)
-    by_chance = float(of_gold @ of_label)
+    by_chance = float(of_gold @ agree @ of_label)
     if by_chance >= 1.0:
         return nothing("one label only: chance alone agrees always")
-    agreed = float(np.trace(p))
+    agreed = float((p * agree).sum())
     value = (agreed - by_chance) / (1 - by_chance)
-    apart = of_label[:, None] + of_gold[None, :]  # of cell (i, j): given i plus gold j
-    on = np.diag(p) @ (1 - np.diag(apart) * (1 - value)) ** 2
-    off = (1 - value) ** 2 * float(((p - np.diag(np.diag(p))) * apart**2).sum())
+    apart = (agree @ of_label)[:, None] + (of_gold @ agree)[None, :]
+    off = float((p * (agree - apart * (1 - value)) ** 2).sum())
     rest = (value - by_chance * (1 - value)) ** 2
-    spread = max(float(on) + off - rest, 0.0)
+    spread = max(off - rest, 0.0)
     half = NORMAL * math.sqrt(spread / n) / (1 - by_chance)
     return Estimate(value, value - half, min(1.0, value + half), n)
 

@@ -22,7 +22,7 @@ from llmcat.items.readers import several_in
 from llmcat.records import NONE, SEVERAL, each_of, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["ERROR", "Labels", "Scored", "at_level", "label_in", "measure", "same_items"]
@@ -106,7 +106,8 @@ class Scored:
 
     `label` is a node id, `none` or `ERROR`; with `several`, ids `joined`, `p_gold` is the
     probability of just these labels, and `loss` its negative logarithm. `confidence`, `p_gold`,
-    `p_squares` and `rank` are NaN where the answer does not say.
+    `p_squares` and `rank` are NaN where the answer does not say. `level`: the expected level, where
+    the categories are a scale.
     """
 
     row: Array
@@ -119,6 +120,7 @@ class Scored:
     errors: Counter[str]
     several: bool = False
     loss: Array | None = None
+    level: Array | None = None
 
     @classmethod
     def read(cls, path: Path, *, several: bool = False) -> Scored:
@@ -131,7 +133,7 @@ class Scored:
         numbers: dict[str, list[float]] = {
             name: [] for name in ("confidence", "p_gold", "p_squares", "rank", *more)
         }
-        errors = Counter[str]()
+        errors, levels = Counter[str](), list[float | None]()
         try:
             with path.open("rb") as lines:
                 for line in lines:
@@ -143,6 +145,8 @@ class Scored:
                     gold = joined(several_in(row["gold"]) or ()) if several else row["gold"]
                     columns["gold"].append(gold)
                     columns["label"].append(ERROR if failed else label_in(row))
+                    if "level" in row:
+                        levels.append(row["level"])
                     for name, column in numbers.items():
                         value = row.get(name) if name == "loss" else row[name]
                         column.append(math.nan if value is None else value)
@@ -150,7 +154,8 @@ class Scored:
             raise JournalError(f"{path} cannot be read: {exc}") from exc
         arrays = {name: np.array(column) for name, column in columns.items()}
         measured = {name: np.array(column) for name, column in numbers.items()}
-        return cls(**arrays, **measured, errors=errors, several=several)
+        level = np.array(levels, float) if levels else None
+        return cls(**arrays, **measured, errors=errors, several=several, level=level)
 
     @property
     def losses(self) -> Array:
@@ -251,6 +256,8 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
     if scored.several:
         return found | _of_probabilities(scored) | _of_none(scored)
     found["kappa"] = metrics.kappa(gold, label)
+    if scored.level is not None:
+        found |= _of_levels(scored, labels.leaves)
     if depth > 1:
         for level in range(1, depth + 1):
             found[f"accuracy_level_{level}"] = metrics.accuracy(at_level(scored, labels, level))
@@ -260,6 +267,23 @@ def _estimates(scored: Scored, labels: Labels, draws: int) -> dict[str, Estimate
         found[f"top_{k}"] = nothing(why) if why else metrics.top_k(rank, k)
     found["brier"] = nothing(why) if why else metrics.brier_score(p_gold, scored.p_squares[ok])
     return found | _of_probabilities(scored) | _of_none(scored)
+
+
+def _of_levels(scored: Scored, leaves: Sequence[str]) -> dict[str, Estimate]:
+    """Return how far levels are off: of the labels as kappa, of the expected levels on average.
+
+    `none` and errors have no place on a scale: only items that have one twice are counted.
+    """
+    at = {label: level for level, label in enumerate(leaves, 1)}
+    gold, label = scored.gold, scored.label
+    placed = np.isin(gold, leaves) & np.isin(label, leaves)
+    found = {"kappa_quadratic": metrics.kappa(gold[placed], label[placed], levels=np.array(leaves))}
+    assert scored.level is not None  # noqa: S101  the caller has seen it
+    known = np.isin(gold, leaves) & ~np.isnan(scored.level)
+    off = scored.level[known] - np.array([at[each] for each in gold[known].tolist()], float)
+    why = nothing("no answer has a probability for each level")
+    found["level_error"] = metrics.mean(np.abs(off)) if known.any() else why
+    return found
 
 
 def _of_several(scored: Scored, labels: Labels) -> dict[str, Estimate]:

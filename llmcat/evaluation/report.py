@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PAIRS = 10
-FRACTIONS = ("brier", "kappa", "log_loss")
+FRACTIONS = ("brier", "kappa", "kappa_quadratic", "level_error", "log_loss")
 """Metrics that are no shares: shown as they are, not in percent."""
 
 

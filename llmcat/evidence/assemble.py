@@ -35,16 +35,21 @@ REFERENCE = 64
 SHIPPED = ("items.jsonl", "pool.jsonl")
 
 
-def wanted(config: RunConfig, *, item_first: bool, whole_menus: bool, reader: bool) -> bool:
+def wanted(
+    config: RunConfig, taxonomy: Taxonomy, *, item_first: bool, whole_menus: bool, reader: bool
+) -> bool:
     """Tell whether a run gathers evidence: by its settings, else with an item-first prompt.
 
-    Raises `BadConfig` where nothing at all would decide.
+    The levels of a scale are not told by the words they share with an item: a model reads them all,
+    in their order. Raises `BadConfig` where nothing at all would decide.
     """
     if config.sources == "none":
         if not reader:
             raise BadConfig("--engine retriever and --sources none leave nobody to decide")
         if config.multi:
             raise BadConfig("--multi goes by retrieval, and --sources none leaves it out")
+        return False
+    if taxonomy.ordered and reader and not config.sources:
         return False
     return (
         bool(config.multi) or not reader or bool(config.sources) or (item_first and not whole_menus)

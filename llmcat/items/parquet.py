@@ -85,6 +85,8 @@ def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
     ]
     if first is not None and "labels" in first:
         columns += [("labels", pa.list_(other))]
+    if first is not None and "level" in first:
+        columns += [("level", number)]
     decided_by = first is not None and "sources" in first
     if decided_by:
         columns += [("by", text), ("why", text), ("degraded", pa.bool_()), ("sources", text)]

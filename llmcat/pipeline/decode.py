@@ -18,7 +18,17 @@ from llmcat.records import NONE, Answer, Decided, Item, RowResult, Scores
 if TYPE_CHECKING:
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Decider", "Plain", "alternatives", "best", "chance_of", "rationale", "read", "result"]
+__all__ = [
+    "Decider",
+    "Plain",
+    "alternatives",
+    "best",
+    "chance_of",
+    "level_of",
+    "rationale",
+    "read",
+    "result",
+]
 
 _BEFORE = re.compile(r'^\{ ?"rationale" ?: ?"')
 MASKED_SUM = 0.98
@@ -40,7 +50,7 @@ def read(answer: Answer) -> Scores:
         at = menu.codes.index(answer.text)
         label = menu.nodes[at].id if at < len(menu.nodes) else NONE
         return Scores(label=label, p={}, p_none=None, kind="label_only")
-    if answer.request.read == "decide":
+    if answer.request.read in {"decide", "score"}:
         return _decided(answer)
     if len(answer.logprobs) != len(menu.codes):
         raise ValueError("one log-probability per code of the menu is needed")
@@ -82,6 +92,18 @@ def _decided(answer: Answer) -> Scores:
     mass = min(1.0, total * math.exp(top)) if answer.masked is False else None
     p = dict(zip(ids, (weight / total for weight in weights), strict=True))
     return Scores(max(p, key=p.__getitem__), p, None, mass=mass)
+
+
+def level_of(scores: Scores, taxonomy: Taxonomy) -> float | None:
+    """Return the expected level on a scale, from 1; None without a probability for each level.
+
+    The mean of the levels under P(level | not none): the estimate with the least squared error.
+    """
+    if not taxonomy.ordered or scores.kind != "full":
+        return None
+    weights = [(scores.p.get(id_, 0.0), level) for id_, level in taxonomy.levels.items()]
+    total = math.fsum(p for p, _ in weights)
+    return math.fsum(p * level for p, level in weights) / total if total > 0 else None
 
 
 def rationale(text: str) -> str:

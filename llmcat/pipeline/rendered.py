@@ -27,7 +27,9 @@ def rendered(config: RunConfig, title: str) -> list[Message]:
     """Return the conversation for one item, as any model with plain codes would see it."""
     taxonomy = taxonomy_of(config)
     prompt = prompt_of(config)
-    gathers = assemble.wanted(config, item_first=prompt.item_first, whole_menus=False, reader=True)
+    gathers = assemble.wanted(
+        config, taxonomy, item_first=prompt.item_first, whole_menus=False, reader=True
+    )
     pool = pool_of(config, taxonomy)
     plan = Plan(
         taxonomy,

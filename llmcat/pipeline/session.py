@@ -167,11 +167,9 @@ class Session:
         can = engine.capabilities
         prompt = prompt_of(config, can)
         gathers = route is None and assemble.wanted(
-            config,
-            item_first=prompt.item_first,
-            whole_menus=can.whole_menus,
+            config, taxonomy, item_first=prompt.item_first, whole_menus=can.whole_menus,
             reader=engine.name != "retriever",
-        )
+        )  # fmt: skip
         if not gathers and "examples" not in prompt.front.needs:
             pool = None
         pool = pool or pool_of(config, taxonomy)

@@ -2,7 +2,8 @@
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
 `alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are
-asked for (in CSV and Parquet always a column). With `--multi` also `labels`: all that are given, as
+asked for (in CSV and Parquet always a column). Where the categories are a scale also `level`, the
+expected level. With `--multi` also `labels`: all that are given, as
 `alternatives` has them; `label`, `path` are the likeliest of them, and `gold` may be `a|b`. Rows of
 the fallback labeler also have `by`, `why`, `degraded` and `sources`.
 """
@@ -23,7 +24,7 @@ from llmcat.errors import BadConfig, JournalError
 from llmcat.items import parquet
 from llmcat.items.formats import bare
 from llmcat.items.readers import CUT
-from llmcat.pipeline.decode import alternatives, chance_of
+from llmcat.pipeline.decode import alternatives, chance_of, level_of
 from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, readable
 from llmcat.storage import text_in, whole
 
@@ -74,6 +75,11 @@ def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> d
     if several or (scores is not None and scores.several is not None):
         given = (scores.several or ()) if scores is not None else ()
         row["labels"] = [chance_of(id_, scores, taxonomy) for id_ in given if scores is not None]
+    if taxonomy.ordered:
+        row["level"] = None
+        if scores is not None:
+            known = scores.level
+            row["level"] = _rounded(level_of(scores, taxonomy) if known is None else known)
     if result.held is not None:
         row["set"] = list(result.held)
     if scores is not None and scores.evidence is not None:
@@ -114,6 +120,7 @@ def decided_in(row: dict[str, Any]) -> Decided | None:
         sources=sources,
         evidence=row.get("evidence"),
         several=several,
+        level=row.get("level"),
     )
     return Decided(row["decision"], scores, tuple(row["set"]) if "set" in row else None)
 
@@ -187,8 +194,8 @@ def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter:
     rows = iter(rows)
     first = next(rows, None)
     names: tuple[str, ...] = (*COLUMNS, "set")
-    if first is not None and "labels" in first:
-        names = (*names, "labels")
+    if first is not None:
+        names = (*names, *(name for name in ("labels", "level") if name in first))
     if first is not None and "sources" in first:
         names = (*names, *DECIDED_BY, "sources")
     writer = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")

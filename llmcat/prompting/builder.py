@@ -17,7 +17,7 @@ from llmcat.items.cleaning import cut_to
 from llmcat.items.images import with_images
 from llmcat.items.readers import CUT
 from llmcat.prompting.templates import Names, Specimen
-from llmcat.records import Answer, Item, Menu, Message, Node, Prefix, Request, digest
+from llmcat.records import Answer, Item, Menu, Message, Node, Prefix, Read, Request, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Task"]
 
+LEVELS = 10
+"""Levels that a decision model's `score` question has at most."""
 LEAST_ROOM = 64
 """Tokens an item must have left, or the menu is too large for the context."""
 
@@ -103,7 +105,9 @@ class Task:
         """
         if self.prompt.decides:
             question = self._question(user, menu)
-            return Request(item, menu, self._prefix(menu), question, read="decide")
+            scale = self.plan.taxonomy.ordered and len(menu.nodes) <= LEVELS
+            read: Read = "score" if scale else "decide"
+            return Request(item, menu, self._prefix(menu), question, read=read)
         if self.prompt.item_first:
             user = self._own(item.fields, menu)
         if item.images:

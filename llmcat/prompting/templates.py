@@ -55,7 +55,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmcat import resources
 from llmcat.errors import BadPrompt
-from llmcat.records import Menu, Message, Node, Read, digest
+from llmcat.records import Menu, Message, Node, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ class FrontMatter(BaseModel):
     name: str
     version: int
     description: str
-    read: Read = "code"
+    read: Literal["code", "text", "reason", "decide"] = "code"
     language: Language = "en"
     layout: Layout = "menu-first"
     needs: tuple[Literal["examples", "definitions"], ...] = ()

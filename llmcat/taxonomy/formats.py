@@ -167,16 +167,16 @@ def read_rows(rows: Iterable[tuple[int, Mapping[Any, Any]]], problems: list[str]
                 description=tidy(row.get("description", "")),
                 synonyms=tuple(s for s in map(tidy, synonyms) if s),
                 names={k[5:]: tidy(v) for k, v in row.items() if k.startswith("name_")},
-                deprecated=_flag(row.get("deprecated", ""), line, problems),
+                deprecated=_flag(row.get("deprecated", ""), "deprecated", line, problems),
             )
         )
     return drafts
 
 
-def _flag(value: object, line: int, problems: list[str]) -> bool:
+def _flag(value: object, key: str, line: int, problems: list[str]) -> bool:
     text = str(value).lower()
     if text not in {"", "0", "1", "false", "true", "no", "yes"}:
-        problems.append(f"line {line}: deprecated: expected true or false, found {text!r}")
+        problems.append(f"line {line}: {key}: expected true or false, found {text!r}")
     return text in {"1", "true", "yes"}
 
 
@@ -185,8 +185,13 @@ def join_path(path: tuple[str, ...]) -> str:
     return " > ".join(path)
 
 
-def read_tree(text: str, suffix: str, source: str, problems: list[str]) -> tuple[list[Draft], str]:
-    """YAML or JSON: `{about, labels: [{id, name, ..., children: [...]}]}` or just the list."""
+def read_tree(
+    text: str, suffix: str, source: str, problems: list[str]
+) -> tuple[list[Draft], str, bool]:
+    """YAML or JSON: `{about, ordered, labels: [{id, name, ..., children: [...]}]}` or the list.
+
+    Returns the drafts, what the items are, and whether the labels are the levels of a scale.
+    """
     import yaml
 
     if suffix == ".json":
@@ -199,15 +204,17 @@ def read_tree(text: str, suffix: str, source: str, problems: list[str]) -> tuple
         raise BadTaxonomy(source, [f"line {line}: not YAML: {exc.problem}"]) from exc
     except (yaml.YAMLError, RecursionError) as exc:
         raise BadTaxonomy(source, [f"not YAML: {exc}"]) from exc
-    about = ""
+    about, ordered = "", False
     if isinstance(root, yaml.MappingNode):
         top = _mapping(root, problems)
         problems += [
             f"line {_line(top[key])}: unknown key {key!r}"
             for key in top
-            if key not in {"name", "about", "labels"}
+            if key not in {"name", "about", "ordered", "labels"}
         ]
         about = _text(top.get("about"), "about", problems)
+        if (scale := top.get("ordered")) is not None:
+            ordered = _flag(_text(scale, "ordered", problems), "ordered", _line(scale), problems)
         root = top.get("labels")
     if not isinstance(root, yaml.SequenceNode):
         raise BadTaxonomy(
@@ -217,7 +224,7 @@ def read_tree(text: str, suffix: str, source: str, problems: list[str]) -> tuple
         )
     drafts: list[Draft] = []
     _walk_tree(root, None, drafts, problems, seen=set())
-    return drafts, about
+    return drafts, about, ordered
 
 
 def _yaml_of_json(text: str, source: str) -> str:
@@ -268,7 +275,9 @@ def _walk_tree(
             parent=parent,
             line=line,
             description=_text(keys.get("description"), "description", problems),
-            deprecated=_flag(_text(keys.get("deprecated"), "deprecated", problems), line, problems),
+            deprecated=_flag(
+                _text(keys.get("deprecated"), "deprecated", problems), "deprecated", line, problems
+            ),
         )
         draft.synonyms = tuple(_texts(keys.get("synonyms"), "synonyms", problems))
         names = keys.get("names")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,12 +24,21 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
     if config.labels and config.taxonomy:
         raise BadConfig("--labels and --taxonomy both name the categories", hint="give one")
     if config.labels:
-        return Taxonomy.from_labels(config.labels.split(","))
+        return _scale(config, Taxonomy.from_labels(config.labels.split(",")))
     if config.taxonomy:
-        return Taxonomy.load(config.taxonomy)
+        return _scale(config, Taxonomy.load(config.taxonomy))
     raise BadConfig(
         "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
     )
+
+
+def _scale(config: RunConfig, taxonomy: Taxonomy) -> Taxonomy:
+    """Return the categories, as a scale where the settings or their file say so."""
+    if not (config.ordered or taxonomy.ordered):
+        return taxonomy
+    if taxonomy.depth > 1:
+        raise BadConfig("--ordered is for the levels of a scale, and these categories are a tree")
+    return replace(taxonomy, ordered=True)
 
 
 def taxonomy_from(labels: Labels) -> Taxonomy:

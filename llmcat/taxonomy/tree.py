@@ -5,7 +5,7 @@ This module does not know menus, prompts or items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,12 +39,14 @@ class Taxonomy:
     """A tree of nodes in the order given; a flat list is a tree of depth one.
 
     `nodes` maps id to node. `about` says in a few words what the items are
-    (`products of an online shop`); prompts may show it.
+    (`products of an online shop`); prompts may show it. `ordered`: the leaves are the levels of a
+    scale, lowest first.
     """
 
     nodes: Mapping[str, Node]
     about: str = ""
     source: str = ""
+    ordered: bool = False
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -77,9 +79,9 @@ class Taxonomy:
     def parse(cls, text: str, *, suffix: str, source: str = "taxonomy") -> Taxonomy:
         """Read a taxonomy from text; `suffix` names the format, as a file would."""
         problems: list[str] = []
-        about = ""
+        about, ordered = "", False
         if suffix in {".yaml", ".yml", ".json"}:
-            drafts, about = read_tree(text, suffix, source, problems)
+            drafts, about, ordered = read_tree(text, suffix, source, problems)
         elif suffix in {".csv", ".tsv"}:
             drafts = read_rows(
                 csv_rows(text, "\t" if suffix == ".tsv" else ",", problems), problems
@@ -90,7 +92,10 @@ class Taxonomy:
             drafts = read_paths(text)
         else:
             raise BadTaxonomy(source, [f"unknown format {suffix!r}; use one of {_SUFFIXES}"])
-        return _build(drafts, source=source, about=about, problems=problems)
+        made = _build(drafts, source=source, about=about, problems=problems)
+        if ordered and made.depth > 1:
+            raise BadTaxonomy(source, ["`ordered` is for levels of a scale, and this is a tree"])
+        return replace(made, ordered=ordered)
 
     # -- asking -----------------------------------------------------------------------------
 
@@ -112,7 +117,13 @@ class Taxonomy:
     @cached_property
     def digest(self) -> str:
         """A hash of everything a prompt could show."""
-        return digest(self.about, *(repr(n) for n in self.nodes.values()))
+        scale = ("ordered",) if self.ordered else ()
+        return digest(self.about, *scale, *(repr(n) for n in self.nodes.values()))
+
+    @cached_property
+    def levels(self) -> dict[str, int]:
+        """The place of each leaf on the scale, from 1."""
+        return {node.id: level for level, node in enumerate(self.leaves, 1)}
 
     def children(self, node: Node | None) -> tuple[Node, ...]:
         """The live children of a node, or the roots for None."""

@@ -6,6 +6,7 @@ The process becomes the server (exec), so Ctrl-C, signals and exit codes are vLL
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -21,11 +22,19 @@ __all__ = ["command_for", "main", "profiles"]
 
 _PROFILES = Path(__file__).parent / "profiles"
 _MODULE = "vllm.entrypoints.openai.api_server"
+ON_EITHER = ("classify", "decide")
+"""Profiles of what a model is for, whatever it runs on."""
+DECIDES = (
+    "ClefOmniForJointSchema", "DiffusionGemmaForBlockDiffusion", "Lfm2VlForConditionalGeneration",
+    "Qwen3ForCausalLM", "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration",
+)  # fmt: skip
+"""Architectures that vLLM 0.32 lets decide (READ_STRATEGIES in its structured_decisions)."""
 _EPILOG = """\
 examples:
   llmcat serve model --model Qwen/Qwen3-4B-Instruct-2507
   llmcat serve model --model ./my-model --profile cpu --print
   llmcat serve model --model ./my-student --profile classify   # an encoder that classifies
+  llmcat serve model --model ./my-qwen3 --profile decide       # a model that answers /v1/systemone
   llmcat serve model --model NAME -- --max-model-len 8192   # vLLM's own flags after --
 
 --model is a name on the model hub or a folder. The server listens on loopback only.
@@ -51,6 +60,7 @@ def main(argv: list[str]) -> int:  # noqa: RET503  exec does not return
     argv, extra = _split(argv)
     args = parser.parse_args(argv)
     profile = args.profile or _device()
+    _check_model(args.model, profile)
     environment, command = command_for(
         args.model, profile=profile, name=args.name, port=args.port, extra=extra
     )
@@ -58,7 +68,7 @@ def main(argv: list[str]) -> int:  # noqa: RET503  exec does not return
         words = [*(f"{k}={v}" for k, v in environment.items()), *command]
         print(shlex.join(words))
         return 0
-    _check_installed(_device() if profile == "classify" else profile)
+    _check_installed(_device() if profile in ON_EITHER else profile)
     print(f"{profile} profile: {shlex.join(command)}", file=sys.stderr, flush=True)
     os.execve(command[0], command, {**os.environ, **environment})
 
@@ -74,13 +84,14 @@ def command_for(
     """Return the environment and the command line that serve a model under a profile.
 
     The environment that is set already wins over the profile's. vLLM's own flags in `extra`
-    come last, so they win too. `classify` builds on the profile of the device that is there.
+    come last, so they win too. `classify` and `decide` build on the profile of the device that is
+    there.
     On a CPU without instructions for bfloat16, which most models are kept in, they are computed
     in float32: ten times as fast, in twice the memory.
     """
     environment: dict[str, str] = {}
     arguments: dict[str, object] = {}
-    device = (_device(),) if profile == "classify" else ()
+    device = (_device(),) if profile in ON_EITHER else ()
     for part in ("common", *device, profile):
         table = tomllib.loads((_PROFILES / f"{part}.toml").read_text("utf-8"))
         environment |= table["environment"]
@@ -125,6 +136,28 @@ def _gpus() -> int:
     except (OSError, subprocess.SubprocessError):
         return 0
     return sum(line.startswith("GPU ") for line in listing.splitlines())
+
+
+def _check_model(model: str, profile: str) -> None:
+    """Raise `BadConfig` for a folder that is not there, or whose model cannot do what it is for."""
+    folder = Path(model).expanduser()
+    looks_like_a_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_like_a_path and not folder.exists():
+        raise BadConfig(f"no model at {model}", hint="a folder with a config.json, or NAME/NAME")
+    if not folder.is_dir():
+        return
+    try:
+        made = json.loads((folder / "config.json").read_bytes())
+        named = made.get("architectures") or []
+    except FileNotFoundError:
+        raise BadConfig(f"{model} holds no model", hint="it has no config.json") from None
+    except (OSError, ValueError, AttributeError) as exc:
+        raise BadConfig(f"{model}/config.json cannot be read: {exc}") from exc
+    if profile == "decide" and named and not set(named) & set(DECIDES):
+        raise BadConfig(
+            f"vLLM does not let a {named[0]} decide",
+            hint=f"it lets {', '.join(DECIDES)}; any chat model is served without --profile decide",
+        )
 
 
 def _check_installed(profile: str) -> None:

@@ -268,6 +268,21 @@ def test_serve_prints_its_command(llmcat: Cli) -> None:
         assert ("--block-size 32" in ran.out) == (profile == "cpu")
 
 
+def test_serve_looks_at_a_folder_first(llmcat: Cli, tmp_path: Path) -> None:
+    """What is not there, no model, or no model for this ends before vLLM is started."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    for model, said in (
+        ("./absent", "no model at ./absent"), ("./empty", "no config.json"),
+        ("./llama", "does not let a LlamaForCausalLM decide"),
+    ):  # fmt: skip
+        ran = llmcat("serve", "model", "--model", model, "--profile", "decide")
+        assert ran.code == 2
+        assert said in ran.err
+    assert llmcat("serve", "model", "--model", "./llama", "--print").code == 0
+
+
 # -- the real server --------------------------------------------------------------------------
 
 

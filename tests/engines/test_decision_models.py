@@ -8,6 +8,8 @@ import math
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import Request as Post
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -88,6 +90,40 @@ def test_rounding_is_found() -> None:
     assert rounding([0.25, 0.5, 0.0]) == 0.01
     assert rounding([0.2501, 0.5]) == pytest.approx(1e-4)
     assert rounding([0.25012345678, 0.5]) == 0.0
+
+
+def test_a_scale_is_asked_as_a_score() -> None:
+    """In both forms; the probabilities come back by number or by name."""
+    from openai.types.decision import Decision
+    from openai.types.decision_create_params import DecisionCreateParams
+    from pydantic import TypeAdapter
+
+    options = [{"name": "low", "description": "hardly"}, {"name": "high", "description": None}]
+    asked = {"q": Asked("a thing", "How much?", options, scale=True)}
+    body = FORMS["systemone"].spell("m", asked)
+    assert body["questions"]["q"]["criteria"] == ["low: hardly", "high"]
+    answer = {"type": "score", "score": 0.7, "probabilities": {"0": 0.3, "1": 0.7}}
+    said = FORMS["systemone"].find({"answers": {"q": answer}}, "q", asked)
+    assert probabilities_of(said.answer, ["low", "high"]) == [0.3, 0.7]
+    body = FORMS["decisions"].spell("m", asked)
+    TypeAdapter(DecisionCreateParams).validate_python(body)
+    p = [{"label": "low", "value": 0, "probability": 0.3},
+         {"label": "high", "value": 1, "probability": 0.7}]  # fmt: skip
+    answer = {"type": "score", "name": "q", "score": 0.7, "confidence": 0.4, "probabilities": p}
+    usage = {
+        "input_tokens": 12, "output_tokens": 2, "total_tokens": 14,
+        "input_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }  # fmt: skip
+    reply = {"answers": [answer], "model": "m", "usage": usage}
+    Decision.model_validate(reply)
+    said = FORMS["decisions"].find(reply, "q", asked)
+    assert probabilities_of(said.answer, ["low", "high"]) == [0.3, 0.7]
+    for form, odd in (("systemone", {"0": 1.0}), ("decisions", p[:1])):
+        spoilt: Any = {**answer, "probabilities": odd}
+        answers = [spoilt] if form == "decisions" else {"q": spoilt}
+        with pytest.raises(EngineRefused, match="for each level"):
+            FORMS[form].find({"answers": answers}, "q", asked)
 
 
 def test_the_decisions_form_is_that_of_openais_types() -> None:
@@ -479,6 +515,42 @@ def test_sparrow_under_llmcat(sparrow: str, llmcat: Cli, tmp_path: Path) -> None
                  LLMCAT_PROMPT="")  # fmt: skip
     assert ran.code == 0
     assert out.read_bytes() == again
+
+
+def test_levels_of_a_scale(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:
+    """Asked as a score; the expected level is that of the row, and eval knows how far it is off."""
+    (tmp_path / "scale.yaml").write_text("ordered: true\nlabels: [poor, fair, good, new]\n")
+    (tmp_path / "used.csv").write_text(
+        "title,label\nscreen is cracked,poor\nopened box like new,new\nsome scratches,fair\n"
+    )
+    how = ("--file", "used.csv", "--base-url", sparrow)
+    ran = llmcat("classify", *how, "--taxonomy", "scale.yaml", "--out", "o.jsonl", LLMCAT_PROMPT="")
+    assert ran.code == 0, ran.err
+    rows = read_rows(tmp_path / "o.jsonl")
+    at = {"poor": 1, "fair": 2, "good": 3, "new": 4}
+    for row in rows:
+        p = {row["label"]: row["confidence"]} | {a["label"]: a["p"] for a in row["alternatives"]}
+        assert row["level"] == pytest.approx(sum(at[k] * v for k, v in p.items()), abs=1e-4)
+    question = {"type": "score", "criteria": list(at),
+                "instructions": "Which category does this item belong to?"}  # fmt: skip
+    body = json.dumps({"state": "screen is cracked", "questions": {"q": question}}).encode()
+    asked = Post(f"{sparrow}/v1/systemone", body, {"Content-Type": "application/json"})  # noqa: S310  loopback
+    with urlopen(asked) as reply:  # noqa: S310  by hand
+        by_hand = json.load(reply)["answers"]["q"]
+    assert rows[0]["level"] == pytest.approx(by_hand["score"] + 1, abs=2e-3)
+    ran = llmcat("eval", *how, "--labels", ",".join(at), "--ordered", LLMCAT_PROMPT="")
+    assert "kappa quadratic" in ran.out
+    assert "level error" in ran.out
+    off = [abs(row["level"] - at[row["gold"]]) for row in rows]
+    assert f"{sum(off) / 3:.4f}" in ran.out
+    out = tmp_path / "o.csv"
+    llmcat("classify", *how, "--taxonomy", "scale.yaml", "--out", out, LLMCAT_PROMPT="")
+    assert out.read_text().splitlines()[0].endswith(",level")
+    ran = llmcat("classify", *how, "--labels", "a,b", "--ordered", "--multi", LLMCAT_PROMPT="")
+    assert ran.code == 2
+    assert ran.err.startswith("llmcat: error: --ordered gives an item one level")
+    ran = llmcat("classify", "--labels", "a,b", "--ordered", "--engine", "fake", stdin="x\n")
+    assert 1 <= json.loads(ran.out)["level"] <= 2  # a menu read by codes, too
 
 
 def test_names_it_cannot_tell_apart_are_named(sparrow: str, llmcat: Cli, tmp_path: Path) -> None:

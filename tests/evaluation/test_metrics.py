@@ -71,6 +71,28 @@ def test_kappa_is_that_of_scikit_learn_and_statsmodels(pairs: list[tuple[str, st
     assert found.value - found.low == pytest.approx(1.959964 * deviation, abs=1e-6)
 
 
+@given(draws)
+def test_kappa_of_a_scale_is_that_of_scikit_learn_and_statsmodels(
+    pairs: list[tuple[str, str]],
+) -> None:
+    """Quadratic weights: the value, and the standard error of its interval."""
+    from statsmodels.stats.inter_rater import cohens_kappa, to_table
+
+    gold, label = columns(pairs)
+    found = metrics.kappa(gold, label, levels=np.array(LABELS))
+    if len({*gold, *label}) == 1:
+        assert found.why
+        return
+    expected = sklearn_metrics.cohen_kappa_score(gold, label, labels=LABELS, weights="quadratic")
+    assert found.value == pytest.approx(expected, abs=1e-9)
+    codes = np.stack([np.searchsorted(LABELS, gold), np.searchsorted(LABELS, label)])
+    table = to_table(codes.T, bins=np.arange(len(LABELS) + 1))[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        theirs = cohens_kappa(table, wt="quadratic")
+    deviation = max(theirs.var_kappa, 0.0) ** 0.5
+    assert found.value - found.low == pytest.approx(1.959964 * deviation, abs=1e-6)
+
+
 def test_wilson() -> None:
     """The intervals of Newcombe (1998), table I, method 3."""
     for k, n, low, high in (

@@ -506,7 +506,7 @@ def test_the_profile_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_gpus", lambda: 0)
     for text, added in ((OLD_CPU, ["float32"]), (OLD_CPU + "flags : amx_bf16", []), ("", [])):
         monkeypatch.setattr(launch, "cpuinfo", lambda text=text: text)
-        for profile in ("cpu", "classify"):
+        for profile in ("cpu", "classify", "decide"):
             environment, command = launch.command_for("m", profile=profile)
             assert [b for a, b in pairwise(command) if a == "--dtype"] == added
             assert int(environment["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"]) > 300
