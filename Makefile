@@ -51,7 +51,7 @@ $(VENV)/.server: $(VENV)/.made pyproject.toml serve/install.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[parquet,openai,litellm,student]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[parquet,excel,openai,litellm,student]' --group dev
 	@touch $@
 
 # After the server: what trains encoders needs torch, and is to take the server's.

@@ -69,17 +69,21 @@ class RunConfig(BaseSettings):
 
     file: str = Field(
         "-",
-        description="items: files, folders or patterns; .jsonl, .csv, .tsv, .txt, .parquet, also "
-        ".gz, .zst; - for stdin",
+        description="items: files, folders or patterns; .jsonl, .json, .csv, .tsv, .txt, .xlsx, "
+        ".parquet, also .gz, .zst; - for stdin",
     )
     out: str = Field(
         "",
         description="predictions: .jsonl, .csv, .tsv, .parquet, also .gz, .zst; a folder (name it "
         "with a / at the end) for one file per input; - for stdout",
     )
-    input_format: Literal["", "jsonl", "csv", "tsv", "txt", "parquet"] = Field(
+    input_format: Literal["", "jsonl", "csv", "tsv", "txt", "parquet", "xlsx"] = Field(
         "", description="format of the items where the name does not tell"
     )
+    delimiter: str = Field("", description="what separates columns: , ; | or tab")
+    encoding: str = Field("", description="how text is encoded, e.g. gb18030, cp1252, utf-16")
+    escape: str = Field("", max_length=1, description="what stands before a quote inside quotes")
+    sheet: str = Field("", description="the sheet of a workbook that is read")
     out_format: Literal["jsonl", "csv", "tsv", "parquet"] = Field(
         "jsonl", description="format of the files in a predictions folder"
     )

@@ -37,6 +37,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "LlmcatError",
+    "LlmcatNote",
     "LlmcatWarning",
     "RunMismatch",
     "Undecided",
@@ -67,6 +68,10 @@ class BadItem(InputError):
     """One row cannot be used. The run goes on; the row says why."""
 
 
+SHOWN = 5
+"""Problems that a message lists; an error holds them all."""
+
+
 class BadTaxonomy(InputError):
     """The categories have problems; `problems` lists each one, with its line."""
 
@@ -74,7 +79,9 @@ class BadTaxonomy(InputError):
         """Join the problems into one message."""
         self.problems = problems
         what = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n  ".join([f"{source}: {what}", *problems]), hint=hint)
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN + 1 else []
+        shown = problems if not more else problems[:SHOWN]
+        super().__init__("\n  ".join([f"{source}: {what}", *shown, *more]), hint=hint)
 
 
 class BadPrompt(InputError):
@@ -169,3 +176,7 @@ class RunMismatch(JournalError):
 
 class LlmcatWarning(UserWarning):
     """Answers came, but they are likely worth little: the text says why, and what to do."""
+
+
+class LlmcatNote(LlmcatWarning):
+    """Nothing is wrong; how something was understood, so that one can say it outright."""

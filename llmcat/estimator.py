@@ -20,7 +20,8 @@ from sklearn.exceptions import NotFittedError
 import llmcat
 from llmcat import config as configuration
 from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
-from llmcat.items.readers import Columns, several_of, to_items, values_of
+from llmcat.items.readers import Columns, to_items, values_of
+from llmcat.items.values import several_of
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally

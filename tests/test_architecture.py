@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "llmcat"
 
 LAYERS = (
-    "errors", "resources", "records", "storage", "config", "aio",
+    "errors", "resources", "records", "storage", "config", "aio", "files",
     "taxonomy", "items", "transport", "calibration", "retrieval", "annotations", "students",
     "candidates", "prompting", "engines", "evidence", "pipeline", "estimator", "classifier",
     "evaluation", "fallback", "checks", "cli", "__main__",
@@ -72,7 +72,10 @@ ADAPTERS = {
     },
     "aiohttp": {"transport.http"},
     "tenacity": {"transport.retry", "retrieval.served"},
-    "pyarrow": {"items.parquet"},
+    "pyarrow": {"files.parquet"},
+    "python_calamine": {"files.excel"},
+    "openpyxl": {"files.excel"},
+    "charset_normalizer": {"files.text"},
     "cleanlab": {"evaluation.label_audit"},
     "pynvml": {"evaluation.speed"},
     "rich": {"cli", "estimator"},

@@ -15,8 +15,9 @@ import orjson
 
 from llmcat.annotations.store import Label, key_of
 from llmcat.errors import BadConfig, InputError
+from llmcat.files.formats import Reading
+from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 from llmcat.storage import now, text_in, whole
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _reader(config: RunConfig) -> ItemReader:
     columns = Columns.of(config)
     exported = replace(columns, keep=("key",), text=(columns.id,))
     try:
-        ItemReader(columns=exported).check(*expand(config.file), fmt=config.input_format or None)
+        ItemReader(columns=exported).check(*expand(config.file), how=Reading.of(config))
     except BadConfig:
         return ItemReader(columns=columns)
     return ItemReader(columns=exported)

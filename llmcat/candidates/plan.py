@@ -115,7 +115,8 @@ class Plan:
         """The menus every item meets first: one, or the opening round of a tournament."""
         if self.kind == "candidates":
             return [self.menu(self.taxonomy.leaves[: self.widest])]
-        nodes = self.taxonomy.roots if self.kind == "descend" else self.taxonomy.leaves
+        top = self.taxonomy.onward(None)
+        nodes = self.taxonomy.children(top) if self.kind == "descend" else self.taxonomy.leaves
         return [self.menu(chunk) for chunk in chunks(nodes, self.size)]
 
 

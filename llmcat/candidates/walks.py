@@ -96,35 +96,40 @@ def _chosen(answers: Sequence[Scores], p: Mapping[str, float], p_none: float) ->
 
 
 def _descend(plan: Plan) -> Walk:
-    """Go down greedily. The exit at the top answers `none`, at an inner node that node."""
+    """Go down greedily. The exit at the top answers `none`, at an inner node that node.
+
+    A level with one node is walked through: there is nothing to ask. The top is what the first menu
+    is below.
+    """
     taxonomy = plan.taxonomy
-    here: Node | None = None
+    top = here = taxonomy.onward(None)
     reached, none, mass = 1.0, 0.0, None
     found: dict[str, float] = {}
     plain = False  # one level without probabilities leaves the path without
     while True:
         scores = yield from choose(plan, taxonomy.children(here), here)
         plain = plain or scores.kind == "label_only"
+        left = NONE if here is top or here is None else here.id
         if plain:
-            bare = Scores(scores.label, {}, None, kind="label_only")
+            bare = Scores(left, {}, None, kind="label_only")
             if scores.label == NONE:
-                return replace(bare, label=here.id if here else NONE)
-            here = taxonomy.nodes[scores.label]
-            if not taxonomy.children(here):
                 return bare
+            here = taxonomy.onward(taxonomy.nodes[scores.label])
+            if here is not None and not taxonomy.children(here):
+                return replace(bare, label=here.id)
             continue
         mass = min((m for m in (mass, scores.mass) if m is not None), default=None)
-        if here is None:
+        if here is top or here is None:
             none = scores.p_none or 0.0
         else:
-            found.pop(here.id)  # its share goes to its children, and to itself by the exit
-            found[here.id] = reached * (scores.p_none or 0.0)
-        found |= {id_: reached * p for id_, p in scores.p.items()}
+            found[here.id] = reached * (scores.p_none or 0.0)  # the rest goes to its children
+        last = {id_: taxonomy.onward(taxonomy.nodes[id_]) for id_ in scores.p}
+        found |= {node.id: reached * scores.p[id_] for id_, node in last.items() if node}
         if scores.label == NONE:
-            return Scores(here.id if here else NONE, found, none, kind="top", mass=mass)
-        here = taxonomy.nodes[scores.label]
-        reached *= scores.p[here.id]
-        if not taxonomy.children(here):
+            return Scores(left, found, none, kind="top", mass=mass)
+        here = last[scores.label]
+        reached *= scores.p[scores.label]
+        if here is not None and not taxonomy.children(here):
             return Scores(here.id, found, none, kind="top", mass=mass)
 
 

@@ -24,8 +24,9 @@ from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evaluation.speed import LOCAL, duration, here
 from llmcat.evidence.gather import Gathered
+from llmcat.files.formats import Reading
+from llmcat.files.sources import count_rows, expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import count_rows, expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.collapse import Watch
 from llmcat.pipeline.duplicates import PlainMemory
@@ -173,7 +174,7 @@ async def _ask_around(config: RunConfig) -> list[Finding]:
         file = config.file if config.file != "-" else str(examples / "items.jsonl")
         which = "your items" if config.file != "-" else "the shipped examples"
         reader = ItemReader(columns=Columns.of(config))
-        rows = reader.read(*expand(file), fmt=config.input_format or None)
+        rows = reader.read(*expand(file), how=Reading.of(config))
         few = [i for i in islice(rows, ASKED) if i.error is None]
         items = [with_gold(replace(i, row=n), taxonomy) for n, i in enumerate(few)]
         if not items:
@@ -234,7 +235,7 @@ def _speed(config: RunConfig, tokens: int, seconds: float, count: int) -> Findin
     is slow for certain, and that CPU may be this one.
     """
     own = not file_run.is_stream(config.file)
-    rows = count_rows(*expand(config.file), fmt=config.input_format or None) if own else 1_000_000
+    rows = count_rows(*expand(config.file), how=Reading.of(config)) if own else 1_000_000
     rows = min(rows, config.limit or rows) if own else rows
     rate, which = tokens / seconds, f"your {rows:,} rows" if own else "a million items like these"
     found = f"reads {rate:,.0f} tokens/s, cached ones aside; " if tokens else ""

@@ -194,6 +194,7 @@ def _with_prompt(session: Session, ref: str) -> Task:
         constraint=task.constraint,
         mass_sample=0,
         room=task.room,
+        columns=task.columns,
     )
 
 

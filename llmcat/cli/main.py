@@ -74,12 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a command; turn what goes wrong into a line and an exit code."""
-    from llmcat.errors import LlmcatError, LlmcatWarning
+    from llmcat.errors import LlmcatError, LlmcatNote, LlmcatWarning
+
+    told: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        _warn(str(message)) if issubclass(category, LlmcatWarning) else other(
-            message, category, *where, **more
-        )
+        if not issubclass(category, LlmcatWarning):
+            other(message, category, *where, **more)
+        elif (text := str(message)) not in told:
+            told.add(text)  # a file may be opened more than once
+            kind = "note" if issubclass(category, LlmcatNote) else "warning"
+            print(f"llmcat: {kind}: {text}", file=sys.stderr)
 
     other, warnings.showwarning = warnings.showwarning, show
     try:

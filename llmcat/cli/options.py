@@ -45,8 +45,8 @@ COMMANDS = {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "items": (
-        "file", "out", "input_format", "out_format", "text", "image", "id", "label", "limit",
-        "redact",
+        "file", "out", "input_format", "delimiter", "encoding", "escape", "sheet", "out_format",
+        "text", "image", "id", "label", "limit", "redact",
     ),
     "categories": ("labels", "taxonomy", "multi", "ordered", "about", "menu_size"),
     "prompt": ("prompt", "examples", "select", "shots", "seed", "orders"),
@@ -70,7 +70,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 ELSEWHERE = {"fallback", "label store"}
 """Groups that a command has only where it says so."""
 STORE = frozenset({"label store"})
-ITEMS = ("file", "input_format", "text", "id", "label", "redact", "limit")
+ITEMS = (
+    "file", "input_format", "delimiter", "encoding", "escape", "sheet", "text", "id", "label",
+    "redact", "limit",
+)  # fmt: skip
 """Settings of what is read."""
 SHORT = {"file": "-f", "out": "-o"}
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from llmcat.cli.console import predictions_table
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import InputError
-from llmcat.items.formats import bare, lines_of, open_bytes
+from llmcat.files.opened import bare, open_bytes
+from llmcat.files.sources import expand
+from llmcat.files.text import lines_of
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 
 __all__ = ["command"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from llmcat.evaluation.metrics import example_f1
 from llmcat.evaluation.paired import difference_of_accuracy, difference_of_means, mcnemar
 from llmcat.evaluation.predictions import label_in
-from llmcat.items.readers import several_in
+from llmcat.items.values import several_in
 from llmcat.records import each_of, joined
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import orjson
 from llmcat.errors import InputError, JournalError
 from llmcat.evaluation import f1, metrics
 from llmcat.evaluation.metrics import Estimate, nothing
-from llmcat.items.readers import several_in
+from llmcat.items.values import several_in
 from llmcat.records import NONE, SEVERAL, each_of, joined
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from llmcat import resources
 from llmcat.errors import BadConfig
 from llmcat.evidence import pool as pooling
 from llmcat.evidence.pool import Pool
+from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 from llmcat.records import NONE
 from llmcat.retrieval.documents import duplicates_of, group_of, item_text
 from llmcat.retrieval.scorers import Retriever, Signals, encoders_of

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from llmcat.errors import BadConfig, JournalError
 from llmcat.fallback.assemble import Opened, open_session
 from llmcat.fallback.router import Router
+from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import DiskMemory, PlainMemory

@@ -14,10 +14,11 @@ Titles such as `NA`, `nan` or `null` are titles. This module does not know items
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from typing import TYPE_CHECKING
+
+from llmcat.files.characters import decoded, seen
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -26,15 +27,12 @@ __all__ = ["STEPS", "clean", "cut_to"]
 
 STEPS = ("html", "control", "nfc", "space", "markup", "cut")
 
-_ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _TAGS = (
     "a|abbr|b|big|blockquote|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|img|li|mark|"
     "ol|p|pre|q|s|script|section|small|span|strike|strong|style|sub|sup|table|tbody|td|th|tr|tt|"
     "u|ul"
 )
 _TAG = re.compile(rf"<!--.*?-->|</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE | re.DOTALL)
-# Zero-width and direction marks; the joiner U+200D stays, emoji are made with it.
-_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Markers of the chat templates in use: <|...|> and its halves, also with DeepSeek's full-width
@@ -96,13 +94,12 @@ def cut_to(fields: dict[str, str], room: int) -> dict[str, str]:
 
 
 def _strip_html(text: str) -> str:
-    if "&" in text:
-        text = _ENTITY.sub(lambda m: html.unescape(m.group()), text)
+    text = decoded(text)
     return _TAG.sub(" ", text) if "<" in text else text
 
 
 def _strip_control(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", _INVISIBLE.sub("", text)))
+    return _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", seen(text)))
 
 
 def _disarm(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files to items: JSONL, CSV, TSV, plain lines, Parquet, `-`; gzip, zstd. Streaming, in order.
+"""Rows of files, or of a program, to items. Streaming, in order.
 
 Every row of the input becomes exactly one item. A row that cannot be used becomes an item
 with an `error`; only what makes the whole input unusable is an exception. This module does
@@ -7,36 +7,45 @@ not know taxonomies, prompts or engines.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmcat.errors import BadConfig, BadItem, InputError
+from llmcat.files.formats import Reading, Row, rows_of
+from llmcat.files.opened import open_bytes
+from llmcat.files.sources import columns_in, expand
 from llmcat.items import images, redact
 from llmcat.items.cleaning import clean
-from llmcat.items.formats import ROWS, Format, Row, format_of, open_bytes
 from llmcat.items.redact import Redactor
-from llmcat.items.sources import expand
-from llmcat.records import NONE, Item, digest, joined
+from llmcat.items.values import as_id, as_label, as_text, is_missing, several_in
+from llmcat.records import Item, digest, joined
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from llmcat.config import RunConfig
 
-__all__ = ["CUT", "Columns", "ItemReader", "several_in", "several_of", "to_items", "values_of"]
+__all__ = [
+    "CUT",
+    "TEXT_COLUMNS",
+    "Columns",
+    "ItemReader",
+    "to_items",
+    "values_of",
+]
 
 
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
 _FIRST = TEXT_COLUMNS[:4]
 _USUAL = {name: (name, *TEXT_COLUMNS[4:]) for name in _FIRST}
 CUT = "text cut to fit"
+SHOWN = 12
+"""Columns that a message lists."""
 LOOK_AHEAD = 100
 """Rows looked at for the columns before a missing one is an error."""
 
@@ -84,13 +93,14 @@ class ItemReader:
     folder: Path = Path()
     """Where an image's path begins: beside the items that name it."""
     _masked: Redactor | None = field(init=False, default=None)
+    _at: dict[str, str | tuple[str, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make ready what masks. Raises `BadConfig` if it cannot be had."""
         if self.columns.redact:
             self._masked = redact.parse(self.columns.redact)
 
-    def read(self, *paths: str | Path, fmt: Format | None = None) -> Generator[Item, None, None]:
+    def read(self, *paths: str | Path, how: Reading | None = None) -> Generator[Item, None, None]:
         """Yield the items of files, one after the other, or of standard input for `-`.
 
         Rows are numbered through. Of many files some may be empty. Raises `InputError` if a file
@@ -104,7 +114,7 @@ class ItemReader:
             self.parts[name] = 0
             self.folder = Path() if path == "-" else Path(path).parent
             with open_bytes(path) as raw:
-                found = ROWS[fmt or format_of(path, raw)](raw)
+                found = self._rows(path, raw, how)
                 for item in self.items(found, source=source, row=row, empty=len(paths) > 1):
                     self.parts[name] += 1
                     row += 1
@@ -112,15 +122,24 @@ class ItemReader:
         if not row:
             raise InputError("no rows in any of the files")
 
+    def _rows(self, path: str | Path, raw: BinaryIO, how: Reading | None) -> Iterator[Row]:
+        """Yield a file's rows, with the columns that its folders name."""
+        known = {*TEXT_COLUMNS, self.columns.id, self.columns.label, *self._wanted()}
+        how = replace(how or Reading(), known=frozenset(map(str.casefold, known)))
+        named = columns_in(path)
+        for row, error in rows_of(path, raw, how):
+            yield ({**named, **row} if named and row is not None else row), error
+
     def read_for(self, config: RunConfig) -> Generator[Item, None, None]:
         """Yield the items of the settings' files; see `read`."""
-        return self.read(*expand(config.file), fmt=config.input_format or None)
+        files = expand(config.file, apart=(config.taxonomy, config.examples))
+        return self.read(*files, how=Reading.of(config))
 
-    def check(self, *paths: str | Path, fmt: Format | None = None) -> None:
+    def check(self, *paths: str | Path, how: Reading | None = None) -> None:
         """Look at the first rows of each file. Raises what `read` would raise about columns."""
         for path in paths:
             with open_bytes(path) as raw:
-                found = ROWS[fmt or format_of(path, raw)](raw)
+                found = self._rows(path, raw, how)
                 next(self.items(found, source=str(path), empty=len(paths) > 1), None)
 
     def items(
@@ -142,6 +161,7 @@ class ItemReader:
                 break
             ahead.append(another)
         self._check_columns(ahead, source)
+        self._place(ahead)
         for number, (raw, error) in enumerate(chain(ahead, rows), row):
             yield self._item(number, raw, error)
 
@@ -158,16 +178,16 @@ class ItemReader:
 
     def _good_item(self, row: int, raw: Mapping[str, Any]) -> Item:
         before = self.counts["cut"]
-        names = self.columns.text or _text_columns(raw)
+        names = self.columns.text or self._text_columns(raw)
         fields = {
             name: text
             for name in names
-            if name in raw
-            and (text := clean(_as_text(raw.get(name)), limit=self.limit, counts=self.counts))
+            if (value := self._value(raw, name)) is not None
+            and (text := clean(as_text(value), limit=self.limit, counts=self.counts))
         }
         note = CUT if self.counts["cut"] > before else None
-        gold = self._gold(raw.get(self.columns.label))
-        given = _as_id(raw.get(self.columns.id))
+        gold = self._gold(self._value(raw, self.columns.label))
+        given = as_id(self._value(raw, self.columns.id))
         try:
             shown = self._images(raw) if self.columns.image else ()
         except BadItem as exc:
@@ -183,7 +203,7 @@ class ItemReader:
                 note=note,
                 id_given=bool(given),
                 images=shown,
-                kept={name: _as_text(raw.get(name)) for name in self.columns.keep},
+                kept={name: as_text(self._value(raw, name)) for name in self.columns.keep},
             )
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
@@ -192,20 +212,20 @@ class ItemReader:
     def _gold(self, value: Any) -> str | None:
         """Return an item's known label, several of them `joined`; None where it has none."""
         if not self.columns.multi:
-            return _as_text(value).strip() or None
+            return as_label(value) or None
         try:
             labels = several_in(value)
         except ValueError:  # no label of any taxonomy: whoever needs it will say so
-            return _as_text(value).strip().replace(", ", "|")
+            return as_text(value).strip().replace(", ", "|")
         return None if labels is None else joined(labels)
 
     def _images(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the addresses and paths of an item's images."""
-        value: Any = raw.get(self.columns.image)
+        value: Any = self._value(raw, self.columns.image)
         if hasattr(value, "tolist"):  # numpy
             value = value.tolist()
         named = value if isinstance(value, list | tuple) else [value]
-        there = [v for v in named if v is not None and v == v and v != ""]  # noqa: PLR0124  NaN
+        there = [v for v in named if not is_missing(v) and v != ""]
         return tuple(images.place(v, self.folder) for v in there)
 
     def _wanted(self) -> list[str]:
@@ -219,33 +239,88 @@ class ItemReader:
         ]
 
     def _columns_found(self, rows: list[Row]) -> bool:
-        there = {name for raw, _ in rows if raw for name in raw}
-        return there.issuperset(self._wanted()) and bool(
-            self.columns.text or there.intersection(TEXT_COLUMNS)
+        columns = _columns_in(rows)
+        return all(_found(name, columns, rows) for name in self._wanted()) and bool(
+            self.columns.text or any(_found(name, columns, rows) for name in TEXT_COLUMNS)
         )
 
     def _check_columns(self, rows: list[Row], source: str) -> None:
         """Raise `BadConfig` if none of the rows looked at has a column that is needed."""
-        there = dict.fromkeys(str(name) for raw, _ in rows if raw for name in raw)
+        there = _columns_in(rows)
         if not there:
             return  # nothing but bad rows: each says why
-        hint = f"its columns: {', '.join(there)}"
+        shown = ", ".join(there) if len(there) <= SHOWN else f"{', '.join(there[:SHOWN])}, ..."
         for name in self._wanted():
-            if name not in there:
-                raise BadConfig(f"{source}: no column {name!r}", hint=hint)
-        if not self.columns.text and not set(there).intersection(TEXT_COLUMNS):
+            if not _found(name, there, rows):
+                near = get_close_matches(name, there, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise BadConfig(f"{source}: no column {name!r}", hint=f"{hint}its columns: {shown}")
+        if self.columns.label in self.columns.text:
+            raise BadConfig(
+                f"{source}: column {self.columns.label!r} is the known label: the model would read "
+                "the answer",
+                hint="leave it out of --text, or name the labels' column with --label",
+            )
+        if not self.columns.text and not any(
+            _found(name, there, rows) for name in TEXT_COLUMNS if name != self.columns.label
+        ):
             raise BadConfig(
                 f"{source}: no column called {', '.join(_FIRST)}",
-                hint=f"name the text columns with --text; {hint}",
+                hint=f"name the text columns with --text; its columns: {shown}",
             )
 
+    def _place(self, rows: list[Row]) -> None:
+        """Find the columns that are not called just as they are asked for."""
+        columns = _columns_in(rows)
+        names = (*TEXT_COLUMNS, *self._wanted(), self.columns.id, self.columns.label)
+        self._at = {
+            name: place
+            for name in filter(None, names)
+            if name not in columns and (place := _found(name, columns, rows)) is not None
+        }
 
-def _text_columns(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row's first main column that holds something, then the additional ones."""
-    for name in _FIRST:
-        if name in raw and _as_text(raw[name]).strip():
-            return _USUAL[name]
-    return _USUAL[_FIRST[0]]
+    def _value(self, raw: Mapping[str, Any], name: str) -> Any:
+        """Return what a row has in a column, None where nothing."""
+        value = raw.get(name)
+        if value is None and (place := self._at.get(name)) is not None:
+            value = raw.get(place) if isinstance(place, str) else _inside(raw, place)
+        return None if is_missing(value) else value
+
+    def _text_columns(self, raw: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return a row's first main column that holds something, then the additional ones."""
+        for name in _FIRST:
+            if name != self.columns.label and as_text(self._value(raw, name)).strip():
+                return _USUAL[name]
+        return _USUAL[_FIRST[0]]
+
+
+def _columns_in(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(str(name) for raw, _ in rows if raw for name in raw))
+
+
+def _found(name: str, columns: list[str], rows: list[Row]) -> str | tuple[str, ...] | None:
+    """Return where a column is: so called, in other letters, or inside others (`fields.title`)."""
+    if name in columns:
+        return name
+    alike = [each for each in columns if each.strip().casefold() == name.casefold()]
+    if len(alike) == 1:
+        return alike[0]
+    parts = tuple(name.split("."))
+    if len(parts) > 1 and any(raw and _inside(raw, parts) is not None for raw, _ in rows):
+        return parts
+    return None
+
+
+def _inside(value: Any, parts: Sequence[str]) -> Any:
+    """Return what stands at a path into nested objects, None where nothing does."""
+    for part in parts:
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping):
+            value = value.get(part)
+        else:
+            return None
+    return value
 
 
 def to_items(data: Iterable[Any], *, columns: Columns) -> Iterator[Item]:
@@ -276,80 +351,6 @@ def _raw(value: Any, columns: Columns) -> Row:
         return {columns.text[0] if columns.text else "title": value}, None
     if isinstance(value, Mapping):
         return value, None
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_missing(value):
         return None, "no text"
     return None, f"expected text or a mapping, found {type(value).__name__}"
-
-
-# -- rows -----------------------------------------------------------------------------------
-
-
-def _as_text(value: Any) -> str:
-    """Show a JSON value as a person would write it: `{"brand": "X"}` as `brand: X`."""
-    if isinstance(value, bytes):  # Parquet written without saying that it is text
-        value = value.decode()
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""  # NaN is how pandas marks what is missing
-    if hasattr(value, "tolist"):  # numpy
-        value = value.tolist()
-    if isinstance(value, dict):
-        return "; ".join(f"{k}: {t}" for k, v in value.items() if (t := _as_text(v)))
-    if isinstance(value, list | tuple):
-        return ", ".join(t for v in value if (t := _as_text(v)))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return json.dumps(value) if isinstance(value, float) else str(value)
-
-
-def several_in(value: Any) -> list[str] | None:
-    """Return the labels in a cell: a list, or text with `|` between them; None where it is empty.
-
-    A list may hold names, or objects with a `label`, as rows of predictions do; it may be written
-    as JSON. An empty list, or `none` alone, says that no label applies. Raises `ValueError` for
-    `none` beside a label.
-    """
-    if hasattr(value, "tolist"):  # numpy
-        value = value.tolist()
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    named: list[Any]
-    if isinstance(value, list | tuple | set | frozenset):
-        named = [v.get("label") if isinstance(v, Mapping) else v for v in value]
-    else:
-        named = _as_text(value).split("|")
-        if not any(part.strip() for part in named):
-            return None
-    labels = [text for v in named if (text := _as_text(v).strip())]
-    folded = {label.casefold() for label in labels}
-    if len(folded) > 1 and NONE in folded:
-        raise ValueError(f"labels {', '.join(labels)}: {NONE} stands beside others")
-    return labels
-
-
-def several_of(y: Iterable[Any], classes: Sequence[str] | None) -> list[str]:
-    """Return each item's labels `joined`, from lists, text, or rows of indicators of `classes`.
-
-    Raises `InputError`, which says of which item, where one has no labels or they cannot be.
-    """
-    if getattr(y, "ndim", 1) == 2:  # noqa: PLR2004  as scikit-learn's multi-label classifiers say it
-        if classes is None or len(classes) != y.shape[1]:  # type: ignore[attr-defined]
-            raise InputError("a matrix of indicators needs `labels`, one column for each class")
-        y = [[name for name, given in zip(classes, row, strict=True) if given] for row in y]
-    found = []
-    for number, labels in enumerate(y):
-        try:
-            parts = several_in(labels)
-        except ValueError as exc:
-            raise InputError(f"item {number}: {exc}") from exc
-        if parts is None:
-            raise InputError(f"item {number} has no labels", hint="`none`, or an empty list")
-        found.append(joined(parts))
-    return found
-
-
-def _as_id(value: Any) -> str:
-    """Show an id; a whole number that pandas made a float is a whole number."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else _as_text(value)

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
 from llmcat.errors import InputError
-from llmcat.items.formats import bare
+from llmcat.files.formats import Reading
+from llmcat.files.opened import bare
+from llmcat.files.sources import count_rows, expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import count_rows, expand
 from llmcat.pipeline.duplicates import DiskMemory
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
 from llmcat.pipeline.loop import Tally
@@ -223,7 +224,7 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
 
     Raises `InputError`, `BadConfig` or `JournalError`.
     """
-    files = expand(config.file, out=config.out)
+    files = expand(config.file, out=config.out, apart=(config.taxonomy, config.examples))
     config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
     read = (*files, config.taxonomy, config.examples, config.prompt, config.artifact)
     check_writable(config.out, [name for name in read if name != "-"])
@@ -231,7 +232,7 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if not is_stream(config.file):
-        ItemReader(columns=Columns.of(config)).check(*files, fmt=config.input_format or None)
+        ItemReader(columns=Columns.of(config)).check(*files, how=Reading.of(config))
     return config, files
 
 

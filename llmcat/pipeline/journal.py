@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmcat.errors import JournalError, RunMismatch
-from llmcat.items.formats import bare
+from llmcat.files.opened import bare
 from llmcat.pipeline import writers
 from llmcat.records import ROUTE
 from llmcat.storage import whole

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import EngineError, InputError
-from llmcat.items.sources import count_rows, expand
+from llmcat.files.formats import Reading
+from llmcat.files.sources import count_rows, expand
 from llmcat.pipeline import file_run
 from llmcat.pipeline.duplicates import DiskMemory
 from llmcat.pipeline.session import Session
@@ -46,7 +47,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
     rows = (
         count
         if file_run.is_stream(config.file)
-        else count_rows(*expand(config.file), fmt=config.input_format or None)
+        else count_rows(*expand(config.file), how=Reading.of(config))
     )
     config = config.model_copy(update={"limit": count})
     session = await Session.open(config)

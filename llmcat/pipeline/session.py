@@ -20,6 +20,7 @@ from llmcat.evidence.escalation import Escalation
 from llmcat.evidence.gather import BATCH, Evidence, Gathered, Tagging
 from llmcat.evidence.pool import Pool as Weights
 from llmcat.evidence.several import Several
+from llmcat.items.readers import TEXT_COLUMNS, Columns
 from llmcat.pipeline.decode import Decider, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Route", "Session"]
 
-log = logging.getLogger(__name__)
-
 NAMES = 500
 """Categories whose names are checked when a decision model is opened."""
+log = logging.getLogger(__name__)
+
 AUTO = 4
 """Orders of a menu where the first answer is unsure (`--orders auto`)."""
 
@@ -180,12 +181,10 @@ class Session:
             log.info("%s serves %s (%s)", engine.name, served.model, served.version)
             task = Task(
                 plan=_plan(config, taxonomy, served.alphabet, prompt, gathers=gathers),
-                prompt=prompt,
-                pool=shown,
-                about=config.about or taxonomy.about,
-                constraint=config.constraint,
+                prompt=prompt, pool=shown, about=config.about or taxonomy.about,
+                constraint=config.constraint, columns=(*TEXT_COLUMNS, *Columns.of(config).text),
                 mass_sample=config.mass_sample if "tokens" in can.constraints else 0,
-            )
+            )  # fmt: skip
             used = await engine.count_tokens(task.widest())
             task = task.fitted(used=used, context=served.context)
             session = cls(config, taxonomy, engine, served, task, route=route, artifact=artifact,

@@ -21,8 +21,8 @@ import orjson
 from backports import zstd
 
 from llmcat.errors import BadConfig, JournalError
-from llmcat.items import parquet
-from llmcat.items.formats import bare
+from llmcat.files import parquet
+from llmcat.files.opened import bare
 from llmcat.items.readers import CUT
 from llmcat.pipeline.decode import alternatives, chance_of, level_of
 from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, readable

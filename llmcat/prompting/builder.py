@@ -15,8 +15,8 @@ from llmcat.candidates.codes import REASON_TOKENS, most_tokens
 from llmcat.errors import BadConfig, BadItem, BadPrompt
 from llmcat.items.cleaning import cut_to
 from llmcat.items.images import with_images
-from llmcat.items.readers import CUT
-from llmcat.prompting.templates import Names, Specimen
+from llmcat.items.readers import CUT, TEXT_COLUMNS
+from llmcat.prompting.templates import Fields, Names, Specimen
 from llmcat.records import Answer, Item, Menu, Message, Node, Prefix, Read, Request, digest
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Task:
     """Everything about a run that does not change from item to item.
 
     `room` is the most UTF-8 bytes of an item's own text (a token is at least one byte).
-    `mass_sample`: one ask in this many is constrained by tokens, which shows the label mass.
+    `columns`: those that an item may have. `mass_sample`: one ask in this many is constrained by
+    tokens, which shows the label mass.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Task:
     constraint: Literal["outlines", "tokens"] = "outlines"
     mass_sample: int = 16
     room: int = 1 << 30
+    columns: tuple[str, ...] = TEXT_COLUMNS
     _names: Names = field(default_factory=Names, repr=False)
     _prefixes: dict[int, tuple[Menu, Prefix]] = field(default_factory=dict, repr=False)
     _questions: dict[str, Message] = field(default_factory=dict, repr=False)
@@ -225,6 +227,8 @@ class Task:
 
     def _own(self, fields: Mapping[str, str], menu: Menu | None = None) -> Message:
         """Render an item's own part."""
+        if not isinstance(fields, Specimen):
+            fields = Fields(fields, self.columns)
         return self.prompt.own(fields, menu, names=self._names, about=self.about)
 
     def _prefix(self, menu: Menu) -> Prefix:

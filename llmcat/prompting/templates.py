@@ -42,6 +42,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,7 +59,7 @@ from llmcat.errors import BadPrompt
 from llmcat.records import Menu, Message, Node, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from jinja2 import Template
 
@@ -69,6 +70,7 @@ __all__ = [
     "NONE_IN",
     "WHOLE_MENU",
     "Entry",
+    "Fields",
     "Names",
     "Prompt",
     "Specimen",
@@ -90,6 +92,7 @@ NONE_IN: dict[Language, str] = {"en": "None of these", "zh": "以上都不是"}
 _NAME = re.compile(r"[\w.-]+")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", re.DOTALL)
 _KNOWN = {"menu", "exit", "parent", "about", "item", "entry"}
+_NO_COLUMN = re.compile(r"'[\w.]*Fields object' has no attribute")
 _LAST = "code"
 
 
@@ -231,7 +234,8 @@ class Prompt:
             context = Context(_ENVIRONMENT, parent, template.name, template.blocks)
             return "".join(template.blocks[block](context)).strip()
         except Exception as exc:  # a prompt is a program: anything can go wrong in it
-            raise BadPrompt(f"{self.source}: block {block!r}: {exc}") from exc
+            what = _NO_COLUMN.sub("the item has no column", str(exc))
+            raise BadPrompt(f"{self.source}: block {block!r}: {what}") from exc
 
 
 class Specimen(dict[str, str]):
@@ -243,6 +247,21 @@ class Specimen(dict[str, str]):
     def __missing__(self, name: str) -> str:
         """Have every field."""
         return self["title"]
+
+
+class Fields(dict[str, str]):
+    """An item's fields; a column that items may have is empty where this one has nothing in it."""
+
+    def __init__(self, fields: Mapping[str, str], columns: Collection[str]) -> None:
+        """`columns` are the names that items may have."""
+        super().__init__(fields)
+        self.columns = columns
+
+    def __missing__(self, name: str) -> str:
+        """Be empty for a column, unknown for all else: a typo in a prompt is found."""
+        if name in self.columns:
+            return ""
+        raise KeyError(name)
 
 
 class Names(dict[str, str]):
@@ -344,9 +363,13 @@ def parse(text: str, source: str) -> Prompt:
     above = match[1].count("\n") + 3  # lines before the body
     try:
         tree = _ENVIRONMENT.parse(match[2])
-    except jinja2.TemplateSyntaxError as exc:
-        raise BadPrompt(f"{source}: line {exc.lineno + above - 1}: {exc.message}") from exc
-    unknown = sorted(jinja2.meta.find_undeclared_variables(tree) - _KNOWN)
+        unknown = sorted(jinja2.meta.find_undeclared_variables(tree) - _KNOWN)
+    except jinja2.TemplateSyntaxError as exc:  # unknown filters and tests, too
+        what, hint = str(exc.message), ""
+        if what.startswith("No filter named"):
+            near = get_close_matches(what.split("'")[1], _ENVIRONMENT.filters, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "only Jinja's own filters are there"
+        raise BadPrompt(f"{source}: line {exc.lineno + above - 1}: {what}", hint=hint) from exc
     if unknown:
         raise BadPrompt(
             f"{source}: undefined variable {', '.join(unknown)}",

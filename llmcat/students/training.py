@@ -18,8 +18,9 @@ import llmcat
 from llmcat.annotations.store import CHECKED, Label, key_of
 from llmcat.calibration.scaling import Scaling, fit_scaling, logs
 from llmcat.errors import InputError
+from llmcat.files.formats import Reading
+from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import expand
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
 from llmcat.students import novelty
@@ -186,7 +187,7 @@ def _words(
     held = {word.key: word for word in store.holding("person", "gold", "model")} if store else {}
     seen: set[str] = set()
     files = expand(config.file) if config.file else []
-    for item in reader.read(*files, fmt=config.input_format or None) if files else ():
+    for item in reader.read(*files, how=Reading.of(config)) if files else ():
         counts["rows"] += 1
         if item.error is not None:
             counts["unreadable"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from llmcat.taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     from llmcat.config import RunConfig
 
-__all__ = ["Labels", "taxonomy_from", "taxonomy_of"]
+__all__ = ["Labels", "labels_in", "taxonomy_from", "taxonomy_of"]
 
 Labels: TypeAlias = "Taxonomy | Mapping[str, str] | Iterable[str | Mapping[str, Any]] | str | Path"
 
@@ -24,12 +25,37 @@ def taxonomy_of(config: RunConfig) -> Taxonomy:
     if config.labels and config.taxonomy:
         raise BadConfig("--labels and --taxonomy both name the categories", hint="give one")
     if config.labels:
-        return _scale(config, Taxonomy.from_labels(config.labels.split(",")))
+        return _scale(config, Taxonomy.from_labels(labels_in(config.labels)))
     if config.taxonomy:
         return _scale(config, Taxonomy.load(config.taxonomy))
     raise BadConfig(
         "no categories", hint="--labels shoes,bags,toys or --taxonomy FILE (try `llmcat init`)"
     )
+
+
+def labels_in(text: str) -> list[str]:
+    """Return the names in a flag's text: a line of CSV, or a JSON list. Raises `BadConfig`."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as exc:
+            raise BadConfig(f"--labels: not a JSON list: {exc}") from exc
+        if not all(isinstance(name, str) for name in found):
+            raise BadConfig("--labels: a JSON list of names is expected")
+        return list(found)
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as exc:
+        raise BadConfig(
+            f"--labels: {exc}",
+            hint="""a name with a comma stands in quotes: '"Bags, cases",shoes'""",
+        ) from exc
+    other = next((mark for mark in ";|\t" if mark in text), "")
+    if len(names) == 1 and other:
+        raise BadConfig(
+            f"--labels {text!r} is one category", hint=f"commas separate categories, not {other!r}"
+        )
+    return names
 
 
 def _scale(config: RunConfig, taxonomy: Taxonomy) -> Taxonomy:

@@ -5,25 +5,28 @@ This module does not know menus, prompts or items.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcat.errors import BadTaxonomy
+from llmcat.errors import BadTaxonomy, InputError
+from llmcat.files.opened import bare, open_bytes, refuse, start_of
+from llmcat.files.text import lines_of, text_of
 from llmcat.records import NONE, SEVERAL, Node, digest, joined
 from llmcat.taxonomy.formats import (
     DEEPEST,
-    SEPARATOR,
+    ITEM_COLUMNS,
     Draft,
     csv_rows,
     join_path,
     json_lines,
-    read_paths,
     read_rows,
-    read_tree,
     tidy,
 )
+from llmcat.taxonomy.lines import SEPARATOR, path_lines
+from llmcat.taxonomy.trees import read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Taxonomy"]
 
+_SLASH = re.compile(r"\s*/\s*")
+_WHOLE = re.compile(r"\d+\.0+")
 _SUFFIXES = ".yaml .yml .json .jsonl .csv .tsv .txt"
 
 
@@ -66,30 +71,36 @@ class Taxonomy:
 
         Raises `BadTaxonomy` with every problem found, each with its line.
         """
-        path = Path(path)
+        suffix = Path(bare(str(path))).suffix or ".txt"
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as exc:
-            raise BadTaxonomy(str(path), [f"cannot be read: {exc.strerror}"]) from exc
+            with open_bytes(path) as raw:
+                start = start_of(raw)
+                refuse(start, path)
+                text = b"".join(lines_of(raw, text_of(start))).decode()
         except UnicodeDecodeError as exc:
             raise BadTaxonomy(str(path), [f"not UTF-8 at byte {exc.start}"]) from exc
-        return cls.parse(text, suffix=path.suffix.lower() or ".txt", source=str(path))
+        except InputError as exc:
+            if isinstance(exc, BadTaxonomy):
+                raise
+            what = str(exc).removeprefix(f"{path}: ")
+            raise BadTaxonomy(str(path), [what], hint=exc.hint) from exc
+        return cls.parse(text, suffix=suffix, source=str(path))
 
     @classmethod
     def parse(cls, text: str, *, suffix: str, source: str = "taxonomy") -> Taxonomy:
         """Read a taxonomy from text; `suffix` names the format, as a file would."""
         problems: list[str] = []
+        text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
         about, ordered = "", False
         if suffix in {".yaml", ".yml", ".json"}:
             drafts, about, ordered = read_tree(text, suffix, source, problems)
         elif suffix in {".csv", ".tsv"}:
-            drafts = read_rows(
-                csv_rows(text, "\t" if suffix == ".tsv" else ",", problems), problems
-            )
+            usual = "\t" if suffix == ".tsv" else ","
+            drafts = read_rows(csv_rows(text, usual, source, problems), problems)
         elif suffix == ".jsonl":
             drafts = read_rows(json_lines(text, problems), problems)
         elif suffix == ".txt":
-            drafts = read_paths(text)
+            drafts = read_rows(path_lines(text, source, problems), problems)
         else:
             raise BadTaxonomy(source, [f"unknown format {suffix!r}; use one of {_SUFFIXES}"])
         made = _build(drafts, source=source, about=about, problems=problems)
@@ -131,6 +142,15 @@ class Taxonomy:
             return self.roots
         return tuple(n for n in map(self.nodes.__getitem__, node.children) if not n.deprecated)
 
+    def onward(self, node: Node | None) -> Node | None:
+        """Return what a node leads to: itself, or down to where there is more than one way to go.
+
+        None stands for the top.
+        """
+        while len(below := self.children(node)) == 1:
+            node = below[0]
+        return node
+
     def ancestors(self, node: Node) -> Iterator[Node]:
         """The node's parent, its parent, up to the root."""
         while node.parent is not None:
@@ -139,6 +159,8 @@ class Taxonomy:
 
     def resolve(self, label: str) -> str | None:
         """Find a label given from outside: by id, then full path, then unique name.
+
+        A path may be written with `/` or `»`, and a number as spreadsheets write it (1.0 for 1).
 
         Returns the node's id, `none` for that word however it is written (unless a category is
         called so), or None when nothing fits. Deprecated nodes resolve like any other.
@@ -149,6 +171,10 @@ class Taxonomy:
         wanted = SEPARATOR.sub(" > ", label).casefold()
         by_path, by_name = self._index
         found = by_path.get(wanted) or by_name.get(wanted)
+        if found is None and "/" in label:
+            found = by_path.get(_SLASH.sub(" > ", label).casefold())
+        if found is None and _WHOLE.fullmatch(label) and (whole := label.split(".")[0]):
+            found = whole if whole in self.nodes else by_name.get(whole)
         return found or (NONE if wanted == NONE and wanted not in by_name else None)
 
     def resolve_all(self, labels: str) -> str | None:
@@ -185,7 +211,9 @@ def _build(drafts: list[Draft], *, source: str, about: str, problems: list[str])
         first.setdefault(draft.id, draft)
     problems += _each(drafts, first) + _cycles(first)
     if problems:
-        raise BadTaxonomy(source, problems)
+        items = any(f"unknown column {name!r}" in p for name in ITEM_COLUMNS for p in problems)
+        hint = "it looks like a file of items: --file is for those" if items else ""
+        raise BadTaxonomy(source, problems, hint=hint)
 
     children: dict[str, list[str]] = {}
     for draft in drafts:

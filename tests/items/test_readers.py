@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat.errors import BadConfig, InputError
+from llmcat.files.sources import count_rows, expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.items.sources import count_rows, expand
 from llmcat.records import Item
 
 Write = Callable[[str, str | bytes], Path]
@@ -100,7 +100,7 @@ def test_csv_cells_are_strings(write: Write) -> None:
     ("body", "reason"),
     [
         ("1,x,too many", "3 cells in a row of 2 columns"),
-        (b"1,\xff", "not UTF-8"),
+        (b"1,\xff\n2,caf\xc3\xa9\n3,\xc3\xa9t\xc3\xa9", "not UTF-8"),
         ('1,"a" b', "not CSV"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_bad_csv_row_is_a_row_with_a_reason(write: Write, body: str | bytes, r
     """The rows around it are read."""
     body = body.encode() if isinstance(body, str) else body
     items = read(write("a.csv", b"id,title\n0,before\n" + body + b"\n2,after\n"))
-    assert [i.error is None for i in items] == [True, False, True]
+    assert [i.row for i in items if i.error] == [1]
     assert reason in str(items[1].error)
 
 
@@ -163,8 +163,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="directory"):
         read(tmp_path)
     (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"unknown format '\.xlsx'"):
+    with pytest.raises(InputError, match=r"a\.xlsx: a damaged workbook"):
         read(tmp_path / "a.xlsx")
+    (tmp_path / "a.doc").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"unknown format '\.doc'"):
+        read(tmp_path / "a.doc")
 
 
 def test_a_megabyte_is_cut_and_flagged(write: Write) -> None:

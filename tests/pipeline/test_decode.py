@@ -203,6 +203,26 @@ def test_the_exit_means_different_things() -> None:
     assert end.confidence == pytest.approx(end.p["B > Bb"])
 
 
+def test_a_level_with_one_node_is_walked_through() -> None:
+    """A single root, and single levels further down, are never asked about."""
+    lines = "".join(f"Root > {d} > All > {d}{x}\n" for d in "ABC" for x in "123")
+    plan = Plan(Taxonomy.parse(lines, suffix=".txt"), CANDIDATES[:128], size=6)
+    assert [n.name for n in plan.first_menus()[0].nodes] == ["A", "B", "C"]
+    end, asks = drive(plan, lambda n: 2.0 * (n.name in {"B", "B2"}), 0.0)
+    assert (end.label, asks) == ("Root > B > All > B2", 2)
+    assert math.fsum([*end.p.values(), end.p_none]) == pytest.approx(1.0)
+    end, asks = drive(plan, lambda _: 0.0, 1.0)
+    assert (end.label, asks) == (NONE, 1)  # what is below a single root is the top
+    end, asks = drive(plan, lambda n: 2.0 * (n.name == "B"), 1.0)
+    assert (end.label, asks) == ("Root > B > All", 2)
+    steps = walk(plan)
+    next(steps)
+    steps.send([Scores("Root > B", {}, None, "label_only")])
+    with pytest.raises(StopIteration) as bare:
+        steps.send([Scores("Root > B > All > B2", {}, None, "label_only")])
+    assert bare.value.value == Scores("Root > B > All > B2", {}, None, "label_only")
+
+
 @pytest.mark.parametrize(("count", "asks"), [(128, 3), (300, 4), (5000, 41), (20000, 158 + 2 + 1)])
 def test_a_tournament_finds_the_best_of_any_number(count: int, asks: int) -> None:
     """Rounds shrink the list to one menu; the best label wins wherever it stands."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from llmcat import Taxonomy
 from llmcat.candidates.codes import CANDIDATES
 from llmcat.candidates.plan import Plan
-from llmcat.errors import BadConfig, BadPrompt
-from llmcat.items.readers import ItemReader
+from llmcat.errors import BadConfig, BadItem, BadPrompt
+from llmcat.items.readers import TEXT_COLUMNS, ItemReader
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.prompting.few_shot import Pool
@@ -154,6 +155,10 @@ def test_item_text_is_not_a_template(text: str) -> None:
             "{{ ''.__class__.__mro__ }}{% endblock %}{% block item %}{{ item }}{% endblock %}",
             "unsafe",
         ),
+        (
+            "{% block system %}{% for e in menu %}{{ e.node.id | uper }}{% endfor %}{% endblock %}",
+            "line 5: No filter named 'uper'",
+        ),
     ],
 )
 def test_a_broken_prompt_fails_at_load(body: str, message: str) -> None:
@@ -161,6 +166,23 @@ def test_a_broken_prompt_fails_at_load(body: str, message: str) -> None:
     front = "---\nname: x\nversion: 1\ndescription: x\n---\n"
     with pytest.raises(BadPrompt, match=message):
         templates.parse(front + body, "x.jinja")
+
+
+def test_a_column_without_anything_in_it_is_empty(tmp_path: Path) -> None:
+    """Where items may have it; one that none has is a mistake in the prompt, by its name."""
+    front = "---\nname: x\nversion: 1\ndescription: x\n---\n"
+    menu = "{% block system %}{% for e in menu %}{{ e.code }} {{ e.label }}\n{% endfor %}{{ exit }}"
+    body = "{% endblock %}{% block item %}{{ item.title }}{% if item.WHAT %} by {{ item.WHAT }}"
+    path = tmp_path / "x.jinja"
+
+    def shown(column: str, columns: tuple[str, ...] = TEXT_COLUMNS) -> str:
+        path.write_text(front + menu + body.replace("WHAT", column) + "{% endif %}{% endblock %}")
+        made = replace(task(), prompt=templates.load(str(path)), columns=columns)
+        return str(made.fit(item(title="hat"))[1]["content"])
+
+    assert shown("description") == shown("brand", ("title", "brand")) == "hat"
+    with pytest.raises(BadItem, match="the item has no column 'brand'"):
+        shown("brand")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcat import Taxonomy
-from llmcat.errors import BadTaxonomy
+from llmcat.errors import BadConfig, BadTaxonomy
+from llmcat.taxonomy.load import labels_in
 
 YAML = """\
 name: Shop
@@ -83,7 +84,7 @@ def test_csv_with_ids_and_parents() -> None:
         (".yaml", "- a\n- b: [\n", ["line 3: not YAML"]),
         (".yaml", "- a\n- {name: b, descripton: x}\n", ["line 2: unknown key 'descripton'"]),
         (".yaml", "- a\n- [b]\n", ["line 2: a label is a name or a mapping"]),
-        (".yaml", "x: 1", ["expected a list of labels"]),
+        (".yaml", "x: 1", ["unknown key 'x'", "expected a list of labels"]),
         (".yaml", "- a\n- none\n", ["line 2: 'none' is reserved"]),
         (".yaml", "- {id: 1, name: A}\n- {id: 2, name: A}\n", ["line 2: 'A' stands twice"]),
         (".json", '["a",\n "b"\n "c"]', ["line 3: not JSON"]),
@@ -149,3 +150,95 @@ def test_path_lines_round_trip(paths: list[list[str]]) -> None:
     leaves = "\n".join(n.label for n in taxonomy.leaves)
     again = Taxonomy.parse(leaves, suffix=".txt")
     assert [n.id for n in again.leaves] == [n.id for n in taxonomy.leaves]
+
+
+HOME = """{"id": 1, "label": "Home", "parent_id": %s}
+{"id": 2, "label": "Lamps", "parent_id": %s}
+{"id": 3, "label": "Rugs", "parent_id": %s}"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "paths"),
+    [
+        (".txt", "# Version: 2099\n1 - Home\n11 - Home > Lamps\n12 - Home > Rugs\n", None),
+        (".txt", "# x\nx://h : Home\nx://1 : Home > Lamps\nx://2   : Home > Rugs\n", None),
+        (".txt", "Home\n  Lamps\n  Rugs\n", None),
+        (".txt", "Home\n\tLamps\n\tRugs\n", None),
+        (".txt", "- Home\n  - Lamps\n  - Rugs\n", None),
+        (".txt", "Home/Lamps\nHome/Rugs\n", None),
+        (".txt", "Home » Lamps\nHome » Rugs\n", None),
+        (".txt", "Home >> Lamps\r\nHome >> Rugs\r\n", None),
+        (".txt", "1. TV/Video\n2. Audio\n", ["TV/Video", "Audio"]),
+        (".txt", "Caf&eacute; &amp; Bar\nSpiel\u200bze\u00adug\n", ["Café & Bar", "Spielzeug"]),
+        (".csv", "ID,Name,Parent ID\n1,Home,0\n2,Lamps,1.0\n3,Rugs,1\n", None),
+        (".csv", "id;name;parent\n1;Home;nan\n2;Lamps;Home\n3;Rugs;Home\n", None),
+        (".tsv", 'name\tparent\nA\t\nB 2"\tA\nC\tA\n', ['A > B 2"', "A > C"]),
+        (".jsonl", HOME % ("NaN", "1.0", "1"), None),
+        (".json", "[%s]" % (HOME % ("null", "1", "1")).replace("\n", ","), None),
+        (".yaml", "Home: [Lamps, Rugs]\n", None),
+        (".yaml", "labels:\n  - Lamps: for light\n  - Rugs: for floors\n", ["Lamps", "Rugs"]),
+        (".json", '{"Lamps": "for light", "Rugs": "for floors"}', ["Lamps", "Rugs"]),
+        (".json", '{"0": "Lamps", "1": "Rugs"}', ["Lamps", "Rugs"]),
+    ],
+)  # fmt: skip
+def test_what_others_write(suffix: str, text: str, paths: list[str] | None) -> None:
+    """Ids in front, indentation, bullets, other separators, other spellings of no parent."""
+    taxonomy = Taxonomy.parse(text, suffix=suffix)
+    assert [n.label for n in taxonomy.leaves] == (paths or ["Home > Lamps", "Home > Rugs"])
+
+
+def test_ids_in_front_and_names_behind_numbers() -> None:
+    """They are the ids; a text behind a name describes it."""
+    taxonomy = Taxonomy.parse("1 - Home\n11 - Home > Lamps\n12 - Home > Rugs\n", suffix=".txt")
+    assert [n.id for n in taxonomy.leaves] == ["11", "12"]
+    assert taxonomy.resolve("Home > Lamps") == taxonomy.resolve("11.0") == "11"
+    assert Taxonomy.parse('{"0": "Lamps", "1": "Rugs"}', suffix=".json").resolve("Rugs") == "1"
+    taxonomy = Taxonomy.parse('{"Lamps": "for light", "Rugs": "for floors"}', suffix=".json")
+    assert taxonomy.nodes["Lamps"].description == "for light"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "problem"),
+    [
+        (".txt", "Home\n Lamps\nGarden\n", "line 2: indented by one blank"),
+        (".txt", "Home\n    Lamps\n  Rugs\n", "line 3: indented as no line above it"),
+        (".txt", "Home\n  A > B\n", "line 2: a path within indented lines"),
+        (".txt", "- Home\nGarden\n", "line 1 begins with a bullet, and others do not"),
+        (".txt", "x://1 : Home\nGarden\n", "line 2: no id in front"),
+        (".yaml", "lables: [a, b]\n", "unknown key 'lables'"),
+        (".json", '{"verticals": [{"name": "Home", "prefix": "h"}]}', "expected a list"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused(suffix: str, text: str, problem: str) -> None:
+    """A tree that is read as a list would give wrong labels without a word."""
+    with pytest.raises(BadTaxonomy) as caught:
+        Taxonomy.parse(text, suffix=suffix)
+    assert problem in str(caught.value)
+
+
+def test_a_message_lists_five_problems() -> None:
+    """The error holds them all; items in place of categories are recognised."""
+    with pytest.raises(BadTaxonomy) as caught:
+        Taxonomy.parse("title,price\n" + "hat,1\n" * 60, suffix=".csv")
+    assert len(caught.value.problems) > 50
+    assert str(caught.value).count("\n") == 6
+    assert "it looks like a file of items" in caught.value.hint
+
+
+def test_labels_given_in_other_ways() -> None:
+    """A path with slashes, two signs, entities; a number as a spreadsheet writes it."""
+    taxonomy = Taxonomy.parse("Home > Lamps & Light\nHome > Rugs\n", suffix=".txt")
+    wanted = "Home > Lamps & Light"
+    for label in ("Home/Lamps &amp; Light", "home >> lamps & light", "Home &gt; Lamps & Light"):
+        assert taxonomy.resolve(label) == wanted
+    rows = Taxonomy.parse("id,name\n1,Lamps\n2,2.0\n", suffix=".csv")
+    assert (rows.resolve("1.0"), rows.resolve("2.0"), rows.resolve("1.5")) == ("1", "2", None)
+
+
+def test_the_flag_is_a_line_of_csv() -> None:
+    """Commas in quotes, a JSON list; another separator is no silent single category."""
+    assert labels_in('"Bags, cases",shoes, toys') == ["Bags, cases", "shoes", "toys"]
+    assert labels_in('["Bags, cases", "shoes"]') == ["Bags, cases", "shoes"]
+    for text in ("a;b;c", '["a"', "[1]", '"a'):
+        with pytest.raises(BadConfig, match="--labels"):
+            labels_in(text)

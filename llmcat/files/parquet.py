@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -46,11 +48,70 @@ def _open(raw: BinaryIO) -> Any:
 def rows_of(raw: BinaryIO) -> Iterator[dict[str, Any]]:
     """Yield rows as mappings. Raises `InputError` if the file is not Parquet or is damaged."""
     file, pa = _open(raw), _pyarrow()
+    names = file.schema_arrow.names
+    doubled = [name for name, n in Counter(names).items() if n > 1]
+    if doubled:
+        raise InputError(f"columns stand twice in the file: {', '.join(doubled)}")
+    classes = _classes(file.schema_arrow)
     try:
         for batch in file.iter_batches(batch_size=_BATCH):
-            yield from batch.to_pylist()
+            columns = [
+                _named(_values(column, pa), classes[name]) if name in classes
+                else _values(column, pa)
+                for name, column in zip(names, batch.columns, strict=True)
+            ]  # fmt: skip
+            for cells in zip(*columns, strict=True):
+                yield dict(zip(names, cells, strict=True))
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise InputError(f"the Parquet file breaks off: {exc}") from exc
+
+
+def _values(column: Any, pa: Any) -> list[Any]:
+    """Return a column's values as Python has them, as text what Python has no value for."""
+    if column.type == pa.binary(16) or str(column.type).startswith("extension<arrow.uuid"):
+        plain = column.storage if hasattr(column, "storage") else column
+        return [None if v is None else str(uuid.UUID(bytes=v)) for v in plain.to_pylist()]
+    try:
+        found: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError, TypeError, KeyError, pa.ArrowException, OSError):
+        return [_cell(column[i], pa) for i in range(len(column))]
+    return found
+
+
+def _cell(cell: Any, pa: Any) -> Any:
+    """Return one value; one that Python cannot hold (the year 20000, a zone on Mars) as text."""
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError, TypeError, KeyError, pa.ArrowException, OSError):
+        pass
+    try:
+        if pa.types.is_timestamp(cell.type):
+            return str(cell.cast(pa.timestamp(cell.type.unit)).cast(pa.string()).as_py())
+        return str(cell.cast(pa.string()).as_py())
+    except (pa.ArrowException, ValueError, OSError):
+        return str(cell)
+
+
+def _classes(schema: Any) -> dict[str, list[str]]:
+    """Return the names of integer labels, by column, as Hugging Face's `datasets` stores them."""
+    try:
+        told = orjson.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"]
+        return {
+            name: [str(each) for each in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _named(values: list[Any], names: list[str]) -> list[Any]:
+    """Return labels by name; -1, which stands for none given, is missing."""
+    return [
+        names[v] if isinstance(v, int) and 0 <= v < len(names) else None if v == -1 else v
+        for v in values
+    ]
 
 
 def count(raw: BinaryIO) -> int:

@@ -1,0 +1,84 @@
+"""Workbooks (.xlsx, .xls, .ods): one sheet in by calamine, predictions out by openpyxl."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from llmcat.errors import BadConfig, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["check", "rows_in", "write"]
+
+MISSING = 'pip install "llmcat[excel]"'
+
+
+def check() -> None:
+    """Raise `InputError` if workbooks cannot be used here."""
+    try:
+        import openpyxl
+        import python_calamine  # noqa: F401
+    except ImportError as exc:
+        raise InputError("Excel needs python-calamine and openpyxl", hint=MISSING) from exc
+    del openpyxl
+
+
+def rows_in(raw: BinaryIO, sheet: str = "") -> tuple[str, list[str], Iterator[list[Any]]]:
+    """Return the sheet's name, those of all sheets, and its rows, the header first.
+
+    Without `sheet` the first one that holds anything. Whole numbers are integers, as they look in
+    the sheet. Raises `InputError` for a damaged workbook, `BadConfig` for an unknown sheet.
+    """
+    check()
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        book = CalamineWorkbook.from_filelike(raw)
+        names = book.sheet_names
+        if sheet and sheet not in names:
+            raise BadConfig(f"no sheet {sheet!r}", hint=f"there are {', '.join(names)}")
+        for name in [sheet] if sheet else names:
+            rows = book.get_sheet_by_name(name).to_python(skip_empty_area=False)
+            if sheet or any(any(cell != "" for cell in row) for row in rows):
+                return name, names, ([_value(cell) for cell in row] for row in rows)
+    except CalamineError as exc:
+        raise InputError(f"a damaged workbook: {exc}") from exc
+    raise InputError("a workbook without rows")
+
+
+def _value(cell: Any) -> Any:
+    if type(cell) is float and cell.is_integer() and abs(cell) < 2**53:
+        return int(cell)
+    if isinstance(cell, dt.datetime) and cell.time() == dt.time():
+        return cell.date().isoformat()
+    if isinstance(cell, dt.datetime | dt.date | dt.time):
+        return cell.isoformat()
+    return str(cell) if isinstance(cell, dt.timedelta) else cell
+
+
+def write(out: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a workbook of one sheet. Text stays text: a cell that begins with `=` is no formula."""
+    check()
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("predictions")
+
+    def told(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = ILLEGAL_CHARACTERS_RE.sub(" ", value)
+        if not text.startswith("="):
+            return text
+        cell = WriteOnlyCell(sheet, text)
+        cell.data_type = "s"
+        return cell
+
+    sheet.append([told(name) for name in header])
+    for row in rows:
+        sheet.append([told(value) for value in row])
+    book.save(out)
