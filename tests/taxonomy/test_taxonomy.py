@@ -174,7 +174,7 @@ HOME = """{"id": 1, "label": "Home", "parent_id": %s}
         (".csv", "id;name;parent\n1;Home;nan\n2;Lamps;Home\n3;Rugs;Home\n", None),
         (".tsv", 'name\tparent\nA\t\nB 2"\tA\nC\tA\n', ['A > B 2"', "A > C"]),
         (".jsonl", HOME % ("NaN", "1.0", "1"), None),
-        (".json", "[%s]" % (HOME % ("null", "1", "1")).replace("\n", ","), None),
+        (".json", f"[{(HOME % ('null', 1, 1)).replace(chr(10), ',')}]", None),
         (".yaml", "Home: [Lamps, Rugs]\n", None),
         (".yaml", "labels:\n  - Lamps: for light\n  - Rugs: for floors\n", ["Lamps", "Rugs"]),
         (".json", '{"Lamps": "for light", "Rugs": "for floors"}', ["Lamps", "Rugs"]),
