@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import tomllib
 import warnings
+from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -353,6 +355,7 @@ def load(*, trust_env: bool = True, **flags: Any) -> RunConfig:
                 f"{CONFIG_FILE}: api_key does not belong in a file",
                 hint="set the environment variable LLMCAT_API_KEY",
             )
+        _check_names(keys)
     for old, new in RENAMED.items() if trust_env else ():
         if (value := os.environ.get(f"LLMCAT_{old.upper()}")) is not None:
             say_renamed(f"LLMCAT_{old.upper()}", f"LLMCAT_{new.upper()}")
@@ -365,6 +368,16 @@ def load(*, trust_env: bool = True, **flags: Any) -> RunConfig:
     except ValidationError as exc:
         problems = [_told(e["loc"], e["msg"]) for e in exc.errors()]
         raise BadConfig("; ".join(problems), hint="see --help") from exc
+
+
+def _check_names(keys: Collection[str]) -> None:
+    """Raise `BadConfig` for what llmcat.toml sets and nothing is called."""
+    known = {*RunConfig.model_fields, *RENAMED}
+    lost = [key for key in keys if key.lower() not in known]
+    if lost:
+        near = get_close_matches(lost[0].lower(), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "llmcat classify --help names the settings"
+        raise BadConfig(f"{CONFIG_FILE}: no setting is called {lost[0]!r}", hint=hint)
 
 
 def _told(where: tuple[int | str, ...], what: str) -> str:

@@ -63,12 +63,13 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     items, rows, broken, foreign = [], 0, 0, Counter[str]()
     for item in reader.read_for(config):
         rows += 1
-        if not item.gold:
+        given = taxonomy.given(item.gold)
+        if not given:
             broken += item.error is not None
             continue
-        gold = taxonomy.resolve_all(item.gold)
+        gold = taxonomy.resolve_all(given)
         if gold is None:
-            each = item.gold.split(SEVERAL)
+            each = given.split(SEVERAL)
             foreign.update(label for label in each if taxonomy.resolve(label) is None)
         items.append(replace(item, gold=gold))
     if foreign:

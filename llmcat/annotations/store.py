@@ -327,6 +327,11 @@ class LabelStore:
         """Return the fields of the texts that are kept, by key."""
         return {key: orjson.loads(text) for key, text in self._db.rows("SELECT * FROM texts")}
 
+    def knows(self, key: str) -> bool:
+        """Tell whether a text's key has come, with a label or for its text."""
+        there = "SELECT 1 FROM {} WHERE key = ? LIMIT 1"
+        return any(self._db.rows(there.format(table), (key,)) for table in ("labels", "texts"))
+
     def keys_of(self, item: str) -> list[str]:
         """Return the keys of the texts that came under an id, the latest first."""
         rows = self._db.rows(

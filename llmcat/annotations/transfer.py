@@ -30,35 +30,47 @@ if TYPE_CHECKING:
 __all__ = ["export", "import_labels"]
 
 
+MARK = "k"
+"""Stands before a key in files: a spreadsheet would read 467210206 or 4672e15 as a number."""
+
+
 def import_labels(
     config: RunConfig, taxonomy: Taxonomy, store: LabelStore, *, source: Source, by: str = ""
 ) -> Counter[str]:
     """Put the labels of a file into the store; return how many rows there were of each kind.
 
     `new`, `known` (the source's latest word already), `unlabelled`. A row is known by the column
-    `key` of an exported file, else by its text, else by its id. All or nothing: raises `InputError`
-    for labels that the taxonomy does not have, and for rows that cannot be placed.
+    `key` of an exported file, where the store has that key, else by its text, else by its id. All
+    or nothing: raises `InputError` for labels that the taxonomy does not have, and for rows that
+    cannot be placed.
     """
-    reader = _reader(config)
+    reader, has_text = _reader(config)
     labels: list[Label] = []
     texts: dict[str, Mapping[str, str]] = {}
     counts, foreign, lost = Counter[str](), Counter[str](), list[str]()
     at = now()
     for item in reader.read_for(config):
-        if not item.gold:
+        given = taxonomy.given(item.gold)
+        if not given:
             counts["unlabelled"] += 1
             continue
-        node = taxonomy.resolve(item.gold)
+        node = taxonomy.resolve(given)
         if node is None:
-            foreign[item.gold] += 1
+            foreign[given] += 1
             continue
-        keys = [key_of(item.content)] if item.error is None else store.keys_of(item.id)
-        if given := item.kept.get("key"):
-            keys = [given]
+        named = item.kept.get("key", "").strip()
+        own = key_of(item.content) if has_text and item.error is None else ""
+        if named and store.knows(key := named.removeprefix(MARK)):
+            keys = [key]
+        elif named and not (own and store.knows(own)):
+            lost.append(named)
+            continue
+        else:
+            keys = [own] if own else store.keys_of(item.id)
         if not keys:
             lost.append(item.id)
             continue
-        if item.error is None and config.keep_text and not given:
+        if own and config.keep_text and not named:
             texts[keys[0]] = item.fields
         labels.append(Label(keys[0], node, source, item.id, at=at, by=by, taxonomy=taxonomy.digest))
     if foreign:
@@ -68,24 +80,30 @@ def import_labels(
         )
     if lost:
         raise InputError(
-            f"{len(lost):,} rows have no text, and ids that the store does not know: "
+            f"{len(lost):,} rows have neither a text nor a key or id that the store knows: "
             f"{', '.join(lost[:5])}",
-            hint="leave the items' text in the file",
+            hint="did a spreadsheet change the keys? leave the items' text in the file",
         )
     counts["new"] = store.add(labels, texts=texts)
     counts["known"] = len(labels) - counts["new"]
     return counts
 
 
-def _reader(config: RunConfig) -> ItemReader:
-    """Return what reads a file of labels: by the column `key` where it has one."""
-    columns = Columns.of(config)
-    exported = replace(columns, keep=("key",), text=(columns.id,))
-    try:
-        ItemReader(columns=exported).check(*expand(config.file), how=Reading.of(config))
-    except BadConfig:
-        return ItemReader(columns=columns)
-    return ItemReader(columns=exported)
+def _reader(config: RunConfig) -> tuple[ItemReader, bool]:
+    """Return what reads a file of labels, and whether it has the items' text.
+
+    By the column `key` where it has one.
+    """
+    plain = Columns.of(config)
+    keyed = replace(plain, keep=("key",))
+    files = expand(config.file)
+    for columns, has_text in ((keyed, True), (replace(keyed, text=(plain.id,)), False)):
+        try:
+            ItemReader(columns=columns).check(*files, how=Reading.of(config))
+        except BadConfig:
+            continue
+        return ItemReader(columns=columns), has_text
+    return ItemReader(columns=plain), True
 
 
 def export(store: LabelStore, labels: Iterable[Label], out: Path, *, to_check: bool = False) -> int:
@@ -100,6 +118,7 @@ def export(store: LabelStore, labels: Iterable[Label], out: Path, *, to_check: b
         known = asdict(label)
         if to_check:
             known = {"key": label.key, "item": label.item, "suggested": label.label, "label": ""}
+        known["key"] = MARK + label.key
         rows.append({"id": known.pop("item"), **texts.get(label.key, {}), **known})
     if out.suffix not in {".jsonl", ".csv"}:
         raise BadConfig(f"{out}: labels are written as .jsonl or .csv")

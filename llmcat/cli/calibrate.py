@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "weights_line"]
 
+LOST = 0.1
+"""Of all items; so much less that can be accepted is worth a word."""
+
 
 CALIBRATE_EPILOG = """\
 examples:
@@ -116,7 +119,7 @@ def run_calibrate(
         print(weights_line(fitted.artifact))
     else:
         made.save(out)
-    for text in _doubts(made, found["after"]["log_loss"]["value"], plain=plain):
+    for text in [*_doubts(made, found["after"]["log_loss"]["value"], plain=plain), *_lost(found)]:
         print(text)
     _print_gain(made, found)
     _print_promise(Calibrated(made, taxonomy, wanted), sets=config.set_coverage)
@@ -192,6 +195,19 @@ def weights_line(artifact: Artifact) -> str:
     line = artifact.parts.get("line")
     skip = f"; --skip-sure leaves the model out above {line.learnt['skip']:.3f}" if line else ""
     return f"weights: {said}{skip}"
+
+
+def _lost(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say where calibration takes away from what can be accepted at a precision."""
+    said = []
+    for name, metric in found["before"].items():
+        before, after = metric["value"], found["after"].get(name, metric)["value"]
+        if name.startswith("coverage_at_") and before is not None and (after or 0) < before - LOST:
+            said.append(
+                f"WARNING: {name.replace('_', ' ')} falls from {before:.0%} to {after or 0:.0%} on "
+                "these items: the order of the confidences is worse after it (--plain leaves them)"
+            )
+    return said
 
 
 def _doubts(made: Calibration, loss: float, *, plain: bool) -> list[str]:

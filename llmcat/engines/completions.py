@@ -27,6 +27,7 @@ from llmcat.errors import (
     EngineUnsupported,
 )
 from llmcat.records import Answer, Item, Menu, Node, Prefix, Request, Usage, digest
+from llmcat.transport.http import base_of
 from llmcat.transport.rate import InFlight
 from llmcat.transport.retry import insist, try_again
 
@@ -178,6 +179,7 @@ class Completions:
 
     def __post_init__(self) -> None:
         """Refuse an address or a key that cannot be sent."""
+        self.base_url = base_of(self.base_url)
         check_reachable(self.base_url, self.api_key)
         self.rate = InFlight(self.concurrency, self.timeout, self.base_url or self.model)
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.engines import Capabilities, Served, check_reachable, in_batches, in_flight
-from llmcat.engines.decision_forms import FORMS, Asked, Form, probabilities_of, rounding
+from llmcat.engines.decision_forms import Asked, Form, probabilities_of, rounding
 from llmcat.errors import EngineError, EngineRefused, EngineUnsupported, Undecided
 from llmcat.records import MOST_LABELS, Answer, Request, Usage
-from llmcat.transport.http import JsonServer
+from llmcat.transport.http import JsonServer, base_of
 from llmcat.transport.retry import insist, try_again_if_well
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ class DecisionServer:
         """Tidy the address and check it. Raises `BadConfig`."""
         self.name = self.form.name
         self.base_url = bare(self.base_url)
-        if "://" not in self.base_url:
-            self.base_url = f"http://{self.base_url}"
         check_reachable(self.base_url, self.api_key)
         self.server = JsonServer(
             self.base_url, self.api_key, self.concurrency, self.timeout, self.attempts,
@@ -373,10 +371,7 @@ class DecisionServer:
 
 def bare(url: str) -> str:
     """Return a server's address without the path of a form."""
-    url = url.rstrip("/")
-    for form in FORMS.values():
-        url = url.removesuffix(form.path)
-    return url.removesuffix("/v1").rstrip("/")
+    return base_of(url).removesuffix("/v1").rstrip("/")
 
 
 def _canary(*, state: int = 0, turn: bool = False, options: Sequence[str] = OPTIONS) -> Asked:

@@ -48,7 +48,7 @@ from llmcat.records import (
     Usage,
     digest,
 )
-from llmcat.transport.http import JsonServer
+from llmcat.transport.http import JsonServer, base_of
 from llmcat.transport.retry import try_again_if_well
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ class VllmHttp:
 
     def __post_init__(self) -> None:
         """Bring the address into one form."""
-        self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
-        if "://" not in self.base_url:
-            self.base_url = f"http://{self.base_url}"
+        self.base_url = base_of(self.base_url).removesuffix("/v1").rstrip("/")
         check_reachable(self.base_url, self.api_key)
         self.server = JsonServer(
             self.base_url,

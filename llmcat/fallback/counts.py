@@ -15,12 +15,16 @@ __all__ = ["Counts"]
 
 @dataclass
 class Counts:
-    """Who decided how often in a run. `failed`: batches that the primary could not answer."""
+    """Who decided how often in a run.
+
+    `failed`, `answered`: batches that the primary could not answer, and that it did.
+    """
 
     decided: Counter[str] = field(default_factory=Counter)
     asked: int = 0
     degraded: int = 0
     failed: int = 0
+    answered: int = 0
 
     def add(self, sources: Mapping[str, Any]) -> None:
         """Count a decision by what its sources said."""

@@ -72,11 +72,20 @@ class HttpPrimary:
     url: str
     timeout: float = 30.0
     classes_: list[str] = field(default_factory=list)
+    each_in_list: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Learn the labels. Raises `EngineError` where nothing like them comes back."""
+        """Learn the labels, and how several texts are asked about. Raises `EngineError`.
+
+        Text Embeddings Inference takes two texts for a pair, unless each stands in a list.
+        """
         if not self.classes_:
             self.classes_ = sorted(self._ask(["?"])[0])
+        try:
+            self._ask(["one", "two", "three"])
+        except EngineRefused:
+            self.each_in_list = True
+            self._ask(["one", "two", "three"])
 
     @property
     def digest(self) -> str:
@@ -98,7 +107,11 @@ class HttpPrimary:
     def _ask(self, texts: list[str]) -> list[dict[str, float]]:
         said = post(
             self.url,
-            {"inputs": texts, "parameters": {"top_k": None}, "truncate": True},
+            {
+                "inputs": [[t] for t in texts] if self.each_in_list else texts,
+                "parameters": {"top_k": None},
+                "truncate": True,
+            },
             timeout=self.timeout,
         )
         try:
@@ -198,6 +211,12 @@ class Placed:
     @classmethod
     def of(cls, primary: Primary, taxonomy: Taxonomy) -> Placed:
         """Find each class in the taxonomy. Raises `BadConfig` for those that are not there."""
+        if hasattr(primary, "predict") and not hasattr(primary, "predict_proba"):
+            raise BadConfig(
+                f"the primary, a {type(primary).__name__}, gives no probabilities: nothing tells "
+                "when it is sure",
+                hint="CalibratedClassifierCV of scikit-learn adds predict_proba to a classifier",
+            )
         try:
             classes = [str(c) for c in primary.classes_]
         except AttributeError as exc:

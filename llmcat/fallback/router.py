@@ -25,7 +25,7 @@ import numpy as np
 
 from llmcat.annotations.store import Label, key_of
 from llmcat.candidates.walks import choose
-from llmcat.errors import BadConfig, EngineError
+from llmcat.errors import BadConfig, EngineDown, EngineError
 from llmcat.evidence.escalation import Escalation
 from llmcat.evidence.mixture import Mixture, ModelOutputs
 from llmcat.fallback.counts import Counts
@@ -56,6 +56,9 @@ COVER = 0.99
 BATCH = 256
 LEAST = 1e-4
 """What the primary gives less to is left out of its answer."""
+
+HOPELESS = 5
+"""Batches without any answer after which a primary that never answered ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,14 @@ class Router:
             p = self.placed.probabilities(texts)
         except EngineError as exc:
             self.counts.failed += 1
+            if self.counts.failed >= HOPELESS and not self.counts.answered:
+                raise EngineDown(
+                    f"the primary never answered: {exc}",
+                    hint="llmcat classify asks the model alone",
+                ) from exc
             why = f"the primary is away: {exc}"
             return [PrimaryAssessment({}, 1.0, 1.0, 1.0, (), why, 1.0) for _ in items]
+        self.counts.answered += 1
         p_none = 1.0 - p[:, self._columns].sum(axis=1)
         p = p[:, self._columns]
         p = p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12)

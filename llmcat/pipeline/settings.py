@@ -119,8 +119,9 @@ async def engine_for(config: RunConfig) -> Engine:
 
 def with_gold(item: Item, taxonomy: Taxonomy) -> Item:
     """Return the item with its known labels as node ids, where the taxonomy has them."""
-    label = taxonomy.resolve_all(item.gold) if item.gold else None
-    return replace(item, gold=label) if label else item
+    given = taxonomy.given(item.gold)
+    label = taxonomy.resolve_all(given) if given else None
+    return replace(item, gold=label or given) if (label or given) != item.gold else item
 
 
 def pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:

@@ -55,7 +55,8 @@ class Pool:
         """
         kept, labels, problems = [], [], []
         for item in items:
-            label = taxonomy.resolve_all(item.gold) if item.gold else None
+            given = taxonomy.given(item.gold)
+            label = taxonomy.resolve_all(given) if given else None
             if item.error or label is None:
                 what = item.error or (
                     f"label {readable(item.gold)!r} is not in the taxonomy"

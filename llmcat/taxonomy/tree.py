@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Taxonomy"]
 
+NOT_GIVEN = {"", "nan", "null", "nat", "<na>"}
 _SLASH = re.compile(r"\s*/\s*")
 _WHOLE = re.compile(r"\d+\.0+")
 _SUFFIXES = ".yaml .yml .json .jsonl .csv .tsv .txt"
@@ -176,6 +177,15 @@ class Taxonomy:
         if found is None and _WHOLE.fullmatch(label) and (whole := label.split(".")[0]):
             found = whole if whole in self.nodes else by_name.get(whole)
         return found or (NONE if wanted == NONE and wanted not in by_name else None)
+
+    def given(self, label: str | None) -> str | None:
+        """Return a known label as it was given, None where it only says that none was.
+
+        `nan`, `null` and their like are what tables write for an empty cell, unless a category is
+        called so.
+        """
+        missing = (label or "").casefold() in NOT_GIVEN and self.resolve(label or "") is None
+        return None if missing else label
 
     def resolve_all(self, labels: str) -> str | None:
         """Find an item's labels, `joined` where there are several; None where one does not fit."""

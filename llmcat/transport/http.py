@@ -18,12 +18,30 @@ from llmcat.errors import EngineBusy, EngineDown, EngineError, EngineRefused, En
 from llmcat.transport.rate import InFlight
 from llmcat.transport.retry import insist, refusal
 
-__all__ = ["CONNECT", "JsonServer", "Reply"]
+__all__ = ["CONNECT", "JsonServer", "Reply", "base_of"]
+
+ENDPOINTS = (
+    "/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/tokenize",
+    "/systemone", "/decisions", "/classify", "/health",
+)  # fmt: skip
+"""What people copy along with an address."""
 
 _MOST_BYTES = 1 << 24
 """No reply is longer."""
 CONNECT = 10.0
 """Seconds for a connection, or for a look at what is not needed."""
+
+
+def base_of(url: str) -> str:
+    """Return a server's address with its scheme, without what stands behind for one endpoint.
+
+    `/v1` stays: some servers have their endpoints below another path.
+    """
+    url = url.strip().rstrip("/")
+    for path in ENDPOINTS:
+        url = url.removesuffix(path)
+    url = url.rstrip("/")
+    return url if not url or "://" in url else f"http://{url}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Ran, read_rows
+from aiohttp import web
+from helpers import InThread, Ran, free_port, read_rows
 
 from llmcat.annotations.store import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
@@ -34,7 +35,7 @@ from llmcat.fallback.assemble import background, open_route, open_session
 from llmcat.fallback.decider import _usable
 from llmcat.fallback.labeler import FallbackLabeler
 from llmcat.fallback.policy import Policy, standings
-from llmcat.fallback.primary import Placed
+from llmcat.fallback.primary import HttpPrimary, Placed
 from llmcat.fallback.promotion import standing
 from llmcat.fallback.router import PrimaryAssessment, Router
 from llmcat.items.readers import Columns, to_items
@@ -279,6 +280,96 @@ def test_foreign_labels_are_named_and_nothing_is_imported(tmp_path: Path, llmcat
     with LabelStore(tmp_path / "labels.sqlite") as store:
         assert [one.label for one in store.holding()] == ["bags"]
         assert store.texts() == {}
+
+
+def test_keys_that_a_spreadsheet_changed(tmp_path: Path, llmcat: Cli) -> None:
+    """They are written so that it leaves them alone; an unknown one is named, or the text helps."""
+    rows = [{"id": "1", "title": "boot", "label": "shoes"}, {"id": "2", "title": "ball",
+                                                            "label": "toys"}]  # fmt: skip
+    put = ("labels", "import", "--labels", LABELS, "--file")
+    assert llmcat(*put, write(tmp_path / "a.jsonl", rows)).code == 0
+    assert llmcat("labels", "export", tmp_path / "out.csv").code == 0
+    sent = (tmp_path / "out.csv").read_text().splitlines()
+    keys = [line.split(",")[1] for line in sent[1:]]
+    assert all(key[0] == "k" and len(key) == 17 for key in keys), sent
+    (tmp_path / "b.csv").write_text(f"id,key,label\n1,4.67E+15,bags\n2,{keys[1]},bags\n")
+    ran = llmcat(*put, "b.csv")
+    assert ran.code == 2
+    assert "4.67E+15" in ran.err
+    assert "did a spreadsheet change the keys?" in ran.err
+    (tmp_path / "c.csv").write_text("id;title;key;label\n1;boot;4.67E+15;bags\n2;ball;;NaN\n")
+    ran = llmcat(*put, "c.csv")
+    assert ran.code == 0, ran.err
+    assert "1 rows without" in ran.err
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        assert sorted(one.label for one in store.holding()) == ["bags", "toys"]
+
+
+def test_a_primary_that_cannot_say_how_sure_it_is() -> None:
+    """Is refused: every item would go to the model."""
+
+    class Plain:
+        classes_ = ("shoes", "bags")
+
+        def predict(self, texts: Any) -> Any:
+            return ["shoes"] * len(texts)
+
+    with pytest.raises(BadConfig, match="a Plain, gives no probabilities"):
+        Placed.of(Plain(), Taxonomy.from_labels(["shoes", "bags"]))  # type: ignore[arg-type]
+
+
+class Pairs(InThread):
+    """Classifies texts that stand in lists each; two texts in one list are a pair, as in TEI."""
+
+    def __init__(self, *, dead: bool = False) -> None:
+        self.dead, self.port, self.asked = dead, free_port(), 0
+        self.url = f"http://127.0.0.1:{self.port}/predict"
+        super().__init__()
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/predict", self.reply)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
+
+    async def reply(self, request: web.Request) -> web.Response:
+        inputs = (await request.json())["inputs"]
+        self.asked += 1
+        if self.dead and self.asked > 3:
+            return web.Response(status=400)
+        if len(inputs) > 1 and not isinstance(inputs[0], list):
+            return web.Response(status=422)
+        said = [{"label": name, "score": 0.5} for name in ("shoes", "bags")]
+        return web.json_response([said for _ in inputs])
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+
+
+def test_a_server_that_takes_two_texts_for_a_pair() -> None:
+    """Each text goes in a list of its own."""
+    server = Pairs()
+    try:
+        primary = HttpPrimary(server.url)
+        assert primary.each_in_list
+        assert primary.predict_proba(["a", "b", "c"]).shape == (3, 2)
+    finally:
+        server.close()
+
+
+def test_a_primary_that_never_answers_ends_the_run(tmp_path: Path, llmcat: Cli) -> None:
+    """It is said, not hidden behind the model's answers."""
+    server = Pairs(dead=True)
+    items = write(tmp_path / "items.jsonl", titles(WARM, 400))
+    try:
+        ran = llmcat("fallback", "--file", items, "--labels", "shoes,bags", "--primary", server.url,
+                     "--engine", "fake", "--out", "o.jsonl")  # fmt: skip
+    finally:
+        server.close()
+    assert ran.code == 3, ran.err
+    assert "the primary never answered" in ran.err
+    assert "HTTP 400" in ran.err
 
 
 def test_what_is_wrong_with_labels_is_reported(tmp_path: Path, llmcat: Cli) -> None:
