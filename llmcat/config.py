@@ -89,6 +89,16 @@ class RunConfig(BaseSettings):
     out_format: Literal["jsonl", "csv", "tsv", "parquet"] = Field(
         "jsonl", description="format of the files in a predictions folder"
     )
+    since: str = Field(
+        "",
+        description="predictions of an earlier run: what has not changed is copied, not asked",
+    )
+    keep: str = Field(
+        "",
+        description="which of the input's columns stand in the table that is written: all, none, "
+        "or names, comma-separated (default: all in .csv, .tsv and .xlsx)",
+    )
+    bom: bool = Field(False, description="begin a .csv with a byte-order mark, as Excel likes it")
     text: str = Field("", description="text columns, comma-separated; the first is the title")
     id: str = Field("id", description="column with the item's id")
     image: str = Field(
@@ -216,6 +226,9 @@ class RunConfig(BaseSettings):
     price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
 
     calibration: str = Field("", description="file that llmcat calibrate wrote")
+    min_confidence: float = Field(
+        0.0, ge=0, lt=1, description="less sure rows are for review; without labels no promise"
+    )
     accept_precision: float = Field(
         0.0, ge=0, lt=1, description="accept what is at least so often right, the rest is to review"
     )

@@ -24,10 +24,10 @@ from llmcat.engines.vllm_http import VllmHttp
 from llmcat.errors import EngineError, LlmcatError
 from llmcat.evaluation.speed import LOCAL, duration, here
 from llmcat.evidence.gather import Gathered
+from llmcat.files import sources
 from llmcat.files.formats import Reading
 from llmcat.files.sources import count_rows, expand
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.pipeline import file_run
 from llmcat.pipeline.collapse import Watch
 from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.loop import Tally
@@ -234,7 +234,7 @@ def _speed(config: RunConfig, tokens: int, seconds: float, count: int) -> Findin
     How fast a model could be is not known here. But bfloat16 on a CPU without instructions for it
     is slow for certain, and that CPU may be this one.
     """
-    own = not file_run.is_stream(config.file)
+    own = not sources.is_stream(config.file)
     rows = count_rows(*expand(config.file), how=Reading.of(config)) if own else 1_000_000
     rows = min(rows, config.limit or rows) if own else rows
     rate, which = tokens / seconds, f"your {rows:,} rows" if own else "a million items like these"

@@ -73,8 +73,10 @@ def closing(summary: Summary) -> list[str]:
             f"several answers; {tally.asked:,} requests in all"
         )
     lines += summary.promises
-    if tally.duplicates:
-        lines.append(f"exact duplicates, asked once: {tally.duplicates:,}")
+    if summary.copied:
+        lines.append(f"copied from the earlier run, not asked: {summary.copied:,}")
+    if twice := tally.duplicates - summary.copied:
+        lines.append(f"exact duplicates, asked once: {twice:,}")
     if summary.double_ids:
         lines.append(f"duplicate ids: {summary.double_ids:,} (the first: {summary.double_id})")
     if summary.foreign_gold:

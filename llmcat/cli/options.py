@@ -28,6 +28,8 @@ __all__ = [
 COMMANDS = {
     "init": "write a starter project: settings, categories, a few items",
     "classify": "put the items of a file into categories",
+    "diff": "compare two predictions files",
+    "apply": "put people's labels over a predictions file, without a request",
     "show": "print a predictions file as a table",
     "eval": "measure on labelled items how good the labels are",
     "ab": "compare prompts, models or settings on labelled items, and decide",
@@ -46,6 +48,7 @@ COMMANDS = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "items": (
         "file", "out", "input_format", "delimiter", "encoding", "escape", "sheet", "out_format",
+        "keep", "bom", "since",
         "text", "image", "id", "label", "limit", "redact",
     ),
     "categories": ("labels", "taxonomy", "multi", "ordered", "about", "menu_size"),
@@ -58,7 +61,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "concurrency", "timeout", "retry_seconds", "price_per_hour",
     ),
     "confidence": (
-        "calibration", "accept_precision", "risk", "by_branch", "back_off", "set_coverage",
+        "min_confidence", "calibration", "accept_precision", "risk", "by_branch", "back_off",
+        "set_coverage",
     ),
     "fallback": (
         "primary", "primary_url", "primary_labelled", "features", "max_distance", "cold_threshold",
@@ -140,6 +144,7 @@ def add_settings(
                 options["help"] = "NAME=VALUE for the engine; may be repeated"
             elif name == "file":
                 options |= {"action": "extend", "nargs": "+", "metavar": "FILE"}
+                to.add_argument("files", nargs="*", metavar="FILE", help="items, as with --file")
             elif choices:
                 options["choices"] = [c for c in choices if c]
                 if name == "multi":
@@ -158,6 +163,8 @@ def flags_of(args: argparse.Namespace) -> dict[str, Any]:
 
     known = config.RunConfig.model_fields
     flags = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    if named := getattr(args, "files", None):
+        flags["file"] = [*named, *flags.get("file", [])]
     for name, between in (("engine_option", ","), ("file", "\n")):
         if isinstance(flags.get(name), list):
             flags[name] = between.join(flags[name])

@@ -2,64 +2,113 @@
 
 from __future__ import annotations
 
-from typing import Any
+import heapq
+from typing import TYPE_CHECKING, Any
 
-import orjson
 from rich.console import Console
 
 from llmcat.cli.console import predictions_table
 from llmcat.cli.options import parser as make_parser
-from llmcat.errors import InputError
-from llmcat.files.opened import bare, open_bytes
+from llmcat.errors import BadConfig
 from llmcat.files.sources import expand
-from llmcat.files.text import lines_of
 from llmcat.items.readers import Columns, ItemReader
+from llmcat.items.values import as_text
+from llmcat.pipeline.read_back import predictions_in, title_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["command"]
 
+SHOW_EPILOG = """\
+examples:
+  llmcat show out.csv                                  # any format that llmcat writes
+  llmcat show out.jsonl --items items.csv --below 0.5 --sort confidence
+  llmcat show out.xlsx --predicted shoes --where brand=Acme --limit 50
+"""
+
 
 def command(argv: list[str]) -> int:
-    """Run it; return the exit code."""
-    parser = make_parser("show")
-    parser.add_argument("predictions", help="a predictions file (.jsonl)")
+    """Run `llmcat show`; return the exit code."""
+    parser = make_parser("show", SHOW_EPILOG)
+    parser.add_argument("predictions", help="a file that llmcat wrote: .jsonl, .csv, .tsv, .xlsx, "
+                        ".parquet")  # fmt: skip
     parser.add_argument(
-        "--items", metavar="FILE", default="", help="the items, to show their titles"
+        "--items", metavar="FILE", default="", help="the items, where their titles are not beside"
     )
     parser.add_argument("--text", metavar="COLUMN", default="", help="the items' title column")
     parser.add_argument("--limit", type=int, default=20, help="how many rows (default: 20)")
     parser.add_argument("--decision", metavar="D", help="only rows with this decision")
+    parser.add_argument("--predicted", metavar="LABEL", help="only rows with this label or path, "
+                        "or `none`")  # fmt: skip
+    parser.add_argument("--below", type=float, metavar="P", help="only rows less sure than this")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
+                        help="only rows of which a column is this; may be repeated")  # fmt: skip
+    parser.add_argument("--sort", choices=["confidence"], help="the least sure first")
     args = parser.parse_args(argv)
+    fits = _filter(args)
+    shown: list[tuple[dict[str, Any], str]] = []
+    total = met = 0
 
-    return show(
-        args.predictions,
-        args.items,
-        text=args.text,
-        limit=args.limit,
-        decision=args.decision,
-    )
+    def every() -> Iterator[tuple[dict[str, Any], str]]:
+        nonlocal total, met
+        for row, title, kept in _titled(args.predictions, args.items, args.text):
+            total += 1
+            if fits(row, kept):
+                met += 1
+                yield row, title
+
+    if args.sort:
+        shown = heapq.nsmallest(args.limit, every(), key=lambda pair: _sure(pair[0]))
+    else:
+        for pair in every():
+            if len(shown) < args.limit:
+                shown.append(pair)
+    Console().print(predictions_table(shown))
+    print(f"{len(shown)} of {total} rows" + (f"; {met} are like this" if met < total else ""))
+    return 0
 
 
-def show(path: str, items: str, *, text: str, limit: int, decision: str | None) -> int:
-    """Print rows of a predictions file as a table, beside their titles if the items are given."""
-    if not bare(path).endswith(".jsonl"):
-        raise InputError(f"{path}: only .jsonl predictions can be shown")
+def _sure(row: Mapping[str, Any]) -> float:
+    return -1.0 if row["confidence"] is None else float(row["confidence"])
+
+
+def _titled(
+    path: str, items: str, text: str
+) -> Iterator[tuple[dict[str, Any], str, Mapping[str, Any]]]:
+    """Yield each prediction with its item's title and the columns beside it."""
     columns = Columns(text=tuple(filter(None, [text])))
     titles = ItemReader(columns=columns).read(*expand(items)) if items else None
-    shown: list[tuple[dict[str, Any], str]] = []
-    total = 0
-    with open_bytes(path) as raw:
-        for line in lines_of(raw):
-            item = next(titles, None) if titles else None
-            title = next(iter(item.fields.values()), "") if item else ""
-            total += 1
-            try:
-                row = orjson.loads(line)
-                fits = decision is None or row["decision"] == decision
-                if fits and len(shown) < limit:
-                    predictions_table([(row, title)])  # finds out whether it is a prediction
-                    shown.append((row, title))
-            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
-                raise InputError(f"{path}: line {total} is not a prediction") from exc
-    Console().print(predictions_table(shown))
-    print(f"{len(shown)} of {total} rows")
-    return 0
+    for row, kept in predictions_in(path):
+        item = next(titles, None) if titles else None
+        given = next(iter(item.fields.values()), "") if item else ""
+        yield row, given or title_of(kept, text), kept
+
+
+def _filter(args: argparse.Namespace) -> Callable[[Mapping[str, Any], Mapping[str, Any]], bool]:
+    """Return what tells whether a row is asked for. Raises `BadConfig`."""
+    wanted: list[tuple[str, str]] = []
+    for pair in args.where:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise BadConfig(f"--where {pair!r} is not COLUMN=VALUE")
+        wanted.append((name.strip(), value.strip()))
+
+    def fits(row: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+        if args.decision is not None and row["decision"] != args.decision:
+            return False
+        label = args.predicted
+        if label is not None and label not in {row["label"] or "none", row["path"]}:
+            return False
+        if args.below is not None and not _sure(row) < args.below:
+            return False
+        both = {**kept, **row}
+        for name, value in wanted:
+            if name not in both:
+                raise BadConfig(f"--where: no column {name!r}", hint=f"there are {', '.join(both)}")
+            if as_text(both[name]) != value:
+                return False
+        return True
+
+    return fits

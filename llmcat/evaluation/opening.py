@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llmcat.annotations.labelled import Labelled, read_labelled
 from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.errors import InputError
-from llmcat.pipeline.file_run import is_stream
+from llmcat.files.sources import is_stream
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import engine_for, prompt_of

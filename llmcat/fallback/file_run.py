@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmcat.errors import BadConfig, JournalError
 from llmcat.fallback.assemble import Opened, open_session
 from llmcat.fallback.router import Router
+from llmcat.files import sources
 from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.pipeline import file_run
@@ -63,7 +64,7 @@ async def fallback_file(
 
 def _check_twice(config: RunConfig) -> None:
     """Raise `BadConfig` if items must be read twice and cannot."""
-    if (config.max_items or config.max_cost) and file_run.is_stream("\n".join(expand(config.file))):
+    if (config.max_items or config.max_cost) and sources.is_stream("\n".join(expand(config.file))):
         raise BadConfig("--max-items and --max-cost read the items twice", hint="use --file FILE")
 
 
@@ -168,7 +169,7 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
     Also for the predictions of other items, or for other categories.
     """
     record = finished(out)
-    now = {"input": file_run.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
+    now = {"input": sources.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
            "limit": str(config.limit)}  # fmt: skip
     refuse_other(
         str(out),

@@ -9,8 +9,9 @@ from llmcat.errors import BadConfig, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-__all__ = ["check", "rows_in", "write"]
+__all__ = ["check", "rows_in", "write", "write_beside"]
 
 MISSING = 'pip install "llmcat[excel]"'
 
@@ -81,4 +82,41 @@ def write(out: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
     sheet.append([told(name) for name in header])
     for row in rows:
         sheet.append([told(value) for value in row])
+    book.save(out)
+
+
+def write_beside(
+    source: Path,
+    out: BinaryIO,
+    sheet: str,
+    header: Sequence[str],
+    rows: Iterator[Sequence[Any]],
+) -> None:
+    """Write a workbook again with columns more; all else in it stays: sheets, formats, formulas.
+
+    `rows` are those of `rows_in`, in its order.
+    """
+    check()
+    from openpyxl import load_workbook
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    book = load_workbook(source, keep_vba=source.suffix == ".xlsm")
+    names = [sheet] if sheet else book.sheetnames
+    for name in names:
+        cells = book[name]
+        if any(cell.value not in (None, "") for row in cells.iter_rows() for cell in row):
+            break
+    column = cells.max_column + 1
+    waiting = iter([header])
+    for row in list(cells.iter_rows()):
+        if all(cell.value in (None, "") for cell in row):
+            continue
+        values = next(waiting, None) or next(rows, None)
+        if values is None:
+            break
+        for at, value in enumerate(values, column):
+            told = ILLEGAL_CHARACTERS_RE.sub(" ", value) if isinstance(value, str) else value
+            cell = cells.cell(row[0].row, at, told)
+            if isinstance(told, str) and told.startswith("="):
+                cell.data_type = "s"
     book.save(out)

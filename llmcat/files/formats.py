@@ -82,6 +82,7 @@ class Form:
     format: Format
     text: Text = Text()
     dialect: Dialect = Dialect()
+    line_end: str = "\n"
 
 
 def form_of(path: str | Path, raw: BinaryIO, how: Reading | None = None) -> Form:
@@ -129,7 +130,7 @@ def form_of(path: str | Path, raw: BinaryIO, how: Reading | None = None) -> Form
     )
     for said in dialect.said:
         _say(path, said)
-    return Form(named, text, dialect)
+    return Form(named, text, dialect, "\r\n" if lines and lines[0].endswith("\r\n") else "\n")
 
 
 def _lone(start: bytes) -> bool:

@@ -141,6 +141,7 @@ def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
         ("p_none", number),
         ("mass", number),
         ("reason", text),
+        ("key", text),
         ("gold", text),
         ("set", pa.list_(text)),
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -13,11 +15,12 @@ from llmcat.errors import InputError
 from llmcat.files import parquet
 from llmcat.files.formats import SUFFIXES, Reading, form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
+from llmcat.records import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
-__all__ = ["columns_in", "count_rows", "expand"]
+__all__ = ["columns_in", "count_rows", "expand", "fingerprint", "is_stream"]
 
 PARTITION = re.compile(r"[^=]+=.*")
 """A folder's name that holds a column's value."""
@@ -97,3 +100,38 @@ def count_rows(*paths: str | Path, how: Reading | None = None) -> int:
             else:
                 total += sum(1 for _ in rows_of(path, raw, how, form))
     return total
+
+
+def is_stream(file: str) -> bool:
+    """Tell whether the items can be read only once: standard input, a pipe, a device."""
+    return any(
+        name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
+        for name in file.split("\n")
+    )
+
+
+def fingerprint(files: Sequence[str]) -> tuple[str, int | None]:
+    """Return a hash of the input and its number of lines (None where that says nothing)."""
+    if any(map(is_stream, files)):
+        return f"a stream at {datetime.now(UTC).isoformat()}", None
+    hashes: list[str] = []
+    total: int | None = 0
+    for file in files:
+        sha, lines, last = hashlib.sha256(), 0, b""
+        try:
+            with Path(file).open("rb") as raw:
+                while chunk := raw.read(1 << 20):
+                    sha.update(chunk)
+                    lines += chunk.count(b"\n")
+                    last = chunk[-1:]
+        except OSError as exc:
+            raise InputError(f"{file}: {exc.strerror}") from exc
+        hashes.append(sha.hexdigest())
+        lines += last not in {b"", b"\n"}
+        if file.endswith((".csv", ".tsv")):
+            lines -= 1
+        if file.endswith(".parquet"):
+            lines = count_rows(file)
+        packed = file.endswith((".gz", ".zst"))
+        total = None if packed or total is None else total + max(lines, 0)
+    return hashes[0] if len(hashes) == 1 else digest(*hashes), total

@@ -142,20 +142,34 @@ class Decider(Protocol):
 
 
 class Plain:
-    """Believes scores as they are: the best label, or `none`."""
+    """Believes scores as they are: the best label, or `none`; what is less sure is for review."""
 
-    key = ""
+    def __init__(self, least: float = 0.0) -> None:
+        """`least` is a confidence, not a chance that was measured."""
+        self.least = least
+
+    @property
+    def key(self) -> str:
+        """Which confidence is asked for; empty for none."""
+        return f"min {self.least:g}" if self.least else ""
 
     def decide(self, item: Item, scores: Scores) -> Decided:  # noqa: ARG002
         """Decide without a gate."""
+        if self.least and (scores.confidence is None or scores.confidence < self.least):
+            return Decided("review", scores)
         return Decided("none" if scores.label == NONE else "labelled", scores)
 
     def watch(self, result: RowResult) -> None:
         """Nothing to learn from it."""
 
     def guarantees(self) -> list[str]:
-        """Nothing is promised."""
-        return []
+        """Nothing is promised, and that is said where it could be thought."""
+        if not self.least:
+            return []
+        return [
+            f"rows below {self.least:g} are for review; no promise goes with it "
+            "(llmcat calibrate draws a line that has one)"
+        ]
 
     def remarks(self, mass: float | None = None) -> list[str]:  # noqa: ARG002
         """Nothing was watched for."""

@@ -17,9 +17,9 @@ import orjson
 
 from llmcat.errors import JournalError
 from llmcat.pipeline.decode import best
-from llmcat.records import Decided, Scores
+from llmcat.records import Decided, Scores, digest
 
-__all__ = ["DiskMemory", "Forgetful", "PlainMemory"]
+__all__ = ["DiskMemory", "Earlier", "Forgetful", "PlainMemory"]
 
 KEPT = 4
 """How many labels' probabilities a remembered answer keeps: what a row shows."""
@@ -156,6 +156,42 @@ class DiskMemory:
         """Remove the file."""
         self._db.close()
         self._folder.cleanup()
+
+
+class Earlier:
+    """A memory that also knows what an earlier run decided, by the texts' keys.
+
+    `copied` counts the texts that it answered for.
+    """
+
+    def __init__(self, memory: DiskMemory) -> None:
+        """`memory` is that of the run itself."""
+        self.memory, self.copied = memory, 0
+        self._earlier = DiskMemory()
+
+    def remember(self, key: str, decided: Decided) -> None:
+        """Know what was decided about the text of a key."""
+        self._earlier.put(key, decided)
+
+    def get(self, content: str) -> Decided | None:
+        """Return what was decided about this very text, in this run or the earlier one."""
+        if (decided := self.memory.get(content)) is not None:
+            return decided
+        decided = self._earlier.get(digest(content))
+        self.copied += decided is not None
+        return decided
+
+    def put(self, content: str, decided: Decided) -> None:
+        """Remember what was decided about a text."""
+        self.memory.put(content, decided)
+
+    def new_id(self, id_: str) -> bool:
+        """Tell whether this id comes for the first time, and remember it."""
+        return self.memory.new_id(id_)
+
+    def close(self) -> None:
+        """Remove what is known of the earlier run."""
+        self._earlier.close()
 
 
 def _key(kind: str, text: str) -> bytes:

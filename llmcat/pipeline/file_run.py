@@ -6,13 +6,12 @@ This module knows files and the loop; it does not know how a question is asked.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import platform
 import time
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -23,18 +22,20 @@ import llmcat
 from llmcat.errors import InputError
 from llmcat.files.formats import Reading
 from llmcat.files.opened import bare
-from llmcat.files.sources import count_rows, expand
+from llmcat.files.sources import expand, fingerprint, is_stream
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.pipeline.duplicates import DiskMemory
+from llmcat.pipeline.duplicates import DiskMemory, Earlier
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
 from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.read_back import keyed
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import with_gold
+from llmcat.pipeline.tables_out import kept_of
 from llmcat.pipeline.writers import check_format, decided_in, row_of, rows_in
-from llmcat.records import digest, each_of
+from llmcat.records import each_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -48,8 +49,6 @@ __all__ = [
     "classify_file",
     "classify_stream",
     "default_out",
-    "fingerprint",
-    "is_stream",
     "items_of",
     "unless",
 ]
@@ -85,6 +84,7 @@ class Summary:
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
     resumed: int = 0
+    copied: int = 0
     written: int = 0
     seconds: float = 0.0
     double_ids: int = 0
@@ -124,6 +124,7 @@ class Summary:
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "resumed_at_row": self.resumed,
             "rows_written": self.written,
+            "rows_copied": self.copied,
             "seconds": round(self.seconds, 3),
             "decisions": dict(self.decisions),
             "cleaned": dict(self.cleaned),
@@ -205,7 +206,9 @@ async def classify_file(
         try:
             if watch:
                 watch.start(session.served, lines, journal.done)
-            await _fill(session, journal, memory, summary, watch, stop)
+            since = await unless(stop, asyncio.to_thread(_earlier, config, session, memory))
+            await _fill(session, journal, since or memory, summary, watch, stop)
+            summary.copied = since.copied if since else 0
             status = "interrupted" if summary.interrupted else "done"
         finally:
             summary.seconds = time.monotonic() - started
@@ -213,10 +216,24 @@ async def classify_file(
             summary.collapse = collapse_of(summary.tally)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
-            journal.end_session(summary.record(), status=status, parts=parts)
+            kept = kept_of(config, files, stream=is_stream(config.file))
+            journal.end_session(summary.record(), status=status, parts=parts, kept=kept)
         return summary
     finally:
         await session.engine.close()
+
+
+def _earlier(config: RunConfig, session: Session, memory: DiskMemory) -> Earlier | None:
+    """Return a memory that knows an earlier run's answers, None where none is named."""
+    if not config.since:
+        return None
+    found = Earlier(memory)
+    for key, row in keyed(config.since, Columns.of(config)):
+        labels = [row["label"], *(one["label"] for one in row.get("labels") or ())]
+        known = all(label is None or label in session.taxonomy.nodes for label in labels)
+        if known and (decided := decided_in(row)) is not None:
+            found.remember(key, decided)
+    return found
 
 
 def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -226,20 +243,25 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     """
     files = expand(config.file, out=config.out, apart=(config.taxonomy, config.examples))
     config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
-    read = (*files, config.taxonomy, config.examples, config.prompt, config.artifact)
+    read = (*files, config.since, config.taxonomy, config.examples, config.prompt, config.artifact)
     check_writable(config.out, [name for name in read if name != "-"])
     parts_of(config, {})
+    kept = kept_of(config, files, stream=is_stream(config.file))
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if not is_stream(config.file):
-        ItemReader(columns=Columns.of(config)).check(*files, how=Reading.of(config))
+        columns = Columns.of(config)
+        named = kept.names if kept is not None else ()
+        ItemReader(columns=replace(columns, keep=(*columns.keep, *named))).check(
+            *files, how=Reading.of(config)
+        )
     return config, files
 
 
 async def _fill(
     session: Session,
     journal: Journal,
-    memory: DiskMemory,
+    memory: DiskMemory | Earlier,
     summary: Summary,
     watch: Watch | None,
     stop: asyncio.Event,
@@ -354,7 +376,7 @@ def collapse_of(tally: Tally) -> dict[str, Any] | None:
 
 
 def items_of(
-    config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory, summary: Summary
+    config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory | Earlier, summary: Summary
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
     reader = ItemReader(columns=Columns.of(config), counts=summary.cleaned, parts=summary.parts)
@@ -366,14 +388,6 @@ def items_of(
         placed = with_gold(item, taxonomy)
         summary.foreign_gold += any(g not in taxonomy.nodes for g in each_of(placed.gold))
         yield placed
-
-
-def is_stream(file: str) -> bool:
-    """Tell whether the items can be read only once: standard input, a pipe, a device."""
-    return any(
-        name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
-        for name in file.split("\n")
-    )
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
@@ -388,33 +402,6 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
         stopped.cancel()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def fingerprint(files: Sequence[str]) -> tuple[str, int | None]:
-    """Return a hash of the input and its number of lines (None where that says nothing)."""
-    if any(map(is_stream, files)):
-        return f"a stream at {datetime.now(UTC).isoformat()}", None
-    hashes: list[str] = []
-    total: int | None = 0
-    for file in files:
-        sha, lines, last = hashlib.sha256(), 0, b""
-        try:
-            with Path(file).open("rb") as raw:
-                while chunk := raw.read(1 << 20):
-                    sha.update(chunk)
-                    lines += chunk.count(b"\n")
-                    last = chunk[-1:]
-        except OSError as exc:
-            raise InputError(f"{file}: {exc.strerror}") from exc
-        hashes.append(sha.hexdigest())
-        lines += last not in {b"", b"\n"}
-        if file.endswith((".csv", ".tsv")):
-            lines -= 1
-        if file.endswith(".parquet"):
-            lines = count_rows(file)
-        packed = file.endswith((".gz", ".zst"))
-        total = None if packed or total is None else total + max(lines, 0)
-    return hashes[0] if len(hashes) == 1 else digest(*hashes), total
 
 
 def _about(config: RunConfig, session: Session) -> dict[str, Any]:

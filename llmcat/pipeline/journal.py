@@ -31,6 +31,8 @@ from llmcat.storage import whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from llmcat.pipeline.tables_out import Kept
+
 __all__ = [
     "Journal",
     "check_writable",
@@ -176,7 +178,12 @@ class Journal:
             ) from exc
 
     def end_session(
-        self, session: Mapping[str, Any], *, status: str, parts: Mapping[Path, int] | None = None
+        self,
+        session: Mapping[str, Any],
+        *,
+        status: str,
+        parts: Mapping[Path, int] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Note what this session did; when the run is done, make the output, whole or in parts."""
         self.record["sessions"].append(dict(session))
@@ -184,7 +191,7 @@ class Journal:
         try:
             if status == "done":
                 if self.path != self.out:
-                    writers.export(self.path, self.out, parts)
+                    writers.export(self.path, self.out, parts, kept)
                 if parts is not None:
                     self.record["parts"] = [str(part.relative_to(self.out)) for part in parts]
                 self.record["bytes"] = _size(self._made(self.record))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import EngineError, InputError
+from llmcat.files import sources
 from llmcat.files.formats import Reading
 from llmcat.files.sources import count_rows, expand
 from llmcat.pipeline import file_run
@@ -46,7 +47,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
     """Ask the first `count` items and scale up. Writes nothing. Raises any `LlmcatError`."""
     rows = (
         count
-        if file_run.is_stream(config.file)
+        if sources.is_stream(config.file)
         else count_rows(*expand(config.file), how=Reading.of(config))
     )
     config = config.model_copy(update={"limit": count})

@@ -314,7 +314,12 @@ class Session:
                     "a line, sets and inner categories need a calibration",
                     hint="llmcat calibrate --file labeled.jsonl, then --calibration FILE",
                 )
-            return Plain()
+            return Plain(config.min_confidence)
+        if config.min_confidence:
+            raise BadConfig(
+                "--min-confidence is for a run without a calibration, which has a line of its own",
+                hint="--accept-precision asks for another",
+            )
         if self.task.prompt.front.read == "text":
             raise BadConfig("a calibration needs probabilities, a `text` prompt gives none")
         from llmcat.calibration.artifact import Calibration

@@ -1,9 +1,9 @@
 """Results to rows, and rows to JSONL, CSV, TSV (also gzip, zstd), Parquet and standard output.
 
 The row is the public contract: `row`, `id`, `label`, `path`, `decision`, `confidence`, `kind`,
-`alternatives`, `p_none`, `mass`, `reason`, `gold` where the input had one, and `set` where sets are
-asked for (in CSV and Parquet always a column). Where the categories are a scale also `level`, the
-expected level. With `--multi` also `labels`: all that are given, as
+`alternatives`, `p_none`, `mass`, `reason`, `key` (a hash of the text), `gold` where the input had
+one, and `set` where sets are asked for (in CSV and Parquet always a column). Where the categories
+are a scale also `level`, the expected level. With `--multi` also `labels`: all that are given, as
 `alternatives` has them; `label`, `path` are the likeliest of them, and `gold` may be `a|b`. Rows of
 the fallback labeler also have `by`, `why`, `degraded` and `sources`.
 """
@@ -21,16 +21,18 @@ import orjson
 from backports import zstd
 
 from llmcat.errors import BadConfig, JournalError
-from llmcat.files import parquet
+from llmcat.files import excel, parquet
 from llmcat.files.opened import bare
 from llmcat.items.readers import CUT
 from llmcat.pipeline.decode import alternatives, chance_of, level_of
-from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, readable
+from llmcat.pipeline.tables_out import write_kept
+from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, digest, readable
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from llmcat.pipeline.tables_out import Kept
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["COLUMNS", "FORMATS", "check_format", "decided_in", "export", "row_of", "rows_in"]
@@ -47,11 +49,12 @@ COLUMNS = (
     "p_none",
     "mass",
     "reason",
+    "key",
     "gold",
 )
 DECIDED_BY = ("by", "why", "degraded")
 """Columns of the fallback labeler's rows; `sources` is the fourth."""
-FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
+FORMATS = (".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
 
 
 def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> d
     row: dict[str, Any] = dict.fromkeys(COLUMNS[:-1])
     row |= {"row": item.row, "id": item.id, "decision": result.decision, "reason": result.reason}
     row["alternatives"] = []
+    row["key"] = digest(item.content)
     if scores is not None:
         if scores.label != NONE:
             row["label"] = scores.label
@@ -136,6 +140,8 @@ def check_format(path: str) -> str:
         )
     if suffix == ".parquet":
         parquet.check()
+    if suffix == ".xlsx":
+        excel.check()
     return suffix
 
 
@@ -146,23 +152,29 @@ def rows_in(journal: Path) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def export(journal: Path, out: Path, parts: Mapping[Path, int] | None = None) -> None:
+def export(
+    journal: Path, out: Path, parts: Mapping[Path, int] | None = None, kept: Kept | None = None
+) -> None:
     """Make the predictions file from the journal, or several: `parts` maps each to its rows.
 
-    Each comes whole or not at all.
+    `kept`: the input's columns come back; of several files those of each in its own. Each comes
+    whole or not at all.
     """
     rows = rows_in(journal)
-    for path, count in (parts or {out: -1}).items():
+    for place, (path, count) in enumerate((parts or {out: -1}).items()):
+        own = kept.only(kept.files[place]) if kept is not None and parts else kept
         hint = f"the results are safe in {journal}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise JournalError(f"{path}: {exc.strerror}", hint=hint) from exc
         with whole(path, hint=hint) as raw:
-            _write(raw, path, rows if count < 0 else islice(rows, count))
+            _write(raw, path, rows if count < 0 else islice(rows, count), own)
 
 
-def _write(raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write(
+    raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]], kept: Kept | None = None
+) -> None:
     suffix = check_format(str(path))
     if suffix != ".jsonl":  # what each source adds has no place in a table
         rows = ({k: v for k, v in row.items() if k != "evidence"} for row in rows)
@@ -170,7 +182,12 @@ def _write(raw: BinaryIO, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         parquet.write(raw, rows)
         return
     packed = _packed(raw, path.suffix)
-    if suffix == ".jsonl":
+    if kept is not None:
+        write_kept(packed, path, rows, kept)
+    elif suffix == ".xlsx":
+        names, cells = table_of(rows)
+        excel.write(packed, names, cells)
+    elif suffix == ".jsonl":
         for row in rows:
             packed.write(orjson.dumps(row) + b"\n")
     else:
@@ -191,6 +208,14 @@ def _packed(raw: BinaryIO, suffix: str) -> Any:
 
 def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter: str) -> None:
     """Write rows as CSV; what is no text or number is JSON in its cell."""
+    names, cells = table_of(rows)
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(cells)
+
+
+def table_of(rows: Iterable[dict[str, Any]]) -> tuple[list[str], Iterator[list[Any]]]:
+    """Return the columns of a table of predictions, and its cells by row."""
     rows = iter(rows)
     first = next(rows, None)
     names: tuple[str, ...] = (*COLUMNS, "set")
@@ -198,13 +223,15 @@ def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter:
         names = (*names, *(name for name in ("labels", "level") if name in first))
     if first is not None and "sources" in first:
         names = (*names, *DECIDED_BY, "sources")
-    writer = csv.DictWriter(text, names, delimiter=delimiter, lineterminator="\n")
-    writer.writeheader()
-    for row in chain([first] if first is not None else [], rows):
-        cells: dict[str, Any] = dict(row)
-        for name in {"alternatives", "set", "sources"} & row.keys():
-            cells[name] = orjson.dumps(row[name]).decode()
-        if "labels" in row:
-            ids = SEVERAL.join(given["label"] for given in row["labels"])
-            cells["labels"] = readable(ids or NONE, several=True)
-        writer.writerow(cells)
+    every = chain([first] if first is not None else [], rows)
+    return list(names), (list(map(_cells(row).get, names)) for row in every)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = dict(row)
+    for name in {"alternatives", "set", "sources"} & row.keys():
+        cells[name] = orjson.dumps(row[name]).decode()
+    if "labels" in row:
+        ids = SEVERAL.join(given["label"] for given in row["labels"])
+        cells["labels"] = readable(ids or NONE, several=True)
+    return cells

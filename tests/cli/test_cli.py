@@ -162,14 +162,14 @@ def test_every_output_format_carries_the_same_rows(
     flags = ("classify", "--file", "i.txt", *FAKE)
     (tmp_path / "i.txt").write_text('red shoes\n,\nlabel\t"bags"\n')
     expected = llmcat(*flags, "--out", "-").rows()
-    assert llmcat(*flags, "--out", f"o{suffix}").code == 0
+    assert llmcat(*flags, "--out", f"o{suffix}", "--keep", "none").code == 0
     raw = (tmp_path / f"o{suffix}").read_bytes()
     text = (gzip.decompress(raw) if suffix.endswith(".gz") else raw).decode()
     if ".jsonl" in suffix:
         assert [json.loads(line) for line in text.splitlines()] == expected
         return
     rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if ".tsv" in suffix else ","))
-    columns = "row id label path decision confidence kind alternatives p_none mass reason gold"
+    columns = "row id label path decision confidence kind alternatives p_none mass reason key gold"
     assert list(rows[0]) == [*columns.split(), "set"]
     for row, wanted in zip(rows, expected, strict=True):
         assert (row["id"], row["label"], row["decision"]) == (
@@ -243,7 +243,7 @@ def test_show(llmcat: Cli, tmp_path: Path) -> None:
     assert "3 of 30 rows" in ran.out
     assert "0 of 30 rows" in llmcat("show", "o.jsonl", "--decision", "error").out
     ran = llmcat("show", EXAMPLES / "items.jsonl")
-    assert (ran.code, "line 1 is not a prediction" in ran.err) == (2, True)
+    assert (ran.code, "row 1 is not a prediction" in ran.err) == (2, True)
 
 
 def test_prompts(llmcat: Cli) -> None:

@@ -41,7 +41,9 @@ def labelled(tmp_path: Path) -> Path:
 def test_the_labels_of_a_row_in_every_format(llmcat: Cli, labelled: Path, tmp_path: Path) -> None:
     """A list in JSONL and Parquet, `a|b` in CSV; what CSV says is read as the gold it is."""
     for name in ("out.jsonl", "out.csv", "out.parquet"):
-        assert llmcat("classify", "--file", labelled, *TAGS, "--out", tmp_path / name).code == 0
+        flags = () if name == "out.jsonl" else ("--keep", "none")
+        ran = llmcat("classify", "--file", labelled, *TAGS, "--out", tmp_path / name, *flags)
+        assert ran.code == 0
     rows = read_rows(tmp_path / "out.jsonl")
     several = [[one["label"] for one in row["labels"]] for row in rows]
     assert max(map(len, several)) > 1
@@ -182,7 +184,8 @@ def test_rows_that_are_errors_have_the_same_columns(llmcat: Cli, tmp_path: Path)
     )
     flags = ("--taxonomy", tree, "--engine", "fake", "--sources", "lexical", "--multi")
     for name in ("o.jsonl", "o.csv", "o.parquet"):
-        assert llmcat("classify", "--file", path, *flags, "--out", tmp_path / name).code == 1
+        out = ("--out", tmp_path / name, "--keep", "none")
+        assert llmcat("classify", "--file", path, *flags, *out).code == 1
     first, second = read_rows(tmp_path / "o.jsonl")
     assert (first["labels"], first["gold"]) == ([], '["a|b"]')
     assert second["labels"]

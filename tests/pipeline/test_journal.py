@@ -268,7 +268,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, llmcat: Cli) -> None:
     (tmp_path / "d.jsonl").mkdir()
     ran = llmcat("classify", "--file", "i.txt", "--out", "d.jsonl", *FAKE)
     assert (ran.code, "not a regular file" in ran.err) == (2, True)
-    ran = llmcat("classify", "--file", "i.txt", "--out", "o.xlsx", *FAKE)
+    ran = llmcat("classify", "--file", "i.txt", "--out", "o.doc", *FAKE)
     assert (ran.code, ".jsonl, .csv, .tsv" in ran.err) == (2, True)
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
@@ -367,7 +367,8 @@ def test_every_format_holds_the_same_rows(
 ) -> None:
     """The rows of the plain file, with the types that the format has."""
     for out in ("plain.jsonl", f"packed{suffix}"):
-        assert llmcat("classify", "--file", items, "--out", out, *FAKE, "--limit", "99").code == 1
+        flags = ("--limit", "99", "--keep", "none")
+        assert llmcat("classify", "--file", items, "--out", out, *FAKE, *flags).code == 1
     plain = read_rows(tmp_path / "plain.jsonl")
     path = tmp_path / f"packed{suffix}"
     if suffix == ".parquet":

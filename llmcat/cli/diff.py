@@ -1,0 +1,89 @@
+"""`llmcat diff`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llmcat.cli.options import parser as make_parser
+from llmcat.errors import InputError
+from llmcat.pipeline.read_back import predictions_in, title_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["command"]
+
+DIFF_EPILOG = """\
+examples:
+  llmcat diff last-week.jsonl this-week.jsonl
+  llmcat diff before.csv after.csv --limit 100
+
+Rows are matched by their id, without ids by their place. Exit codes: 0 the same; 1 something
+differs; 2 bad input.
+"""
+
+
+def command(argv: list[str]) -> int:
+    """Run `llmcat diff`; return the exit code: 1 where something differs."""
+    parser = make_parser("diff", DIFF_EPILOG)
+    parser.add_argument("before", help="a predictions file")
+    parser.add_argument("after", help="another one, of the same items or some of them")
+    parser.add_argument("--limit", type=int, default=20, help="changes shown (default: 20)")
+    args = parser.parse_args(argv)
+    before = {row["id"]: row for row, _ in _with_ids(args.before)}
+    table = Table(show_edge=False, pad_edge=False, expand=True)
+    for name in ("id", "item", "before", "after"):
+        table.add_column(name, ratio=None if name == "id" else 1, overflow="ellipsis", no_wrap=True)
+    table.add_column("p", justify="right")
+    same = new = changed = 0
+    moves = Counter[tuple[str, str]]()
+    for row, title in _with_ids(args.after):
+        old = before.pop(row["id"], None)
+        if old is None:
+            new += 1
+            continue
+        pair = _says(old), _says(row)
+        if pair[0] == pair[1]:
+            same += 1
+            continue
+        changed += 1
+        moves[pair] += 1
+        if changed <= args.limit:
+            p = f"{_p(old)} > {_p(row)}"
+            table.add_row(*map(Text, (row["id"], title, *pair, p)))
+    if changed:
+        Console().print(table)
+        for (old_label, label), count in moves.most_common(5):
+            print(f"{count:,} x {old_label} > {label}")
+    print(f"{same:,} the same, {changed:,} changed, {new:,} only in {args.after}, "
+          f"{len(before):,} only in {args.before}")  # fmt: skip
+    return int(bool(changed or new or before))
+
+
+def _with_ids(path: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield rows whose ids tell them apart. Raises `InputError` for an id that comes twice."""
+    seen: dict[str, int] = {}
+    for number, (row, kept) in enumerate(predictions_in(path), 1):
+        if row["id"] in seen and row.get("key"):
+            row["id"] = f"{row['id']}#{seen[row['id']]}"  # a duplicate text has the id of the first
+        elif row["id"] in seen:
+            raise InputError(f"{path}: rows {seen[row['id']]} and {number} have the id {row['id']}")
+        seen[row["id"]] = number
+        yield row, title_of(kept)
+
+
+def _says(row: Mapping[str, Any]) -> str:
+    if row["decision"] == "error":
+        return "(error)"
+    if row.get("labels"):
+        return ", ".join(one["path"] or one["label"] for one in row["labels"])
+    return str(row["path"] or row["label"] or "none of these")
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    return "-" if row["confidence"] is None else f"{row['confidence']:.2f}"

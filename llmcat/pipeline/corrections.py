@@ -1,0 +1,194 @@
+"""People's labels over predictions: read from a file or the label store, put in, written again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from llmcat.errors import InputError
+from llmcat.files import excel
+from llmcat.files.formats import form_of, rows_of
+from llmcat.files.opened import bare, open_bytes
+from llmcat.items.readers import Columns
+from llmcat.items.values import as_label, as_text
+from llmcat.pipeline.read_back import keyed, predictions_in
+from llmcat.pipeline.tables_out import PREFIX, write_lines
+from llmcat.pipeline.writers import check_format
+from llmcat.records import NONE
+from llmcat.storage import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from llmcat.annotations.store import LabelStore
+    from llmcat.config import RunConfig
+    from llmcat.taxonomy.tree import Taxonomy
+
+__all__ = ["Corrections", "apply", "of_store", "read"]
+
+DECISION = "corrected"
+"""The decision of a row that a person labelled."""
+
+
+@dataclass
+class Corrections:
+    """People's labels as node ids or `none`, by text's key, by id and by row."""
+
+    by_key: dict[str, str] = field(default_factory=dict)
+    by_id: dict[str, str] = field(default_factory=dict)
+    by_row: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.by_key) + len(self.by_id) + len(self.by_row)
+
+    def of(self, row: Mapping[str, Any], key: str) -> tuple[Any, str] | None:
+        """Return which correction is about a row, and its label."""
+        places: list[tuple[Any, dict[Any, str]]] = [
+            (key, self.by_key), (row["id"], self.by_id), (row["row"], self.by_row),
+        ]  # fmt: skip
+        return next(((place, labels[place]) for place, labels in places if place in labels), None)
+
+
+def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
+    """Return the corrections of a file; a row without a label says nothing.
+
+    Raises `InputError` for labels that the taxonomy does not have, two about one item that differ,
+    and rows that name no item.
+    """
+    found, foreign = Corrections(), Counter[str]()
+    with open_bytes(path) as raw:
+        for number, (row, wrong) in enumerate(rows_of(path, raw), 1):
+            if row is None:
+                raise InputError(f"{path}: row {number}: {wrong}")
+            named = {str(name).strip().casefold(): value for name, value in row.items()}
+            given = taxonomy.given(as_label(named.get(config.label.casefold())))
+            if not given:
+                continue
+            label = taxonomy.resolve(given)
+            if label is None:
+                foreign[given] += 1
+                continue
+            _put(found, named, label, f"{path}: row {number}", config)
+    if foreign:
+        shown = ", ".join(f"{name!r} ({n:,})" for name, n in foreign.most_common(10))
+        raise InputError(f"{path}: labels that are not in the taxonomy: {shown}")
+    if not len(found):
+        raise InputError(f"{path}: no labels", hint=f"the column {config.label!r} holds them")
+    return found
+
+
+def _put(
+    found: Corrections, named: Mapping[str, Any], label: str, where: str, config: RunConfig
+) -> None:
+    place: Any
+    labels: dict[Any, str]
+    if key := as_text(named.get("key")).strip():
+        place, labels = key.removeprefix("k"), found.by_key
+    elif id_ := as_text(named.get(config.id.casefold())).strip():
+        place, labels = id_, found.by_id
+    elif row := as_text(named.get("row")).strip():
+        if not row.isdigit():
+            raise InputError(f"{where}: {row!r} is no number of a row")
+        place, labels = int(row), found.by_row
+    else:
+        raise InputError(f"{where} says of no item: it has no key, id or row")
+    if labels.setdefault(place, label) != label:
+        raise InputError(f"{where}: {place!r} has two labels: {labels[place]!r} and {label!r}")
+
+
+def of_store(store: LabelStore, taxonomy: Taxonomy) -> Corrections:
+    """Return what people and gold labels say in the store, as far as the taxonomy still has it."""
+    held = store.holding("person", "gold")
+    known = {one.key: found for one in held if (found := taxonomy.resolve(one.label)) is not None}
+    if not known:
+        raise InputError(f"{store.path}: nobody has labelled anything")
+    return Corrections(by_key=known)
+
+
+def apply(
+    path: str, given: Corrections, taxonomy: Taxonomy, config: RunConfig, *, gold: str = ""
+) -> dict[str, int]:
+    """Write the predictions with people's labels in them; return how many rows of each kind.
+
+    A table keeps its columns, a JSONL file its rows; everything but label, path, decision and
+    confidence stays. Raises `InputError` or `JournalError`.
+    """
+    out = Path(config.out)
+    suffix, was = check_format(str(out)), Path(bare(path)).suffix
+    if suffix == ".parquet" or (suffix == ".jsonl") != (was in {".jsonl", ".ndjson"}):
+        raise InputError(
+            f"{out}: predictions in {was} come back as {'JSONL' if was == '.jsonl' else 'a table'}",
+            hint="-o with the suffix of the predictions; a table also as .xlsx or .csv",
+        )
+    counts = Counter(dict.fromkeys(("rows", "changed", "same", "rest"), 0))
+    used: set[Any] = set()
+    cases: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+        keys = _keys(path, given, config)
+        for row, kept in predictions_in(path):
+            counts["rows"] += 1
+            met = given.of(row, next(keys))
+            if met is None:
+                counts["rest"] += 1
+            else:
+                used.add(met[0])
+                cases.append({**kept, "id": row["id"], "label": met[1]})
+                counts["same" if (row["label"] or NONE) == met[1] else "changed"] += 1
+                node = taxonomy.nodes.get(met[1])
+                row |= {
+                    "label": node.id if node else None,
+                    "path": node.label if node else None,
+                    "decision": DECISION,
+                    "confidence": None,
+                }
+            yield row, kept
+
+    with whole(out) as raw:
+        if suffix == ".jsonl":
+            raw.writelines(orjson.dumps(row) + b"\n" for row, _ in rows())
+        else:
+            _write_table(raw, path, out, rows())
+    if gold:
+        with whole(Path(gold)) as raw:
+            raw.writelines(orjson.dumps(case, default=str) + b"\n" for case in cases)
+    return {**counts, "lost": len(given) - len(used)}
+
+
+def _keys(path: str, given: Corrections, config: RunConfig) -> Iterator[str]:
+    """Yield each row's key, where a correction goes by one."""
+    if not given.by_key:
+        while True:
+            yield ""
+    yield from (key for key, _ in keyed(path, Columns.of(config)))
+
+
+def _write_table(
+    raw: BinaryIO, path: str, out: Path, rows: Iterator[tuple[dict[str, Any], Mapping[str, Any]]]
+) -> None:
+    """Write a table as it was, with what changed of ours."""
+    changed = ("label", "path", "decision", "confidence")
+
+    def cells() -> Iterator[dict[str, Any]]:
+        for row, kept in rows:
+            prefix = PREFIX if f"{PREFIX}decision" in seen else ""
+            if not prefix:
+                yield {**kept, **{name: row[name] for name in changed}}
+                continue
+            ours = {f"{PREFIX}{k}": v for k, v in row.items() if f"{PREFIX}{k}" in seen}
+            yield {**kept, **ours}
+
+    with open_bytes(path) as source:
+        form = form_of(path, source)
+        seen = list(next(rows_of(path, source, None, form), ({}, None))[0] or {})
+    lines = ([row.get(name) for name in seen] for row in cells())
+    if check_format(str(out)) == ".xlsx":
+        excel.write(raw, seen, lines)
+    else:
+        write_lines(raw, out, chain([seen], lines), form)

@@ -1,0 +1,109 @@
+"""Predictions read again, whichever format they were written in.
+
+A row is as JSONL has it; what a table does not hold is missing. The user's own columns, where they
+came back, stand beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmcat.errors import InputError
+from llmcat.files.formats import rows_of
+from llmcat.files.opened import bare, open_bytes
+from llmcat.items.readers import ItemReader
+from llmcat.items.values import as_text, is_missing
+from llmcat.pipeline.tables_out import PREFIX
+from llmcat.records import SEVERAL, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmcat.items.readers import Columns
+
+__all__ = ["Prediction", "keyed", "predictions_in", "title_of"]
+
+Prediction = tuple[dict[str, Any], Mapping[str, Any]]
+"""A row of predictions, and the input's columns beside it."""
+NUMBERS = ("confidence", "p_none", "mass", "level")
+TITLES = ("title", "text", "name", "query")
+
+
+def predictions_in(path: str | Path) -> Iterator[Prediction]:
+    """Yield the predictions of a file. Raises `InputError` for another file, with the line."""
+    with open_bytes(path) as raw:
+        for number, (row, wrong) in enumerate(rows_of(path, raw), 1):
+            found = _prediction(row, number - 1) if row is not None else None
+            if found is None:
+                raise InputError(
+                    f"{path}: row {number} is not a prediction{f' ({wrong})' if wrong else ''}",
+                    hint="a file that llmcat classify wrote: .jsonl, .csv, .tsv, .xlsx, .parquet",
+                )
+            yield found
+
+
+def _prediction(row: Mapping[str, Any], place: int) -> Prediction | None:
+    kept: Mapping[str, Any]
+    if f"{PREFIX}decision" in row:
+        ours = {k.removeprefix(PREFIX): v for k, v in row.items() if k.startswith(PREFIX)}
+        kept = {k: v for k, v in row.items() if not k.startswith(PREFIX)}
+    elif isinstance(row.get("decision"), str):
+        ours, kept = dict(row), row
+    else:
+        return None
+    for name in NUMBERS:
+        value = ours.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                ours[name] = float(value.replace(",", ".")) if value else None
+        elif is_missing(value):
+            ours[name] = None
+    for name in ("label", "path", "reason", "gold"):
+        ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
+    for name in ("alternatives", "set"):
+        if isinstance(ours.get(name), str):
+            ours[name] = orjson.loads(ours[name]) if ours[name] else []
+    if isinstance(said := ours.get("labels"), str):
+        given = [] if said in {"", "none"} else said.split(SEVERAL)
+        ours["labels"] = [{"label": name, "path": name, "p": None} for name in given]
+    sure = ours["confidence"]
+    ours.setdefault("kind", "label_only" if sure is None else "top")
+    if "p_none" not in row:
+        ours["p_none"] = sure if ours["label"] is None else None
+    ours.setdefault("alternatives", [])
+    ours.setdefault("row", place)
+    by_letters = {name.casefold(): name for name in kept}
+    if "id" not in ours and "id" in by_letters:
+        ours["id"] = as_text(kept[by_letters["id"]])
+    ours["id"] = as_text(ours.get("id")) or f"row-{place}"
+    return ours, kept
+
+
+def title_of(kept: Mapping[str, Any], column: str = "") -> str:
+    """Return an item's title among the columns that came back; empty where there is none."""
+    named = {name.casefold(): name for name in kept}
+    for name in (column,) if column else TITLES:
+        if (found := named.get(name.casefold())) is not None and (text := as_text(kept[found])):
+            return text
+    return ""
+
+
+def keyed(path: str | Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each prediction with its text's key: as it was written, else of the text beside it.
+
+    Raises `InputError` where there is neither.
+    """
+    if Path(bare(str(path))).suffix in {".jsonl", ".ndjson", ".parquet"}:
+        for row, _ in predictions_in(path):
+            if not row.get("key"):
+                raise InputError(f"{path}: no keys: an earlier llmcat wrote it")
+            yield row["key"], row
+        return
+    items = ItemReader(columns=columns).read(path)
+    for item, (row, _) in zip(items, predictions_in(path), strict=True):
+        yield digest(item.content), row

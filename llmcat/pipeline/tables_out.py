@@ -1,0 +1,216 @@
+"""The user's own table with what was decided beside it: rows, columns and their order kept.
+
+The rows of the input are read a second time, beside the journal's, and written as the input was:
+separator, encoding, line ends, a workbook's sheets and formats. A column that is there already is
+never overwritten: ours are then called `llmcat_label` and so on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from llmcat.errors import InputError, LlmcatNote
+from llmcat.files import excel
+from llmcat.files.formats import Form, Reading, form_of, rows_of
+from llmcat.files.opened import bare, open_bytes
+from llmcat.files.sources import columns_in
+from llmcat.records import NONE, SEVERAL, readable
+from llmcat.storage import text_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from llmcat.config import RunConfig
+
+__all__ = ["OURS", "PREFIX", "TABLES", "Kept", "kept_of", "write_kept", "write_lines"]
+
+TABLES = (".csv", ".tsv", ".xlsx")
+"""Outputs that the input's columns come back in, unless `--keep none`."""
+PREFIX = "llmcat_"
+OURS = ("label", "path", "decision", "confidence", "reason")
+"""What is added to each row."""
+MORE = ("labels", "level", "set", "by", "why", "degraded")
+"""What is added where the predictions have it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which columns of which files come back; without `names` all of them."""
+
+    files: tuple[str, ...]
+    how: Reading
+    names: tuple[str, ...] = ()
+    bom: bool = False
+
+    def only(self, file: str) -> Kept:
+        """Return the same for one of the files."""
+        return Kept((file,), self.how, self.names, self.bom)
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the input's rows; one that cannot be read is empty."""
+        for file in self.files:
+            with open_bytes(file) as raw:
+                named = columns_in(file)
+                for row, _ in rows_of(file, raw, self.how):
+                    yield {} if row is None else {**named, **row}
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns that come back, in their order."""
+        if self.names:
+            return list(self.names)
+        found: dict[str, None] = {}
+        for file in self.files:
+            one = self.only(file)
+            with open_bytes(file) as raw, warnings.catch_warnings():
+                warnings.simplefilter("ignore", LlmcatNote)  # it has been said
+                varies = form_of(file, raw, self.how).format == "jsonl"
+            for row in one.rows() if varies else islice(filter(None, one.rows()), 1):
+                found.update(dict.fromkeys(map(str, row)))
+        return list(found)
+
+    def form(self) -> Form:
+        """Return how the first file is written."""
+        with open_bytes(self.files[0]) as raw, warnings.catch_warnings():
+            warnings.simplefilter("ignore", LlmcatNote)
+            return form_of(self.files[0], raw, self.how)
+
+
+def kept_of(config: RunConfig, files: Sequence[str], *, stream: bool) -> Kept | None:
+    """Return what of the input comes back, None where nothing does. Raises `InputError`."""
+    suffix = Path(bare(config.out)).suffix or f".{config.out_format}"
+    table = suffix in TABLES
+    if config.keep in {"", "all"} and not table and config.keep != "all":
+        return None
+    if config.keep == "none" or ((stream or config.redact) and not config.keep):
+        return None
+    if config.redact:
+        raise InputError(
+            "--keep writes the items as they came, and --redact is to mask them",
+            hint="--keep none",
+        )
+    if not table:
+        raise InputError(
+            f"--keep: columns come back in tables, not in {suffix or 'this output'}",
+            hint=f"--out with one of {', '.join(TABLES)}",
+        )
+    if stream:
+        raise InputError("--keep reads the items a second time: give a file, not a pipe")
+    names = () if config.keep in {"", "all"} else tuple(map(str.strip, config.keep.split(",")))
+    return Kept(tuple(files), Reading.of(config), names, config.bom)
+
+
+def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kept: Kept) -> None:
+    """Write the input's rows with what was decided of each.
+
+    A file that is packed is packed by the caller. Raises `InputError` where the input has changed.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
+    columns = kept.columns()
+    there = {name.casefold() for name in columns}
+    ours = [*OURS, *(name for name in MORE if first is not None and name in first)]
+    named = {name: name for name in ours}
+    if doubled := [name for name in ours if name in there]:
+        named = {name: PREFIX + name for name in ours}
+        warnings.warn(
+            f"{path}: the input has a column {doubled[0]!r}: ours are called {PREFIX}label, "
+            f"{PREFIX}path, ...",
+            LlmcatNote,
+            stacklevel=2,
+        )
+    every = chain([first] if first is not None else [], rows)
+    form = kept.form()
+    source = Path(kept.files[0])
+    if Path(bare(str(path))).suffix == ".xlsx":
+        added = ([_cell(row.get(name), name) for name in ours] for row in every)
+        workbook = form.format == "xlsx" and source.suffix in {".xlsx", ".xlsm"}
+        if workbook and len(kept.files) == 1 and not kept.names:
+            excel.write_beside(source, out, kept.how.sheet, list(named.values()), added)
+            return
+        whole = (
+            [_excel(old.get(c)) for c in columns] + new
+            for old, new in zip(kept.rows(), added, strict=False)
+        )
+        excel.write(out, [*columns, *named.values()], whole)
+        return
+    lines = (
+        [_text(old.get(c)) for c in columns] + [_safe(_cell(row.get(n), n)) for n in ours]
+        for old, row in zip(kept.rows(), every, strict=False)
+    )
+    write_lines(out, path, chain([[*columns, *named.values()]], lines), form, bom=kept.bom)
+
+
+def write_lines(
+    out: BinaryIO, path: Path, lines: Iterator[list[Any]], form: Form, *, bom: bool = False
+) -> None:
+    """Write a table as the input was, where that was one of its kind; else as UTF-8.
+
+    Raises `InputError` for what the input's encoding cannot hold.
+    """
+    tsv = Path(bare(str(path))).suffix == ".tsv"
+    same = form.format == ("tsv" if tsv else "csv")
+    separator = form.dialect.separator if same else "\t" if tsv else ","
+    end = ("\r" if form.text.newline == "\r" else form.line_end) if same else "\n"
+    encoding = form.text.encoding if same else "utf-8"
+    mark = "\ufeff" if bom or (same and form.text.bom) else ""
+    try:
+        sink = io.TextIOWrapper(out, encoding, newline="") if encoding != "utf-8" else None
+        with text_in(out) if sink is None else _detached(sink) as text:
+            text.write(mark)
+            writer = csv.writer(
+                text, delimiter=separator, lineterminator=end,
+                escapechar=form.dialect.escape or None if same else None,
+                doublequote=not (same and form.dialect.escape),
+            )  # fmt: skip
+            writer.writerows(lines)
+    except UnicodeEncodeError as exc:
+        raise InputError(
+            f"{path}: {exc.object[exc.start : exc.end]!r} cannot be written in {encoding}, which "
+            "the input is in",
+            hint="save the input as UTF-8, or use names that it can hold",
+        ) from exc
+
+
+class _detached:  # noqa: N801  a context, as `text_in` is
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.text = text
+
+    def __enter__(self) -> io.TextIOWrapper:
+        return self.text
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.text.flush()
+        self.text.detach()
+
+
+def _cell(value: Any, name: str) -> Any:
+    """Return what a cell shows of a value of ours: labels with bars between, the rest as it is."""
+    if name == "labels" and isinstance(value, list):
+        return readable(SEVERAL.join(one["label"] for one in value) or NONE, several=True)
+    return _text(value) if isinstance(value, list | dict) else value
+
+
+def _text(value: Any) -> Any:
+    """Return what a cell shows of a value of the input: as it was, JSON for what is nested."""
+    if isinstance(value, list | dict):
+        return orjson.dumps(value, default=str).decode()
+    return value
+
+
+def _excel(value: Any) -> Any:
+    value = _text(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _safe(value: Any) -> Any:
+    """Return text that no spreadsheet takes for a formula: ours, which a model may have written."""
+    return f"'{value}" if isinstance(value, str) and value.startswith("=") else value

@@ -1,0 +1,197 @@
+"""The user's own table with what was decided beside it; predictions read back, compared, mended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+from helpers import Ran, read_rows
+
+from llmcat.pipeline.read_back import predictions_in
+
+Cli = Callable[..., Ran]
+FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake")
+SHOP = '\ufeffSKU;Title;Preis\r\n001;"red shoes; size 9";9,50\r\n002;bags;12,00\r\n003;;1\r\n'
+
+
+def table(path: Path, **how: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline=""), **how))
+
+
+def test_the_file_comes_back_as_it_was(tmp_path: Path, llmcat: Cli) -> None:
+    """Separator, line ends, mark, order; a column more each; a bad row keeps its place."""
+    (tmp_path / "shop.csv").write_text(SHOP, newline="")
+    ran = llmcat("classify", "shop.csv", *FAKE, "--out", "out.csv")
+    assert ran.code == 1, ran.err
+    raw = (tmp_path / "out.csv").read_bytes().decode()
+    lines = SHOP.splitlines()
+    added = raw.splitlines()
+    assert added[0] == f"{lines[0]};label;path;decision;confidence;reason"
+    for line, other in zip(lines[1:], added[1:], strict=True):
+        assert other.startswith(f"{line};")
+    assert raw.count("\r\n") == 4
+    found = table(tmp_path / "out.csv", delimiter=";")
+    assert [row["label"] for row in found] == ["shoes", "bags", ""]
+    assert found[2]["decision"] == "error"
+    assert "no text" in found[2]["reason"]
+
+
+def test_columns_that_are_there_are_not_overwritten(tmp_path: Path, llmcat: Cli) -> None:
+    """Ours get a prefix, which is said; named columns only; none gives the full table."""
+    (tmp_path / "a.csv").write_text("id,label,title\n7,x,red shoes\n")
+    ran = llmcat("classify", "a.csv", *FAKE, "--out", "o.csv")
+    assert "has a column 'label': ours are called llmcat_label" in ran.err
+    (row,) = table(tmp_path / "o.csv")
+    assert (row["label"], row["llmcat_label"]) == ("x", "shoes")
+    llmcat("classify", "a.csv", *FAKE, "--out", "p.csv", "--keep", "title")
+    assert list(table(tmp_path / "p.csv")[0]) == [
+        "title", "label", "path", "decision", "confidence", "reason",
+    ]  # fmt: skip
+    llmcat("classify", "a.csv", *FAKE, "--out", "q.csv", "--keep", "none")
+    assert list(table(tmp_path / "q.csv")[0])[:3] == ["row", "id", "label"]
+    for flags, said in (
+        (("--out", "x.jsonl", "--keep", "all"), "columns come back in tables"),
+        (("--out", "x.csv", "--keep", "titel"), "no column 'titel'"),
+        (("--out", "x.csv", "--keep", "all", "--redact", "all"), "--redact is to mask them"),
+    ):
+        ran = llmcat("classify", "a.csv", *FAKE, *flags)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+def test_an_encoding_comes_back_too(tmp_path: Path, llmcat: Cli) -> None:
+    """GBK stays GBK; a mark is written where it is asked for; what does not fit is refused."""
+    (tmp_path / "a.csv").write_bytes("编号,title\n1,红色 shoes\n2,书包 bags\n".encode("gb18030"))
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "o.csv").code == 0
+    assert "红色 shoes,shoes" in (tmp_path / "o.csv").read_bytes().decode("gb18030")
+    (tmp_path / "b.csv").write_bytes("title\nschöne shoes für sie\n".encode("cp1252"))
+    ran = llmcat("classify", "b.csv", "--labels", "鞋 shoes,bags", "--engine", "fake",
+                 "--out", "p.csv")  # fmt: skip
+    assert ran.code == 2
+    assert "cannot be written in cp1252" in ran.err
+    (tmp_path / "c.csv").write_text("title\nred shoes\n")
+    assert llmcat("classify", "c.csv", *FAKE, "--out", "q.csv", "--bom").code == 0
+    assert (tmp_path / "q.csv").read_bytes().startswith(b"\xef\xbb\xbftitle")
+
+
+def test_a_workbook_comes_back_with_all_that_is_in_it(tmp_path: Path, llmcat: Cli) -> None:
+    """Other sheets, formats and formulas stay; nothing of ours is a live formula."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.title = "items"
+    for row in (["SKU", "Title", "Total"], ["001", "red shoes", "=1+1"], [], ["002", "bags", 3]):
+        sheet.append(row)
+    sheet["B2"].font = openpyxl.styles.Font(bold=True)
+    book.create_sheet("notes")["A1"] = "keep me"
+    book.save(tmp_path / "a.xlsx")
+    ran = llmcat("classify", "a.xlsx", "--labels", "=shoes,bags", "--engine", "fake",
+                 "--out", "o.xlsx")  # fmt: skip
+    assert ran.code == 0, ran.err
+    again = openpyxl.load_workbook(tmp_path / "o.xlsx")
+    cells = [[cell.value for cell in row[:5]] for row in again["items"].iter_rows()]
+    assert cells[0] == ["SKU", "Title", "Total", "label", "path"]
+    assert [row[3] for row in cells] == ["label", "=shoes", None, "bags"]
+    assert (cells[1][2], again["items"]["D2"].data_type) == ("=1+1", "s")
+    assert again["items"]["B2"].font.bold
+    assert again["notes"]["A1"].value == "keep me"
+    llmcat("classify", "a.xlsx", *FAKE, "--out", "o.csv")
+    assert [row["Title"] for row in table(tmp_path / "o.csv")] == ["red shoes", "bags"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".xlsx", ".parquet", ".jsonl.gz"])
+def test_show_reads_what_classify_writes(tmp_path: Path, llmcat: Cli, suffix: str) -> None:
+    """Sorted, filtered, with titles where they came back."""
+    items = "id,title,brand\n1,red shoes,A\n2,blue hats,A\n3,leather bags,B\n"
+    (tmp_path / "a.csv").write_text(items)
+    out = f"o{suffix}"
+    assert llmcat("classify", "a.csv", *FAKE, "--out", out).code == 0
+    ran = llmcat("show", out, "--predicted", "shoes")
+    assert (ran.code, "2 of 3 rows; 2 are like this" in ran.out) == (0, True), ran.err
+    ran = llmcat("show", out, "--sort", "confidence", "--limit", "1")
+    sure = {row["id"]: row["confidence"] for row, _ in predictions_in(tmp_path / out)}
+    least = min(sure, key=lambda id_: sure[id_])
+    assert ran.out.splitlines()[2].startswith(least)
+    if suffix in {".csv", ".tsv", ".xlsx"}:
+        ran = llmcat("show", out, "--where", "brand=B")
+        assert "leather bags" in ran.out
+        assert "red shoes" not in ran.out
+    ran = llmcat("show", out, "--where", "colour=red")
+    assert (ran.code, "no column 'colour'" in ran.err) == (2, True)
+    ran = llmcat("show", "a.csv")
+    assert (ran.code, "row 1 is not a prediction" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_next_weeks_file_asks_only_what_is_new(tmp_path: Path, llmcat: Cli, suffix: str) -> None:
+    """Rows that stay are copied, wherever they stand; changed ones are asked."""
+    (tmp_path / "a.csv").write_text("id,title\n1,red shoes\n2,leather bags\n3,wooden toys\n")
+    (tmp_path / "b.csv").write_text("id,title\n3,wooden toys\n2,canvas bags\n1,red shoes\n4,x\n")
+    last = f"last{suffix}"
+    assert llmcat("classify", "a.csv", *FAKE, "--out", last).code == 0
+    ran = llmcat("classify", "b.csv", *FAKE, "--out", "this.jsonl", "--since", last)
+    assert "copied from the earlier run, not asked: 2" in ran.err
+    assert [r["label"] for r in read_rows(tmp_path / "this.jsonl")] == [
+        "toys", "bags", "shoes", None,
+    ]  # fmt: skip
+    record = json.loads((tmp_path / "this.jsonl.run.json").read_text())
+    assert record["sessions"][0]["asks"]["asked"] == 2
+    ran = llmcat("diff", last, "this.jsonl")
+    assert ran.code == 1
+    assert "3 the same, 0 changed, 1 only in this.jsonl, 0 only in" in ran.out
+    assert llmcat("diff", last, last).code == 0
+    rows = read_rows(tmp_path / "this.jsonl")
+    rows[0] |= {"label": "bags", "path": "bags"}
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = llmcat("diff", "this.jsonl", "other.jsonl")
+    assert "1 x toys > bags" in ran.out
+
+
+def test_less_sure_rows_are_for_review_and_nothing_is_promised(tmp_path: Path, llmcat: Cli) -> None:
+    """A confidence that nobody measured is a wish, and that is said."""
+    (tmp_path / "a.txt").write_text("red shoes\nsomething else\n")
+    ran = llmcat("classify", "a.txt", *FAKE, "--min-confidence", "0.8", "--out", "o.jsonl")
+    assert [r["decision"] for r in read_rows(tmp_path / "o.jsonl")] == ["labelled", "review"]
+    assert "rows below 0.8 are for review; no promise goes with it" in ran.err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".xlsx"])
+def test_peoples_labels_are_put_in_without_a_request(
+    tmp_path: Path, llmcat: Cli, suffix: str
+) -> None:
+    """By key, id or row; from a file or the store; the corrected rows are cases to test with."""
+    (tmp_path / "a.csv").write_text("id,title,price\n1,red shoes,1\n2,leather bags,2\n3,robots,3\n")
+    out, final = f"o{suffix}", f"f{suffix}"
+    assert llmcat("classify", "a.csv", *FAKE, "--out", out).code == 0
+    (tmp_path / "c.csv").write_text("id;label\n3;toys\n1;shoes\n2;\n")
+    flags = ("apply", out, "--labels", "shoes,bags,toys", "-o", final)
+    ran = llmcat(*flags, "--corrections", "c.csv", "--gold", "cases.jsonl")
+    assert ran.code == 0, ran.err
+    assert "3 rows: 1 changed, 1 as they were said to be, 1 not looked at" in ran.err
+    found = [(r["label"], r["decision"]) for r, _ in predictions_in(tmp_path / final)]
+    assert found == [("shoes", "corrected"), ("bags", "labelled"), ("toys", "corrected")]
+    if suffix != ".jsonl":
+        assert [kept["price"] for _, kept in predictions_in(tmp_path / final)] in (
+            ["1", "2", "3"], [1, 2, 3],
+        )  # fmt: skip
+        cases = read_rows(tmp_path / "cases.jsonl")
+        assert [(c["title"], c["label"]) for c in cases] == [("red shoes", "shoes"),
+                                                             ("robots", "toys")]  # fmt: skip
+    (tmp_path / "p.csv").write_text("title,label\nrobots,toys\n")
+    brought = ("labels", "import", "--file", "p.csv", "--labels", "shoes,bags,toys")
+    assert llmcat(*brought).code == 0
+    ran = llmcat(*flags)
+    assert ran.code == 0, ran.err
+    assert "3 rows: 1 changed" in ran.err
+    for text, said in (
+        ("id,label\n1,hats\n", "'hats' (1)"), ("label\nshoes\n", "says of no item"),
+        ("id,label\n1,shoes\n1,bags\n", "has two labels"),
+    ):  # fmt: skip
+        (tmp_path / "c.csv").write_text(text)
+        ran = llmcat(*flags, "--corrections", "c.csv")
+        assert (ran.code, said in ran.err) == (2, True), ran.err
