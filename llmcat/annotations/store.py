@@ -229,6 +229,15 @@ class LabelStore:
             db.execute("DELETE FROM opinions WHERE key = ?", (key,))
         return found
 
+    def retract(self, key: str, source: Source, by: str) -> None:
+        """Take back somebody's latest word about a text; the one before holds again."""
+        with self._db.writing() as db:
+            db.execute(
+                "DELETE FROM labels WHERE seq = (SELECT seq FROM labels WHERE key = ? AND "
+                f"source = ? AND by = ? ORDER BY {_LATEST} LIMIT 1)",
+                (key, source, by),
+            )
+
     # -- reading --------------------------------------------------------------------------------
 
     def holding(self, *sources: Source) -> list[Label]:
@@ -239,6 +248,16 @@ class LabelStore:
             f"(PARTITION BY key ORDER BY {_RANK}, {_LATEST}) AS place FROM labels "
             f"WHERE source IN ({_marks(among)})) WHERE place = 1 ORDER BY key",
             among,
+        )
+        return [Label(*row) for row in rows]
+
+    def words(self, source: Source) -> list[Label]:
+        """Return everybody's latest word about each text, of one source, by key and time."""
+        rows = self._db.rows(
+            f"SELECT {_COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY key, by "
+            f"ORDER BY {_LATEST}) AS place FROM labels WHERE source = ?) WHERE place = 1 "
+            "ORDER BY key, at, seq",
+            (source,),
         )
         return [Label(*row) for row in rows]
 

@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 
-ELSEWHERE = {"serve"}
+ELSEWHERE = {"review", "serve"}
 """Commands that another package of ours offers."""
 
 OLD_FLAGS = {"--least": "--min-examples", "--looks": "--interim-looks"}

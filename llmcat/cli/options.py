@@ -29,6 +29,7 @@ COMMANDS = {
     "init": "write a starter project: settings, categories, a few items",
     "classify": "put the items of a file into categories",
     "diff": "compare two predictions files",
+    "review": "check predictions on a local page, by keyboard, alone or with others",
     "apply": "put people's labels over a predictions file, without a request",
     "show": "print a predictions file as a table",
     "eval": "measure on labelled items how good the labels are",

@@ -33,6 +33,7 @@ __all__ = ["Corrections", "apply", "of_store", "read"]
 
 DECISION = "corrected"
 """The decision of a row that a person labelled."""
+CHANGED = ("label", "path", "decision", "confidence")
 
 
 @dataclass
@@ -173,22 +174,21 @@ def _write_table(
     raw: BinaryIO, path: str, out: Path, rows: Iterator[tuple[dict[str, Any], Mapping[str, Any]]]
 ) -> None:
     """Write a table as it was, with what changed of ours."""
-    changed = ("label", "path", "decision", "confidence")
-
-    def cells() -> Iterator[dict[str, Any]]:
-        for row, kept in rows:
-            prefix = PREFIX if f"{PREFIX}decision" in seen else ""
-            if not prefix:
-                yield {**kept, **{name: row[name] for name in changed}}
-                continue
-            ours = {f"{PREFIX}{k}": v for k, v in row.items() if f"{PREFIX}{k}" in seen}
-            yield {**kept, **ours}
-
     with open_bytes(path) as source:
         form = form_of(path, source)
-        seen = list(next(rows_of(path, source, None, form), ({}, None))[0] or {})
-    lines = ([row.get(name) for name in seen] for row in cells())
-    if check_format(str(out)) == ".xlsx":
-        excel.write(raw, seen, lines)
-    else:
-        write_lines(raw, out, chain([seen], lines), form)
+        old = rows_of(path, source, None, form)
+        first = next(old)
+        header = list(first[0] or {})
+        prefix = PREFIX if f"{PREFIX}decision" in header else ""
+
+        def cells() -> Iterator[list[Any]]:
+            for (row, _), (was, _) in zip(rows, chain([first], old), strict=True):
+                now = {**(was or {})}
+                if row["decision"] == DECISION:
+                    now |= {f"{prefix}{name}": row[name] for name in CHANGED}
+                yield [now.get(name) for name in header]
+
+        if check_format(str(out)) == ".xlsx":
+            excel.write(raw, header, cells())
+        else:
+            write_lines(raw, out, chain([header], cells()), form)

@@ -18,7 +18,7 @@ from llmcat.files.formats import rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.items.readers import ItemReader
 from llmcat.items.values import as_text, is_missing
-from llmcat.pipeline.tables_out import PREFIX
+from llmcat.pipeline.tables_out import PREFIX, others_in
 from llmcat.records import SEVERAL, digest
 
 if TYPE_CHECKING:
@@ -56,21 +56,15 @@ def _prediction(row: Mapping[str, Any], place: int) -> Prediction | None:
         ours, kept = dict(row), row
     else:
         return None
-    for name in NUMBERS:
-        value = ours.get(name)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                ours[name] = float(value.replace(",", ".")) if value else None
-        elif is_missing(value):
-            ours[name] = None
-    for name in ("label", "path", "reason", "gold"):
-        ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
+    _as_numbers(ours)
     for name in ("alternatives", "set"):
         if isinstance(ours.get(name), str):
             ours[name] = orjson.loads(ours[name]) if ours[name] else []
     if isinstance(said := ours.get("labels"), str):
         given = [] if said in {"", "none"} else said.split(SEVERAL)
         ours["labels"] = [{"label": name, "path": name, "p": None} for name in given]
+    if isinstance(said := ours.pop("others", None), str):
+        ours["alternatives"] = others_in(said)
     sure = ours["confidence"]
     ours.setdefault("kind", "label_only" if sure is None else "top")
     if "p_none" not in row:
@@ -82,6 +76,19 @@ def _prediction(row: Mapping[str, Any], place: int) -> Prediction | None:
         ours["id"] = as_text(kept[by_letters["id"]])
     ours["id"] = as_text(ours.get("id")) or f"row-{place}"
     return ours, kept
+
+
+def _as_numbers(ours: dict[str, Any]) -> None:
+    """Read what a table holds as text: numbers, and cells that are empty."""
+    for name in NUMBERS:
+        value = ours.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                ours[name] = float(value.replace(",", ".")) if value else None
+        elif is_missing(value):
+            ours[name] = None
+    for name in ("label", "path", "reason", "gold"):
+        ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
 
 
 def title_of(kept: Mapping[str, Any], column: str = "") -> str:

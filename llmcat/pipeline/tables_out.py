@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
 
-__all__ = ["OURS", "PREFIX", "TABLES", "Kept", "kept_of", "write_kept", "write_lines"]
+__all__ = ["OURS", "PREFIX", "TABLES", "Kept", "kept_of", "others_in", "write_kept", "write_lines"]
 
 TABLES = (".csv", ".tsv", ".xlsx")
 """Outputs that the input's columns come back in, unless `--keep none`."""
 PREFIX = "llmcat_"
-OURS = ("label", "path", "decision", "confidence", "reason")
-"""What is added to each row."""
+OURS = ("label", "path", "decision", "confidence", "others", "reason")
+"""What is added to each row; `others` are the alternatives, to be read."""
+OTHER = re.compile(r"(?P<path>.+) \((?P<p>\d+) %\)")
+BETWEEN = " | "
 MORE = ("labels", "level", "set", "by", "why", "degraded")
 """What is added where the predictions have it."""
 
@@ -130,7 +133,7 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
     form = kept.form()
     source = Path(kept.files[0])
     if Path(bare(str(path))).suffix == ".xlsx":
-        added = ([_cell(row.get(name), name) for name in ours] for row in every)
+        added = ([_cell(row, name) for name in ours] for row in every)
         workbook = form.format == "xlsx" and source.suffix in {".xlsx", ".xlsm"}
         if workbook and len(kept.files) == 1 and not kept.names:
             excel.write_beside(source, out, kept.how.sheet, list(named.values()), added)
@@ -142,7 +145,7 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
         excel.write(out, [*columns, *named.values()], whole)
         return
     lines = (
-        [_text(old.get(c)) for c in columns] + [_safe(_cell(row.get(n), n)) for n in ours]
+        [_text(old.get(c)) for c in columns] + [_safe(_cell(row, n)) for n in ours]
         for old, row in zip(kept.rows(), every, strict=False)
     )
     write_lines(out, path, chain([[*columns, *named.values()]], lines), form, bom=kept.bom)
@@ -192,11 +195,22 @@ class _detached:  # noqa: N801  a context, as `text_in` is
         self.text.detach()
 
 
-def _cell(value: Any, name: str) -> Any:
-    """Return what a cell shows of a value of ours: labels with bars between, the rest as it is."""
+def _cell(row: Mapping[str, Any], name: str) -> Any:
+    """Return what a cell shows of a row of ours: labels with bars between, the rest as it is."""
+    if name == "others":
+        return BETWEEN.join(
+            f"{one['path']} ({100 * one['p']:.0f} %)" for one in row["alternatives"]
+        )
+    value = row.get(name)
     if name == "labels" and isinstance(value, list):
         return readable(SEVERAL.join(one["label"] for one in value) or NONE, several=True)
     return _text(value) if isinstance(value, list | dict) else value
+
+
+def others_in(text: str) -> list[dict[str, Any]]:
+    """Return the alternatives that a cell shows, by their paths."""
+    met = filter(None, map(OTHER.fullmatch, text.split(BETWEEN)))
+    return [{"label": m["path"], "path": m["path"], "p": int(m["p"]) / 100} for m in met]
 
 
 def _text(value: Any) -> Any:

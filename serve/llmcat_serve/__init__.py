@@ -1,1 +1,1 @@
-"""Servers for llmcat: launching a model server from a profile."""
+"""Servers for llmcat: a model server from a profile, and the page on which people review."""

@@ -32,7 +32,7 @@ def test_the_file_comes_back_as_it_was(tmp_path: Path, llmcat: Cli) -> None:
     raw = (tmp_path / "out.csv").read_bytes().decode()
     lines = SHOP.splitlines()
     added = raw.splitlines()
-    assert added[0] == f"{lines[0]};label;path;decision;confidence;reason"
+    assert added[0] == f"{lines[0]};label;path;decision;confidence;others;reason"
     for line, other in zip(lines[1:], added[1:], strict=True):
         assert other.startswith(f"{line};")
     assert raw.count("\r\n") == 4
@@ -51,7 +51,7 @@ def test_columns_that_are_there_are_not_overwritten(tmp_path: Path, llmcat: Cli)
     assert (row["label"], row["llmcat_label"]) == ("x", "shoes")
     llmcat("classify", "a.csv", *FAKE, "--out", "p.csv", "--keep", "title")
     assert list(table(tmp_path / "p.csv")[0]) == [
-        "title", "label", "path", "decision", "confidence", "reason",
+        "title", "label", "path", "decision", "confidence", "others", "reason",
     ]  # fmt: skip
     llmcat("classify", "a.csv", *FAKE, "--out", "q.csv", "--keep", "none")
     assert list(table(tmp_path / "q.csv")[0])[:3] == ["row", "id", "label"]
