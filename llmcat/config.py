@@ -226,6 +226,10 @@ class RunConfig(BaseSettings):
     price_per_hour: float = Field(0.0, ge=0, description="price of the server per hour, for costs")
 
     calibration: str = Field("", description="file that llmcat calibrate wrote")
+    max_requests: int = Field(0, ge=0, description="most requests of this session")
+    max_tokens: int = Field(
+        0, ge=0, description="most tokens of this session, read and generated together"
+    )
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="less sure rows are for review; without labels no promise"
     )

@@ -36,10 +36,11 @@ def closed(summary: file_run.Summary, name: str, command: Sequence[str], *, quie
             print("interrupted; items from a pipe, or results into one, cannot be resumed: "
                   "use --file and --out", file=sys.stderr)  # fmt: skip
         else:
+            why = "the budget is used up; " if summary.spent else "interrupted; "
             kept = [word for word in command if word != "--restart"]
-            print("interrupted; this goes on:", file=sys.stderr)
+            print(f"{why}this goes on:", file=sys.stderr)
             print(f"  {shlex.join(['llmcat', name, *kept])}", file=sys.stderr)
-        return 130
+        return 1 if summary.spent else 130
     return 1 if summary.decisions["error"] else 0
 
 

@@ -11,7 +11,15 @@ from rich.table import Table
 
 from llmcat.cli.closing import closed, stream
 from llmcat.cli.console import Bar, interruptible
-from llmcat.cli.options import STORE, add_settings, all_but, check_items, refuse_several, settings
+from llmcat.cli.options import (
+    BUDGET,
+    STORE,
+    add_settings,
+    all_but,
+    check_items,
+    refuse_several,
+    settings,
+)
 from llmcat.cli.options import parser as make_parser
 from llmcat.pipeline import file_run
 
@@ -44,6 +52,8 @@ is marked degraded. Exit codes: 0 done; 1 some rows are errors; 2 bad input; 130
 
 _FALLBACK_LEAVE = frozenset(
     {
+        "max_requests",
+        "max_tokens",
         "calibration",
         "by_branch",
         "back_off",
@@ -62,9 +72,7 @@ def command(argv: list[str]) -> int:
     if argv[:1] == ["status"]:
         return _status(argv[1:])
     make = make_parser("fallback", FALLBACK_EPILOG)
-    make.add_argument("action", nargs="?", choices=["status"], help="status: where each category "
-                      "stands (llmcat fallback status --help)")  # fmt: skip
-    add_settings(make, leave_out=_FALLBACK_LEAVE, also=STORE | {"fallback"})
+    add_settings(make, leave_out=_FALLBACK_LEAVE, also=STORE | BUDGET | {"fallback"})
     make.add_argument("--redo", choices=["degraded"], help="ask again about the degraded rows of a "
                       "finished file")  # fmt: skip
     make.add_argument("--restart", action="store_true", help="start over instead of going on")
@@ -94,7 +102,7 @@ def _status(argv: list[str]) -> int:
     make.prog = "llmcat fallback status"
     names = ("labels", "taxonomy", "store", "primary", "primary_url", "primary_labelled",
              "features", "accept_precision", "risk", "label", "text", "id")  # fmt: skip
-    add_settings(make, leave_out=all_but(*names), also=STORE | {"fallback"})
+    add_settings(make, leave_out=all_but(*names), also=STORE | BUDGET | {"fallback"})
     config = settings(make.parse_args(argv))
 
     from llmcat.annotations.store import SOURCES, LabelStore
@@ -148,7 +156,7 @@ def run_fallback(
     """Label with a primary and a model; show how it goes and went; return the exit code."""
     from llmcat.fallback.file_run import fallback_file, opener
 
-    out = config.out or file_run.default_out(config.file)
+    out = config.out or file_run.default_out(config.file, "fallback")
     config = config.model_copy(update={"out": out})
     if out == "-":
         summary = file_run.Summary(out=out, price_per_hour=config.price_per_hour)
@@ -163,7 +171,9 @@ def run_fallback(
     if not quiet:
         for line in opened.route.counts.summary():
             print(line, file=sys.stderr)
-    return closed(summary, "fallback", command, quiet=quiet)
+    counts = opened.route.counts
+    all_degraded = 0 < counts.decided.total() == counts.degraded
+    return closed(summary, "fallback", command, quiet=quiet) or int(all_degraded)
 
 
 def run_redo(config: RunConfig, opened: Opened, *, quiet: bool) -> int:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
 
 __all__ = [
+    "BUDGET",
     "COMMANDS",
     "GROUPS",
     "ITEMS",
@@ -65,16 +66,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "min_confidence", "calibration", "accept_precision", "risk", "by_branch", "back_off",
         "set_coverage",
     ),
+    "budget": ("max_requests", "max_tokens", "max_cost"),
     "fallback": (
         "primary", "primary_url", "primary_labelled", "features", "max_distance", "cold_threshold",
-        "max_items", "max_cost",
+        "max_items",
     ),
     "label store": ("store", "keep_text"),
     "evaluation": ("runs",),
 }  # fmt: skip
-ELSEWHERE = {"fallback", "label store"}
+ELSEWHERE = {"budget", "fallback", "label store"}
 """Groups that a command has only where it says so."""
 STORE = frozenset({"label store"})
+BUDGET = frozenset({"budget"})
 ITEMS = (
     "file", "input_format", "delimiter", "encoding", "escape", "sheet", "text", "id", "label",
     "redact", "limit",

@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections import Counter
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import llmcat
 from llmcat.engines.cache import AnswerStore
+from llmcat.errors import InputError
 from llmcat.evaluation.kept import Sink, keep_inputs, write_items
 from llmcat.evaluation.opening import Opened
 from llmcat.evaluation.run_folder import Folder, stem_of
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK", "LEAST_BLOCK", "collect", "name_of", "record_of"]
 
 BLOCK = 256
+HOPELESS = 20
+"""So many items in a row that all fail: it is not the items."""
 LEAST_BLOCK = 64
 
 
@@ -160,7 +164,7 @@ async def _block(
     watch: Watch | None,
     stop: asyncio.Event,
 ) -> None:
-    before = one.engine.asked
+    before, failed = one.engine.asked, Counter[str]()
     one.engine.seen, one.engine.fresh = sink.ask, False
     results = one.session.classify(
         items, engine=one.engine, memory=Forgetful(), tally=one.tally, stop=stop
@@ -169,9 +173,18 @@ async def _block(
         async with aclosing(results):
             async for result in results:
                 sink.row(result)
+                if result.decision == "error":
+                    failed[result.reason or "?"] += 1
                 one.session.decider.watch(result)
                 if watch:
                     watch.step(1)
     finally:
         one.engine.seen = None
         one.asked += one.engine.asked - before
+    if len(items) >= HOPELESS and failed.total() == len(items):
+        ((reason, count),) = failed.most_common(1)
+        raise InputError(
+            f"arm {one.arm.name} failed on all of {len(items):,} items one after the other, "
+            f"{count:,} times: {reason}",
+            hint="nothing is compared; what the other arms were asked is kept",
+        )

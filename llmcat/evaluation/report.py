@@ -94,7 +94,7 @@ def line(result: Result) -> str:
         of = f" of {', '.join(fallen)}" if result.comparison is not None else ""
         warning = f"WARNING: the answers{of} hardly depend on the item; "
     if result.comparison is not None:
-        return warning + str(result.comparison["verdict"])
+        return warning + _failed(result) + str(result.comparison["verdict"])
     (found,) = result.metrics.values()
     name = next(name for name in ("accuracy", "example_f1") if name in found["metrics"])
     errors = sum(found["errors"].values())
@@ -104,6 +104,16 @@ def line(result: Result) -> str:
     adds = arm.get("adds")
     added = f"; {sentence(adds)}" if adds else ""
     return warning + how + added
+
+
+def _failed(result: Result) -> str:
+    """Say of which arms items failed, which is part of what was compared."""
+    said = []
+    for name, measured in result.metrics.items():
+        if count := sum(measured["errors"].values()):
+            reason = max(measured["errors"], key=measured["errors"].__getitem__)
+            said.append(f"{name} failed on {count:,} of {measured['n']:,} items ({reason}); ")
+    return "".join(said)
 
 
 def sections(result: Result) -> list[Section]:

@@ -131,7 +131,7 @@ async def redo(
 
     All other rows stay as they are, byte for byte. The file is replaced as a whole, at the end.
     """
-    out = Path(config.out or file_run.default_out(config.file))
+    out = Path(config.out or file_run.default_out(config.file, "fallback"))
     check_writable(str(out), expand(config.file))
     if out.suffix != ".jsonl":
         raise BadConfig("--redo needs predictions in a .jsonl file")

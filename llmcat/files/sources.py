@@ -62,7 +62,7 @@ def _inside(folder: Path) -> list[Path]:
         for path in every
         if path.is_file()
         and Path(bare(path.name)).suffix in SUFFIXES
-        and ".predictions." not in path.name
+        and not {".predictions.", ".fallback."} & {f".{part}." for part in path.name.split(".")}
         and not path.name.startswith((".", "_"))
         and not path.name.endswith(".run.json")
         and Path(bare(path.name)).stem != "taxonomy"

@@ -11,7 +11,7 @@ import platform
 import time
 from collections import Counter
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -24,15 +24,18 @@ from llmcat.files.formats import Reading
 from llmcat.files.opened import bare
 from llmcat.files.sources import expand, fingerprint, is_stream
 from llmcat.items.readers import Columns, ItemReader
+from llmcat.pipeline.budget import Budget
 from llmcat.pipeline.duplicates import DiskMemory, Earlier
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.read_back import keyed
 from llmcat.pipeline.session import Session
-from llmcat.pipeline.settings import with_gold
+from llmcat.pipeline.settings import prompt_of, with_gold
+from llmcat.pipeline.summary import Summary
 from llmcat.pipeline.tables_out import kept_of
 from llmcat.pipeline.writers import check_format, decided_in, row_of, rows_in
 from llmcat.records import each_of
+from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -57,7 +60,10 @@ T = TypeVar("T")
 Opener: TypeAlias = "Callable[[RunConfig], Coroutine[Any, Any, Session]]"
 """Makes a session of settings: `Session.open` is one."""
 BATCH = 64
-KINDS = 100
+READ_BESIDES = ("examples", "artifact", "calibration", "reference", "since")
+"""Settings that name files whose content shapes answers."""
+PATIENCE = {"api_key", "concurrency", "timeout", "retry_seconds", "price_per_hour", "runs", "store"}
+"""Settings that shape no answer."""
 FLUSH_SECONDS = 0.2
 
 
@@ -71,81 +77,18 @@ class Watch(Protocol):
         """So many rows more are written."""
 
 
-@dataclass(slots=True)
-class Summary:
-    """What a run did. `seconds` and `asked` are this session's, `decisions` the whole file's.
+def default_out(file: str, what: str = "predictions") -> str:
+    """Return where predictions go when nothing is said: beside you, by the input's name.
 
-    `collapse` is set where the answers hardly depended on the items (`llmcat.pipeline.collapse`).
+    `what`: commands do not write over one another.
     """
-
-    out: str
-    decisions: Counter[str] = field(default_factory=Counter)
-    cleaned: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    tally: Tally = field(default_factory=Tally)
-    resumed: int = 0
-    copied: int = 0
-    written: int = 0
-    seconds: float = 0.0
-    double_ids: int = 0
-    double_id: str = ""
-    foreign_gold: int = 0
-    price_per_hour: float = 0.0
-    interrupted: bool = False
-    already_done: bool = False
-    resumable: bool = True
-    promises: list[str] = field(default_factory=list)
-    collapse: dict[str, Any] | None = None
-    parts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, result: RowResult) -> None:
-        """Count a decision, and an error by its reason: of ever new ones the first hundred."""
-        self.decisions[result.decision] += 1
-        reason = result.reason or ""
-        if result.decision == "error" and (reason in self.errors or len(self.errors) < KINDS):
-            self.errors[reason] += 1
-
-    @property
-    def rows(self) -> int:
-        """All rows of the file."""
-        return self.decisions.total()
-
-    @property
-    def cost(self) -> float | None:
-        """The server's price for this session's time, and what a provider took for its tokens.
-
-        None if no price is known.
-        """
-        return self.price_per_hour * self.seconds / 3600 + self.tally.usage.cost or None
-
-    def record(self) -> dict[str, Any]:
-        """Return this session for the run's record."""
-        return {
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "resumed_at_row": self.resumed,
-            "rows_written": self.written,
-            "rows_copied": self.copied,
-            "seconds": round(self.seconds, 3),
-            "decisions": dict(self.decisions),
-            "cleaned": dict(self.cleaned),
-            "duplicate_ids": self.double_ids,
-            "cost": self.cost,
-            "promises": self.promises,
-            "collapse": self.collapse,
-            "asks": self.tally.record(),
-            "files": self.parts,
-        }
-
-
-def default_out(file: str) -> str:
-    """Return where predictions go when nothing is said: beside you, by the input's name."""
     if file == "-":
         return "-"
-    files = expand(file, out="predictions.jsonl")
+    files = expand(file, out=f"{what}.jsonl")
     if len(files) > 1:
-        return "predictions.jsonl"
+        return f"{what}.jsonl"
     name = Path(files[0]).name
-    return f"{Path(name[: len(bare(name))]).stem}.predictions.jsonl"
+    return f"{Path(name[: len(bare(name))]).stem}.{what}.jsonl"
 
 
 def parts_of(config: RunConfig, rows: Mapping[str, int]) -> dict[Path, int] | None:
@@ -182,6 +125,8 @@ async def classify_file(
     config, files = _checked(config)
     stop = stop or asyncio.Event()
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
+    if opener is None and not restart and (was := _done_before(config, sha)) is not None:
+        return was
     opener = opener or partial(Session.open, prior=None if restart else Journal.prior(config.out))
     session = await unless(stop, opener(config))
     try:
@@ -221,6 +166,28 @@ async def classify_file(
         return summary
     finally:
         await session.engine.close()
+
+
+def _done_before(config: RunConfig, sha: str) -> Summary | None:
+    """Return the summary of a run that is done already, None where an engine must be asked.
+
+    Only where nothing but settings, items, taxonomy and prompt shape it: files that are read
+    besides may have changed.
+    """
+    if any(getattr(config, name) for name in READ_BESIDES):
+        return None
+    settings = config.model_dump(mode="json", exclude=PATIENCE)
+    identity = {"input": sha, "taxonomy": taxonomy_of(config).digest}
+    if config.prompt:
+        found = prompt_of(config)
+        identity["prompt"] = f"{found.ref} {found.digest}"
+    if not Journal.done_as(config.out, settings, identity):
+        return None
+    last = Journal.last(config.out)
+    return Summary(
+        out=config.out, decisions=Counter(last["decisions"]), already_done=True,
+        collapse=last.get("collapse"),
+    )  # fmt: skip
 
 
 def _earlier(config: RunConfig, session: Session, memory: DiskMemory) -> Earlier | None:
@@ -283,8 +250,9 @@ async def _fill(
                     return
     looks_ahead = session.route is not None or session.evidence is not None
     results = session.classify(
-        items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(session.config.file)
-    )
+        items, memory=memory, tally=summary.tally, stop=stop,
+        slow=is_stream(session.config.file), budget=_budget(session),
+    )  # fmt: skip
     batch: list[RowResult] = []
     flushed = time.monotonic()
     async with aclosing(results):
@@ -301,7 +269,13 @@ async def _fill(
     # A stop after the last item interrupts nothing. What a thread still reads cannot be asked for.
     ahead = is_stream(session.config.file) or looks_ahead
     left = summary.tally.unread if ahead else next(items, None) is not None
-    summary.interrupted = stop.is_set() and left
+    summary.spent = summary.tally.spent
+    summary.interrupted = (stop.is_set() or summary.spent) and left
+
+
+def _budget(session: Session) -> Budget | None:
+    """Return the bounds of a session; the fallback labeler spends by a rule of its own."""
+    return None if session.route is not None else Budget.of(session.config)
 
 
 def _flush(
@@ -338,8 +312,9 @@ async def classify_stream(
     started = time.monotonic()
     try:
         async for result in session.classify(
-            items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(config.file)
-        ):
+            items, memory=memory, tally=summary.tally, stop=stop, slow=is_stream(config.file),
+            budget=_budget(session),
+        ):  # fmt: skip
             summary.count(result)
             session.decider.watch(result)
             if session.route:
@@ -347,7 +322,8 @@ async def classify_stream(
             summary.written += 1
             several = bool(session.config.multi)
             yield result.item, row_of(result, session.taxonomy, several=several)
-        summary.interrupted = stop.is_set()
+        summary.spent = summary.tally.spent
+        summary.interrupted = stop.is_set() or summary.spent
     finally:
         summary.seconds = time.monotonic() - started
         summary.promises = promises_of(session, summary)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
+import llmcat
 from llmcat.errors import JournalError, RunMismatch
 from llmcat.files.opened import bare
 from llmcat.pipeline import writers
@@ -130,6 +131,31 @@ class Journal:
             return
         self.done = _cut_torn_tail(self._file, self.path)
         self.save("running")
+
+    @staticmethod
+    def last(out: str) -> dict[str, Any]:
+        """Return what the last session of a run noted."""
+        record = _load(record_path(Path(out)))
+        return dict(record["sessions"][-1]) if record else {}
+
+    @staticmethod
+    def done_as(out: str, settings: Mapping[str, Any], identity: Mapping[str, str]) -> bool:
+        """Tell whether a run with these settings is done, and its output as it was left.
+
+        `identity` is what can be known without an engine.
+        """
+        target = Path(out)
+        record = _load(record_path(target))
+        if record is None or record.get("status") != "done":
+            return False
+        about = record.get("about", {})
+        was = about.get("settings", {})
+        same = about.get("llmcat") == llmcat.__version__ and all(
+            was.get(name) == value for name, value in settings.items()
+        )
+        same = same and all(record["identity"].get(k) == v for k, v in identity.items())
+        journal = Journal(target, {}, {}, journal_path(target))
+        return same and _size(journal._made(record)) == record.get("bytes")
 
     @staticmethod
     def prior(out: str) -> list[float] | None:

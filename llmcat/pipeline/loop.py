@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from llmcat.candidates.walks import Walk
     from llmcat.engines import Engine
+    from llmcat.pipeline.budget import Budget
     from llmcat.prompting.builder import Task
 
 __all__ = ["Memory", "Tally", "classify"]
@@ -55,8 +56,8 @@ class Tally:
 
     `again` counts items asked in several orders, `order_disagreement` those with not one answer in
     all.
-    `unread`: it was stopped before its items had ended. `watch` looks at each answer of the model
-    itself, before anything else is made of it.
+    `unread`: it was stopped before its items had ended, `spent`: by its budget. `watch` looks at
+    each answer of the model itself, before anything else is made of it.
     """
 
     asked: int = 0
@@ -69,6 +70,7 @@ class Tally:
     mass_sum: float = 0.0
     mass_count: int = 0
     unread: bool = False
+    spent: bool = False
     watch: Watch = field(default_factory=Watch, repr=False)
 
     @property
@@ -119,14 +121,16 @@ async def classify(
     window: int = 1024,
     stop: asyncio.Event | None = None,
     slow: bool = False,
+    budget: Budget | None = None,
 ) -> AsyncGenerator[RowResult, None]:
     """Yield one result per item, in the items' order.
 
     `decider` makes results of scores; without one they are believed as they are. `walks` gives an
     item's walk, without it that of the task's plan. `stop`, once set, lets what is in flight finish
     and takes no new items. `slow` items may keep their reader waiting (a pipe): they are read in a
-    thread of their own. Raises the engine's error when the run cannot go on; every result before
-    the first unanswered item has been yielded by then.
+    thread of their own. `budget` ends it before an item that would pass it. Raises the engine's
+    error when the run cannot go on; every result before the first unanswered item has been yielded
+    by then.
     """
     tally = tally or Tally()
     wake = asyncio.Event()
@@ -134,6 +138,7 @@ async def classify(
     decider = decider or decode.Plain()
     walks = walks or (lambda _: walk(task.plan))
     loop = _Loop(source, wake, task, memory, decider, walks, tally, window, stop or asyncio.Event())
+    loop.budget = budget
     pump = asyncio.create_task(loop.pump(engine))
     waker = asyncio.create_task(loop.wake_on_stop())
     try:
@@ -236,6 +241,8 @@ class _Loop:
         self.slots: deque[_Slot] = deque()  # in item order
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
+        self.budget: Budget | None = None
+        self.flying = 0  # requests that are not answered
         self.ailing = 0  # requests in a row that the server could not serve
         self.follow: deque[Request] = deque()  # second and later requests of an item
         self.out: asyncio.Queue[RowResult | BaseException | None] = asyncio.Queue()
@@ -265,7 +272,8 @@ class _Loop:
             if self.follow:
                 yield self.follow.popleft()
                 continue
-            if len(self.slots) + self.out.qsize() < self.window:
+            room = len(self.slots) + self.out.qsize() < self.window
+            if room and self.may_begin():
                 item = self.source.next()
                 if item is not None:
                     self.begin(item)
@@ -273,6 +281,17 @@ class _Loop:
                 if self.source.ended and not self.asked:
                     return
             await self.wake.wait()
+
+    def may_begin(self) -> bool:
+        """Tell whether another item may be taken in, by the budget; end it where none ever may."""
+        tally = self.tally
+        if self.budget is None or self.budget.allows(tally.asked, self.flying, tally.usage):
+            return True
+        if not self.flying and not self.source.ended:
+            tally.unread = tally.spent = True
+            self.source.close()
+            return True  # what was read already is let go of
+        return False
 
     def begin(self, item: Item) -> None:
         """Take in an item; its first requests follow, if it needs any."""
@@ -331,6 +350,7 @@ class _Loop:
             requests = [replace(one, place=place) for place, one in enumerate(requests)]
         self.asked[slot.item.row] = slot
         slot.requests += len(requests)
+        self.flying += len(requests)
         slot.waiting, slot.failed = len(requests), None
         slot.heard = [UNHEARD] * len(requests)
         self.follow.extend(requests)
@@ -338,6 +358,9 @@ class _Loop:
     def take(self, answer: Answer) -> None:
         """Read an answer and go on with its item."""
         self.tally.add(answer)
+        if self.budget is not None:
+            self.budget.note(answer)
+        self.flying -= 1
         slot = self.asked[answer.request.item.row]
         if answer.error is not None:
             slot.failed = slot.failed or answer.error
@@ -348,6 +371,7 @@ class _Loop:
             if answer.request.read == "reason":
                 slot.notes.append(decode.rationale(answer.text))
                 self.follow.append(self.task.after(answer))
+                self.flying += 1
                 self.wake.set()
                 return
             slot.heard[answer.request.place] = self.read(answer)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.evidence.several import Way
+    from llmcat.pipeline.budget import Budget
     from llmcat.pipeline.loop import Memory, Tally
     from llmcat.prompting.templates import Prompt
     from llmcat.records import Item, RowResult
@@ -122,6 +123,7 @@ class Session:
         stop: asyncio.Event | None = None,
         slow: bool = False,
         window: int = 1024,
+        budget: Budget | None = None,
     ) -> AsyncGenerator[RowResult, None]:
         """Classify items as this session does: see `llmcat.pipeline.loop.classify`."""
         looks_ahead = self.route is not None or self.evidence is not None
@@ -136,6 +138,7 @@ class Session:
             window=window,
             stop=stop,
             slow=slow or looks_ahead,
+            budget=budget,
         )
 
     @classmethod

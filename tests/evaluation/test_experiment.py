@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -721,6 +722,27 @@ def test_arms_at_the_margin_are_all_read_at_their_share() -> None:
     assert found["ship"] is None
     found = compare_arms(arms, labels, Question("accuracy"), columns={}, costs=costs)
     assert [v["decision"]["alpha"] for v in found["versus"]] != [0.025, 0.025]
+
+
+def test_an_arm_that_fails_throughout_ends_it(llmcat: Cli, tmp_path: Path) -> None:
+    """No verdict over nothing; errors of some items stand before the verdict."""
+    path = labelled(tmp_path / "l.jsonl", 60)
+    (tmp_path / "bad.jinja").write_text(
+        "---\nname: bad\nversion: 1\ndescription: x\n---\n{% block system %}{% for e in menu %}"
+        "{{ e.code }} {{ e.label }}\n{% endfor %}{{ exit }}{% endblock %}"
+        "{% block item %}{{ item.title }} {{ item.colour }}{% endblock %}"
+    )
+    ran = llmcat("ab", "--file", path, *FAKE, "--a", "prompt=zero-shot", "--b", "prompt=bad.jinja")
+    assert ran.code == 2, ran.err
+    assert "arm b failed on all of 60 items" in ran.err
+    assert "the item has no column 'colour'" in ran.err
+    body = (tmp_path / "bad.jinja").read_text()
+    some = body.replace(
+        "{{ item.colour }}", "{% if '1' in item.title %}{{ item.colour }}{% endif %}"
+    )
+    (tmp_path / "some.jinja").write_text(some)
+    ran = llmcat("ab", "--file", path, *FAKE, "--a", "prompt=zero-shot", "--b", "prompt=some.jinja")
+    assert re.search(r"b failed on \d+ of 60 items \(.*no column 'colour'\); ", ran.out), ran.out
 
 
 def test_identical_arms(llmcat: Cli, tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ def test_explain_says_under_which_route(student: Path, tmp_path: Path, llmcat: C
     items = write(tmp_path / "items.jsonl", titles(WARM, 2))
     run = ("fallback", "--file", items, "--labels", LABELS, "--engine", "fake")
     assert llmcat(*run, "--primary", student).code == 0
-    record = json.loads((tmp_path / "items.predictions.jsonl.run.json").read_text())
-    said = llmcat("explain", "shoes-0", "--run", "items.predictions.jsonl")
+    record = json.loads((tmp_path / "items.fallback.jsonl.run.json").read_text())
+    said = llmcat("explain", "shoes-0", "--run", "items.fallback.jsonl")
     assert f"route {record['identity']['route']}" in said.out
 
 
@@ -680,14 +680,14 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     )
     ran = subprocess.run([sys.executable, "-c", killed, *map(str, again)], check=False)
     assert ran.returncode == -signal.SIGKILL
-    rows = read_rows(tmp_path / "items.predictions.jsonl")
+    rows = read_rows(tmp_path / "items.fallback.jsonl")
     assert any(row["degraded"] for row in rows) == (at == "becomes")
     done = llmcat(*again)
     assert done.code == 0, done.err
-    assert not any(row["degraded"] for row in read_rows(tmp_path / "items.predictions.jsonl"))
+    assert not any(row["degraded"] for row in read_rows(tmp_path / "items.fallback.jsonl"))
     done = llmcat(*common, *away)
     assert done.code == 0, done.err
-    record = json.loads((tmp_path / "items.predictions.jsonl.run.json").read_text())
+    record = json.loads((tmp_path / "items.fallback.jsonl.run.json").read_text())
     assert "becomes" not in record
     assert record["bytes"] == (tmp_path / "items.predictions.jsonl").stat().st_size
 

@@ -195,3 +195,45 @@ def test_peoples_labels_are_put_in_without_a_request(
         (tmp_path / "c.csv").write_text(text)
         ran = llmcat(*flags, "--corrections", "c.csv")
         assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+@pytest.mark.parametrize(
+    ("bound", "rows"), [(("--max-requests", "7"), 7), (("--max-tokens", "1500"), 9)]
+)
+def test_a_budget_is_not_passed(
+    tmp_path: Path, llmcat: Cli, bound: tuple[str, str], rows: int
+) -> None:
+    """However many are in flight; what is there stays, and the next session goes on."""
+    (tmp_path / "a.txt").write_text("".join(f"red shoes number {i:03}\n" for i in range(40)))
+    flags = ("classify", "a.txt", *FAKE, "--out", "o.jsonl")
+    ran = llmcat(*flags, *bound)
+    assert ran.code == 1, ran.err
+    assert "the budget is used up; this goes on:" in ran.err
+    record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
+    asks = record["sessions"][0]["asks"]
+    assert record["status"] == "interrupted"
+    if bound[0] == "--max-requests":
+        assert asks["asked"] == rows == len(read_rows(tmp_path / "o.jsonl"))
+    else:
+        assert asks["usage"]["prompt"] + asks["usage"]["generated"] <= 1500
+        assert asks["asked"] >= rows
+    assert llmcat(*flags).code == 0
+    assert len(read_rows(tmp_path / "o.jsonl")) == 40
+
+
+def test_a_run_that_is_done_needs_no_engine(tmp_path: Path, llmcat: Cli) -> None:
+    """The same command again; other settings, items or categories ask again, or are refused."""
+    (tmp_path / "a.txt").write_text("red shoes\nbags\n")
+    (tmp_path / "t.txt").write_text("shoes\nbags\n")
+    flags = ("classify", "a.txt", "--taxonomy", "t.txt", "--engine", "fake", "--out", "o.jsonl")
+    assert llmcat(*flags).code == 0
+    away = (*flags, "--engine-option", "accuracy=7")  # would not open
+    assert llmcat(*away).code == 2
+    real = tmp_path / "o.jsonl.run.json"
+    record = json.loads(real.read_text())
+    record["about"]["settings"]["engine_option"] = "accuracy=7"
+    real.write_text(json.dumps(record))
+    ran = llmcat(*away)
+    assert (ran.code, "nothing to do: o.jsonl is complete, 2 rows" in ran.err) == (0, True), ran.err
+    (tmp_path / "t.txt").write_text("shoes\nhats\n")
+    assert llmcat(*away).code == 2
