@@ -112,6 +112,10 @@ class RunConfig(BaseSettings):
 
     labels: str = Field("", description="the categories themselves, comma-separated")
     taxonomy: str = Field("", description="the categories: .yaml, .json, .jsonl, .csv, .txt")
+    rules: str = Field(
+        "",
+        description="fixed rules before the model (.yaml): always or never a category, one a group",
+    )
     multi: Annotated[Literal["", "menu", "each"], BeforeValidator(_way)] = Field(
         "",
         description="an item may have several labels: the model reads one menu of candidates "

@@ -16,6 +16,7 @@ __all__ = [
     "COMMANDS",
     "GROUPS",
     "ITEMS",
+    "RULES",
     "STORE",
     "add_settings",
     "all_but",
@@ -66,6 +67,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "min_confidence", "calibration", "accept_precision", "risk", "by_branch", "back_off",
         "set_coverage",
     ),
+    "rules": ("rules",),
     "budget": ("max_requests", "max_tokens", "max_cost"),
     "fallback": (
         "primary", "primary_url", "primary_labelled", "features", "max_distance", "cold_threshold",
@@ -74,10 +76,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "label store": ("store", "keep_text"),
     "evaluation": ("runs",),
 }  # fmt: skip
-ELSEWHERE = {"budget", "fallback", "label store"}
+ELSEWHERE = {"rules", "budget", "fallback", "label store"}
 """Groups that a command has only where it says so."""
 STORE = frozenset({"label store"})
 BUDGET = frozenset({"budget"})
+RULES = frozenset({"rules"})
 ITEMS = (
     "file", "input_format", "delimiter", "encoding", "escape", "sheet", "text", "id", "label",
     "redact", "limit",

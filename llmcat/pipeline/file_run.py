@@ -29,6 +29,7 @@ from llmcat.pipeline.duplicates import DiskMemory, Earlier
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.read_back import keyed
+from llmcat.pipeline.rules import Rules
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import prompt_of, with_gold
 from llmcat.pipeline.summary import Summary
@@ -60,7 +61,7 @@ T = TypeVar("T")
 Opener: TypeAlias = "Callable[[RunConfig], Coroutine[Any, Any, Session]]"
 """Makes a session of settings: `Session.open` is one."""
 BATCH = 64
-READ_BESIDES = ("examples", "artifact", "calibration", "reference", "since")
+READ_BESIDES = ("rules", "examples", "artifact", "calibration", "reference", "since")
 """Settings that name files whose content shapes answers."""
 PATIENCE = {"api_key", "concurrency", "timeout", "retry_seconds", "price_per_hour", "runs", "store"}
 """Settings that shape no answer."""
@@ -190,6 +191,15 @@ def _done_before(config: RunConfig, sha: str) -> Summary | None:
     )  # fmt: skip
 
 
+def _columns(config: RunConfig) -> Columns:
+    """Return the columns of the settings, those that rules look at among them."""
+    columns = Columns.of(config)
+    if not config.rules:
+        return columns
+    looked = Rules.load(config.rules, taxonomy_of(config)).columns
+    return replace(columns, keep=(*columns.keep, *looked))
+
+
 def _earlier(config: RunConfig, session: Session, memory: DiskMemory) -> Earlier | None:
     """Return a memory that knows an earlier run's answers, None where none is named."""
     if not config.since:
@@ -210,14 +220,22 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     """
     files = expand(config.file, out=config.out, apart=(config.taxonomy, config.examples))
     config = config.model_copy(update={"file": "\n".join(files)})  # from here on, these
-    read = (*files, config.since, config.taxonomy, config.examples, config.prompt, config.artifact)
+    read = (
+        *files,
+        config.rules,
+        config.since,
+        config.taxonomy,
+        config.examples,
+        config.prompt,
+        config.artifact,
+    )
     check_writable(config.out, [name for name in read if name != "-"])
     parts_of(config, {})
     kept = kept_of(config, files, stream=is_stream(config.file))
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if not is_stream(config.file):
-        columns = Columns.of(config)
+        columns = _columns(config)
         named = kept.names if kept is not None else ()
         ItemReader(columns=replace(columns, keep=(*columns.keep, *named))).check(
             *files, how=Reading.of(config)
@@ -239,8 +257,10 @@ async def _fill(
         for row, item in zip(rows_in(journal.path), items, strict=False):
             summary.resumed += 1
             summary.decisions[row["decision"]] += 1
-            if (decided := decided_in(row)) is not None:
-                memory.put(item.content, decided)
+            rules = session.rules
+            ruled = rules is not None and rules.fixed(item) is not None
+            if not ruled and (decided := decided_in(row)) is not None:
+                memory.put(rules.key(item) if rules else item.content, decided)
             if summary.resumed == journal.done:
                 break
             if summary.resumed % BATCH == 0:
@@ -340,6 +360,7 @@ def promises_of(session: Session, summary: Summary) -> list[str]:
     if said and decided:
         share = 1 - summary.decisions["review"] / decided
         said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
+    said += session.rules.remarks() if session.rules is not None else []
     said += session.evidence.sight.remarks() if session.evidence is not None else []
     seen = decider.remarks(summary.tally.mass)
     return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
@@ -355,7 +376,7 @@ def items_of(
     config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory | Earlier, summary: Summary
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
-    reader = ItemReader(columns=Columns.of(config), counts=summary.cleaned, parts=summary.parts)
+    reader = ItemReader(columns=_columns(config), counts=summary.cleaned, parts=summary.parts)
     items = reader.read_for(config)
     for item in islice(items, config.limit or None):
         if item.id_given and not memory.new_id(item.id):

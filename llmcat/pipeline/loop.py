@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmcat.candidates.walks import Walk
     from llmcat.engines import Engine
     from llmcat.pipeline.budget import Budget
+    from llmcat.pipeline.rules import Rules
     from llmcat.prompting.builder import Task
 
 __all__ = ["Memory", "Tally", "classify"]
@@ -122,13 +123,15 @@ async def classify(
     stop: asyncio.Event | None = None,
     slow: bool = False,
     budget: Budget | None = None,
+    rules: Rules | None = None,
 ) -> AsyncGenerator[RowResult, None]:
     """Yield one result per item, in the items' order.
 
     `decider` makes results of scores; without one they are believed as they are. `walks` gives an
     item's walk, without it that of the task's plan. `stop`, once set, lets what is in flight finish
     and takes no new items. `slow` items may keep their reader waiting (a pipe): they are read in a
-    thread of their own. `budget` ends it before an item that would pass it. Raises the engine's
+    thread of their own. `budget` ends it before an item that would pass it, `rules` stand
+    before it. Raises the engine's
     error when the run cannot go on; every result before the first unanswered item has been yielded
     by then.
     """
@@ -138,7 +141,7 @@ async def classify(
     decider = decider or decode.Plain()
     walks = walks or (lambda _: walk(task.plan))
     loop = _Loop(source, wake, task, memory, decider, walks, tally, window, stop or asyncio.Event())
-    loop.budget = budget
+    loop.budget, loop.rules = budget, rules
     pump = asyncio.create_task(loop.pump(engine))
     waker = asyncio.create_task(loop.wake_on_stop())
     try:
@@ -242,6 +245,7 @@ class _Loop:
         self.asked: dict[int, _Slot] = {}  # by row
         self.leaders: dict[str, _Slot] = {}  # by content
         self.budget: Budget | None = None
+        self.rules: Rules | None = None
         self.flying = 0  # requests that are not answered
         self.ailing = 0  # requests in a row that the server could not serve
         self.follow: deque[Request] = deque()  # second and later requests of an item
@@ -300,13 +304,16 @@ class _Loop:
         if item.error is not None:
             self.finish(slot, RowResult(item, "error", reason=item.error))
             return
+        if self.rules is not None and (decided := self.rules.fixed(item)) is not None:
+            self.finish(slot, decode.result(item, decided))
+            return
         try:
             slot.item, slot.user = self.task.fit(item)
         except BadItem as exc:
             self.finish(slot, RowResult(item, "error", reason=str(exc)))
             return
         self.tally.cut += slot.item is not item
-        content = slot.content = item.content
+        content = slot.content = self.rules.key(item) if self.rules else item.content
         leader = self.leaders.get(content)
         if leader is not None:
             self.tally.duplicates += 1
@@ -319,6 +326,8 @@ class _Loop:
             return
         self.leaders[content] = slot
         slot.walk = self.walks(slot.item)
+        if self.rules is not None:
+            slot.walk = self.rules.walk(slot.item, slot.walk)
         self.step(slot, partial(next, slot.walk))
 
     def step(self, slot: _Slot, onward: Callable[[], tuple[Menu, ...]]) -> None:

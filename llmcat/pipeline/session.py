@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcat.candidates.plan import Plan, chunks
@@ -24,6 +24,7 @@ from llmcat.items.readers import TEXT_COLUMNS, Columns
 from llmcat.pipeline.decode import Decider, Plain
 from llmcat.pipeline.duplicates import Forgetful
 from llmcat.pipeline.loop import classify
+from llmcat.pipeline.rules import Rules
 from llmcat.pipeline.settings import check_able, engine_for, pool_of, prompt_of, with_choices
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
@@ -95,6 +96,11 @@ class Session:
             return self.evidence.walk
         return lambda _: walk(self.task.plan)
 
+    @cached_property
+    def rules(self) -> Rules | None:
+        """What decides before the model. Raises `BadConfig`."""
+        return Rules.load(self.config.rules, self.taxonomy) if self.config.rules else None
+
     def ahead(self, items: Iterable[Item], *, slow: bool = False) -> Iterable[Item]:
         """Pass items on, each looked at before by what decides without asking.
 
@@ -139,6 +145,7 @@ class Session:
             stop=stop,
             slow=slow or looks_ahead,
             budget=budget,
+            rules=self.rules,
         )
 
     @classmethod
@@ -357,6 +364,7 @@ class Session:
             "image": config.image,
             "redact": config.redact,
             "input_format": config.input_format,
+            **({"rules": self.rules.digest} if self.rules is not None else {}),
             "engine_option": config.engine_option,
             "limit": str(config.limit),
             "room": str(task.room),
