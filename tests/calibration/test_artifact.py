@@ -233,7 +233,12 @@ def test_sets_hold_the_label(llmcat: Cli, fitted: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     rows = read_rows(tmp_path / "out.jsonl")
     assert 0.86 <= np.mean([r["gold"] in r["set"] for r in rows]) <= 1.0
-    assert llmcat("classify", "--file", "new.jsonl", *FLAT, *HOT, *out, "out.csv").code == 0
+    assert (
+        llmcat(
+            "classify", "--file", "new.jsonl", *FLAT, *HOT, *out, "out.csv", "--keep", "none"
+        ).code
+        == 0
+    )
     assert (tmp_path / "out.csv").read_text().splitlines()[0].endswith(",gold,set")
 
 
