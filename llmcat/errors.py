@@ -22,6 +22,8 @@ LlmcatWarning is no error: answers that came, and are likely worth little.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BadConfig",
     "BadItem",
@@ -59,6 +61,23 @@ class LlmcatError(Exception):
         if hint:
             self.hint = hint
 
+    def in_python(self) -> None:
+        """Speak of parameters where it spoke of flags: who is told calls from Python."""
+        self.args = (_parameters(str(self)),)
+        self.hint = _parameters(self.hint)
+
+
+def _parameters(text: str) -> str:
+    """Return text with `--base-url http://x` as `base_url="http://x"`, and bare flags as names."""
+
+    def spelled(match: re.Match[str]) -> str:
+        if match["command"]:
+            return match["command"]
+        name, value = match["name"].replace("-", "_"), match["value"]
+        return f'{name}="{value}"' if value else name
+
+    return FLAG.sub(spelled, text)
+
 
 class InputError(LlmcatError):
     """Something given by the user cannot be used."""
@@ -68,6 +87,11 @@ class BadItem(InputError):
     """One row cannot be used. The run goes on; the row says why."""
 
 
+FLAG = re.compile(
+    r"(?P<command>`?llmcat [a-z][^,;()`\n]*?(?=  |[,;()`\n]|$))"
+    r"|--(?P<name>[a-z][a-z-]+)(?: (?P<value>\S+?)(?=  |\)|\n|$))?"
+)
+"""A flag, and what is surely a value behind it; a command line stays one."""
 SHOWN = 5
 """Problems that a message lists; an error holds them all."""
 

@@ -19,7 +19,14 @@ from sklearn.exceptions import NotFittedError
 
 import llmcat
 from llmcat import config as configuration
-from llmcat.errors import BadConfig, EngineError, EngineUnsupported, InputError, LlmcatWarning
+from llmcat.errors import (
+    BadConfig,
+    EngineError,
+    EngineUnsupported,
+    InputError,
+    LlmcatError,
+    LlmcatWarning,
+)
 from llmcat.items.readers import Columns, to_items, values_of
 from llmcat.items.values import several_of
 from llmcat.pipeline.decode import Plain
@@ -233,7 +240,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         }
         if not isinstance(self.engine, str):
             given.pop("engine", None)
-        return configuration.load(trust_env=self.trust_env, **given)
+        try:
+            return configuration.load(trust_env=self.trust_env, **given)
+        except LlmcatError as exc:
+            exc.in_python()
+            raise
 
     async def _ready(self, *, plain: bool = False) -> _Open:
         """Open the engine, or take the one that is open for the same parameters."""
@@ -249,9 +260,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
             settings = settings.model_copy(update=UNCALIBRATED)
         engine = None if self.engine is None or isinstance(self.engine, str) else self.engine
-        session = await Session.open(
-            settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
-        )
+        try:
+            session = await Session.open(
+                settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
+            )
+        except LlmcatError as exc:
+            exc.in_python()
+            raise
         if known.calibration is not None and not plain:
             session = replace(session, decider=self._decider(known.calibration, session))
         self._open = _Open(params, session)

@@ -34,7 +34,7 @@ from llmcat import (
 )
 from llmcat.config import RunConfig
 from llmcat.engines.fake import FakeEngine
-from llmcat.errors import BadConfig, EngineUnsupported, LlmcatWarning
+from llmcat.errors import BadConfig, BadPrompt, EngineUnsupported, LlmcatWarning
 from llmcat.records import Answer, Request
 
 LABELS = ["shoes", "bags", "toys"]
@@ -509,3 +509,18 @@ def test_the_loss_of_a_set_grows_with_what_is_missed() -> None:
             for k in (4, 10, 30)
         ]
     assert losses[0] + 10 < losses[1] < losses[2] - 10
+
+
+def test_messages_in_python_speak_python() -> None:
+    """Parameters, not flags; a command line stays a command line."""
+    with pytest.raises(BadConfig, match=r"needs base_url$"):
+        Classifier(labels=["a", "b"], engine="vllm_http").predict(["x"])
+    with pytest.raises(EngineUnsupported) as caught:
+        Classifier(labels=["a", "b"]).predict(["x"])
+    said = str(caught.value)
+    assert 'engine="retriever"' in said
+    assert 'base_url="http://localhost:8000"' in said
+    assert "llmcat serve model --model Qwen" in said
+    with pytest.raises(BadPrompt) as bad:
+        Classifier(labels=["a", "b"], engine="fake", prompt="zero-shott").predict(["x"])
+    assert bad.value.hint == "did you mean zero-shot?"

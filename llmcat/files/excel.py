@@ -43,7 +43,11 @@ def rows_in(raw: BinaryIO, sheet: str = "") -> tuple[str, list[str], Iterator[li
         for name in [sheet] if sheet else names:
             rows = book.get_sheet_by_name(name).to_python(skip_empty_area=False)
             if sheet or any(any(cell != "" for cell in row) for row in rows):
-                return name, names, ([_value(cell) for cell in row] for row in rows)
+                return (
+                    name,
+                    names,
+                    ([c if type(c) is str else _value(c) for c in row] for row in rows),
+                )
     except CalamineError as exc:
         raise InputError(f"a damaged workbook: {exc}") from exc
     raise InputError("a workbook without rows")

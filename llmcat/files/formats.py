@@ -217,16 +217,21 @@ def _sheet(raw: BinaryIO, how: Reading, path: str | Path) -> Iterator[Row]:
         others = ", ".join(n for n in names if n != name)
         _say(path, f"sheet {name!r} is read (--sheet for another: {others})")
     header: list[str] = []
+    whole = False
     for cells in rows:
-        if all(cell in ("", None) for cell in cells):
+        if cells[:1] == [""] and not any(cell != "" for cell in cells):
             continue
         if not header:
             header = [str(cell).strip() for cell in cells]
             doubled = [each for each, n in Counter(header).items() if each and n > 1]
             if doubled:
                 raise InputError(f"columns stand twice in the header: {', '.join(doubled)}")
+            whole = all(header)
             continue
-        yield {each: cell for each, cell in zip(header, cells, strict=False) if each}, None
+        if whole:
+            yield dict(zip(header, cells, strict=False)), None
+        else:
+            yield {each: cell for each, cell in zip(header, cells, strict=False) if each}, None
 
 
 def peeked(rows: Iterator[Row]) -> Iterator[Row]:

@@ -339,9 +339,13 @@ def load(ref: str) -> Prompt:
         fits = [p for p in available(wanted) if not version or str(p.front.version) == version]
         if fits:
             return fits[-1]
+    known = [p.ref for p in available()]
+    names = list(dict.fromkeys(one.partition(".")[0] for one in known))
+    near = get_close_matches(name, names, n=1)
+    if near and near[0] != name:
+        raise BadPrompt(f"no prompt {ref!r}", hint=f"did you mean {near[0]}?")
     raise BadPrompt(
-        f"no prompt {ref!r}",
-        hint=f"there are {', '.join(p.ref for p in available())}; or give a .jinja file",
+        f"no prompt {ref!r}", hint=f"there are {', '.join(known)}; or give a .jinja file"
     )
 
 
