@@ -44,6 +44,8 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when the answers hardly "
                         "depend on the items")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="say how it went, and what goes wrong, "
+                        "as an object on standard error")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
     args = parser.parse_args(argv)
     config = settings(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -28,7 +29,10 @@ LOW_MASS = 0.5
 def closed(summary: file_run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
     """Say how a run went, and how it goes on; return the exit code."""
     out = summary.out
-    if not quiet:
+    if os.environ.get("LLMCAT_JSON"):
+        told = {"out": out, "rows": summary.rows, **summary.record()}
+        print(orjson.dumps(told, default=str).decode(), file=sys.stderr)
+    elif not quiet:
         for line in closing(summary):
             print(line, file=sys.stderr)
     if summary.interrupted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,17 @@ from llmcat.cli.options import COMMANDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llmcat.errors import LlmcatError
+
 __all__ = ["main"]
 
 DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 
 ELSEWHERE = {"review", "serve"}
 """Commands that another package of ours offers."""
+
+AS_JSON = {"classify", "fallback"}
+"""Commands that say how they went as an object, with --json."""
 
 OLD_FLAGS = {"--least": "--min-examples", "--looks": "--interim-looks"}
 """Flags of 0.1 that were no settings, and what they are called now."""
@@ -64,16 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if level := os.environ.get("LLMCAT_LOG"):
         logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("llmcat").setLevel(level.upper())
+    as_json = "--json" in rest and name in AS_JSON
+    if as_json:
+        rest = [word for word in rest if word != "--json"]
     if name not in ELSEWHERE:
         rest = [_renamed(word) for word in rest]
     command = _command(name)
     if command is None:
         return _unknown(name)
-    return _guarded(command, rest)
+    return _guarded(command, rest, as_json=as_json)
 
 
-def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run a command; turn what goes wrong into a line and an exit code."""
+def _guarded(command: Callable[[list[str]], int], argv: list[str], *, as_json: bool = False) -> int:
+    """Run a command; turn what goes wrong into a line and an exit code.
+
+    `as_json`: the line is an object with a stable `error`, and what the command closes with is one.
+    """
     from llmcat.errors import LlmcatError, LlmcatNote, LlmcatWarning
 
     told: set[str] = set()
@@ -86,6 +98,8 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
             kind = "note" if issubclass(category, LlmcatNote) else "warning"
             print(f"llmcat: {kind}: {text}", file=sys.stderr)
 
+    if as_json:
+        os.environ["LLMCAT_JSON"] = "1"
     other, warnings.showwarning = warnings.showwarning, show
     try:
         code = command(argv)
@@ -94,7 +108,10 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except LlmcatError as exc:
         if os.environ.get("LLMCAT_TRACEBACK"):
             raise
-        _complain(str(exc), exc.hint)
+        if as_json:
+            _complain_in_json(exc)
+        else:
+            _complain(str(exc), exc.hint)
         return exc.exit_code
     except KeyboardInterrupt:
         _complain("interrupted", "")
@@ -117,6 +134,16 @@ def _guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return BUG
     finally:
         warnings.showwarning = other
+        os.environ.pop("LLMCAT_JSON", None)
+
+
+def _complain_in_json(exc: LlmcatError) -> None:
+    """Print an error as an object: its class is its name, which stays."""
+    import json
+
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(exc).__name__).lower()
+    told = {"error": name, "message": str(exc), "hint": exc.hint, "exit_code": exc.exit_code}
+    print(json.dumps(told, ensure_ascii=False), file=sys.stderr)
 
 
 def _complain(message: str, hint: str) -> None:

@@ -234,6 +234,23 @@ def test_init_writes_a_project_that_runs_and_never_overwrites(llmcat: Cli, tmp_p
     assert len(read_rows(tmp_path / "shop" / "items.predictions.jsonl")) == 20
 
 
+def test_what_is_said_can_be_read_by_programs(llmcat: Cli, tmp_path: Path) -> None:
+    """How a run went, and errors by names that stay, as one object."""
+    (tmp_path / "a.txt").write_text("red shoes\nbags\n")
+    ran = llmcat("classify", "a.txt", *FAKE, "--out", "o.jsonl", "--json")
+    told = json.loads(ran.err)
+    assert (told["out"], told["rows"], told["decisions"]) == ("o.jsonl", 2, {"labelled": 2})
+    for flags, name, code in (
+        (("a.txt", "--labels", "a"), "bad_taxonomy", 2), (("no.csv", *FAKE), "input_error", 2),
+        (("a.txt", "--labels", "a,b"), "engine_unsupported", 3),
+        (("a.txt", *FAKE, "--promt", "x"), "bad_config", 2),
+    ):  # fmt: skip
+        ran = llmcat("classify", *flags, "--json")
+        told = json.loads(ran.err)
+        assert (told["error"], told["exit_code"], ran.code) == (name, code, code)
+        assert told["message"]
+
+
 def test_show(llmcat: Cli, tmp_path: Path) -> None:
     """Titles beside labels, a decision of one's choice; a file that is none is said to be none."""
     llmcat("classify", *SHOP, "--engine", "fake", "--out", "o.jsonl", "--limit", "30")
