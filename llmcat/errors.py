@@ -22,7 +22,9 @@ LlmcatWarning is no error: answers that came, and are likely worth little.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 __all__ = [
     "BadConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "LlmcatWarning",
     "RunMismatch",
     "Undecided",
+    "in_python",
 ]
 
 
@@ -61,10 +64,16 @@ class LlmcatError(Exception):
         if hint:
             self.hint = hint
 
-    def in_python(self) -> None:
-        """Speak of parameters where it spoke of flags: who is told calls from Python."""
-        self.args = (_parameters(str(self)),)
-        self.hint = _parameters(self.hint)
+
+@contextlib.contextmanager
+def in_python() -> Iterator[None]:
+    """Let errors speak of parameters where they spoke of flags: who is told calls from Python."""
+    try:
+        yield
+    except LlmcatError as exc:
+        exc.args = (_parameters(str(exc)),)
+        exc.hint = _parameters(exc.hint)
+        raise
 
 
 def _parameters(text: str) -> str:

@@ -24,8 +24,8 @@ from llmcat.errors import (
     EngineError,
     EngineUnsupported,
     InputError,
-    LlmcatError,
     LlmcatWarning,
+    in_python,
 )
 from llmcat.items.readers import Columns, to_items, values_of
 from llmcat.items.values import several_of
@@ -240,11 +240,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         }
         if not isinstance(self.engine, str):
             given.pop("engine", None)
-        try:
+        with in_python():
             return configuration.load(trust_env=self.trust_env, **given)
-        except LlmcatError as exc:
-            exc.in_python()
-            raise
 
     async def _ready(self, *, plain: bool = False) -> _Open:
         """Open the engine, or take the one that is open for the same parameters."""
@@ -260,13 +257,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
             settings = settings.model_copy(update=UNCALIBRATED)
         engine = None if self.engine is None or isinstance(self.engine, str) else self.engine
-        try:
-            session = await Session.open(
-                settings, engine=engine, taxonomy=known.taxonomy, pool=known.pool
-            )
-        except LlmcatError as exc:
-            exc.in_python()
-            raise
+        how: Any = {"engine": engine, "taxonomy": known.taxonomy, "pool": known.pool}
+        with in_python():
+            session = await Session.open(settings, **how)
         if known.calibration is not None and not plain:
             session = replace(session, decider=self._decider(known.calibration, session))
         self._open = _Open(params, session)
@@ -418,10 +411,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         known, session = self._learnt(), self._open.session
         taxonomy = known.taxonomy
         if self.settings.multi:
-            raise BadConfig(
-                "a calibration is for items with one label",
-                hint="`llmcat calibrate --multi` writes an artifact: Classifier(artifact=...)",
-            )
+            hint = "`llmcat calibrate --multi` writes an artifact: Classifier(artifact=...)"
+            raise BadConfig("a calibration is for items with one label", hint=hint)
         gold = [taxonomy.resolve(str(label)) or "" for label in y]
         if "" in gold:
             raise InputError("a label is not in the taxonomy")
