@@ -63,8 +63,17 @@ def _value(cell: Any) -> Any:
     return str(cell) if isinstance(cell, dt.timedelta) else cell
 
 
-def write(out: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a workbook of one sheet. Text stays text: a cell that begins with `=` is no formula."""
+def write(
+    out: BinaryIO,
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    choices: Sequence[str] = (),
+) -> None:
+    """Write a workbook of one sheet. Text stays text: a cell that begins with `=` is no formula.
+
+    `choices` are what the last column may hold: a list to choose from, on a sheet of its own.
+    """
     check()
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
@@ -86,6 +95,18 @@ def write(out: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
     sheet.append([told(name) for name in header])
     for row in rows:
         sheet.append([told(value) for value in row])
+    if choices:
+        from openpyxl.utils import get_column_letter
+        from openpyxl.worksheet.datavalidation import DataValidation
+
+        listed = book.create_sheet("categories")
+        for choice in choices:
+            listed.append([told(choice)])
+        rule = DataValidation(
+            "list", formula1=f"categories!$A$1:$A${len(choices)}", allow_blank=True
+        )
+        rule.add(f"{get_column_letter(len(header))}2:{get_column_letter(len(header))}1048576")
+        sheet.data_validations.append(rule)
     book.save(out)
 
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
+import yaml
 from helpers import Ran, free_port, read_rows
 from llmcat_serve.review.queue import Entry, Queue, in_order, kappa, twice
 
@@ -198,6 +200,54 @@ def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -
     assert re.search(
         r"200 rows: \d changed, \d as they were said to be, 197 not looked at", ran.err
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".json"])
+def test_other_tools(predictions: Path, llmcat: Cli, suffix: str) -> None:
+    """A table with a place for the label, tasks for Label Studio; what comes back is applied."""
+    folder = predictions.parent
+    ran = llmcat("review", "out.csv", "--labels", LABELS, "--sample", "4", "--order", "random",
+                 "--export", f"check{suffix}")  # fmt: skip
+    assert ran.code == 0, ran.err
+    if suffix == ".json":
+        assert '<Choice value="shoes"/>' in ran.out
+        tasks = json.loads((folder / "check.json").read_text())
+        chosen = tasks[0]["predictions"][0]["result"][0]
+        assert chosen["value"]["choices"][0] in LABELS.split(",")
+        back = [{**task["data"], "label": "toys", "annotator": 1} for task in tasks]  # its JSON-MIN
+        (folder / "check.json").write_text(json.dumps(back))
+    elif suffix == ".csv":
+        text = (folder / "check.csv").read_text("utf-8-sig")
+        assert text.startswith("key,id,title,suggestion 1,suggestion 2,suggestion 3,label")
+        text = re.sub(",\r?\n", ",toys\n", text)
+        (folder / "check.csv").write_text(text)
+    else:
+        book = openpyxl.load_workbook(folder / "check.xlsx")
+        sheet = book["predictions"]
+        assert sheet.data_validations.dataValidation[0].formula1 == "categories!$A$1:$A$6"
+        for row in range(2, sheet.max_row + 1):
+            sheet.cell(row, sheet.max_column, "toys")
+        book.save(folder / "check.xlsx")
+    ran = llmcat("apply", "out.csv", "--corrections", f"check{suffix}", "--labels", LABELS,
+                 "-o", "final.csv")  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "196 not looked at" in ran.err
+
+
+def test_what_got_none_is_grouped(tmp_path: Path, llmcat: Cli) -> None:
+    """Items alike are a category to think about; a lone one is not."""
+    titles = ["garden hose 20 m", "garden hose reel", "flexible garden hose", "steel whisk",
+              "red shoes"]  # fmt: skip
+    rows = [f"{n},{t},,,none,0.5,,\n" for n, t in enumerate(titles[:-1])]
+    rows.append(f"9,{titles[-1]},shoes,shoes,labelled,0.9,,\n")
+    header = "id,title,label,path,decision,confidence,others,reason\n"
+    (tmp_path / "o.csv").write_text(header + "".join(rows))
+    ran = llmcat("review", "o.csv", "--labels", LABELS, "--groups", "p.yaml")
+    assert ran.code == 0, ran.err
+    assert "1 groups of 3 items" in ran.err
+    (proposed,) = yaml.safe_load((tmp_path / "p.yaml").read_text())["labels"]
+    assert {"garden", "hose"} <= set(proposed["name"].split())
+    assert "garden hose 20 m" in proposed["description"]
 
 
 def test_a_page_elsewhere_gets_nothing(predictions: Path) -> None:

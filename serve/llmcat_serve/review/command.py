@@ -17,6 +17,7 @@ from llmcat.storage import whole
 from llmcat_serve.review.queue import ORDERS, Entry, Queue, in_order
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from llmcat.config import RunConfig
@@ -30,6 +31,8 @@ examples:
   llmcat review out.jsonl --items items.csv --taxonomy taxonomy.yaml --order random --sample 200
   llmcat review out.csv --taxonomy taxonomy.yaml --share 0.1   # a tenth is seen by two people
   llmcat review out.csv --taxonomy taxonomy.yaml --static check.html --sample 50
+  llmcat review out.csv --taxonomy taxonomy.yaml --export check.xlsx   # or .csv, or .json
+  llmcat review out.csv --taxonomy taxonomy.yaml --groups proposed.yaml
   llmcat labels import --file answers.json --taxonomy taxonomy.yaml    # what such a page saves
   llmcat apply out.csv --taxonomy taxonomy.yaml -o final.csv           # people's labels put in
 
@@ -60,6 +63,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8765, help="port on loopback (default: 8765)")
     parser.add_argument("--static", default="", metavar="FILE.html", help="write one page that "
                         "needs no server, and start none")  # fmt: skip
+    parser.add_argument(
+        "--export",
+        default="",
+        metavar="FILE",
+        help="write the items to check for "
+        "another tool, and start no server: .csv, .xlsx, .json (Label Studio)",
+    )
+    parser.add_argument("--groups", default="", metavar="FILE.yaml", help="write the items that "
+                        "got `none`, grouped by likeness, as categories to think about")  # fmt: skip
     args = parser.parse_args(argv)
     if not 0 <= args.share <= 1:
         raise BadConfig("--share is between 0 and 1")
@@ -78,6 +90,8 @@ def main(argv: list[str]) -> int:
         entries = entries[: args.sample or None]
         if not entries:
             raise InputError(f"{args.predictions}: no rows to check")
+        if args.export or args.groups:
+            return _write_files(args, entries, taxonomy)
         if args.static:
             return _write_page(Path(args.static), entries, taxonomy, args.predictions)
         path = Path(args.queue or f"{args.predictions}.review.sqlite")
@@ -144,6 +158,24 @@ def _write_page(path: Path, entries: list[Entry], taxonomy: Taxonomy, title: str
         raw.write(page(title, data).encode())
     print(f"wrote {path}: {len(entries):,} items; what it saves goes to `llmcat labels import`",
           file=sys.stderr)  # fmt: skip
+    return 0
+
+
+def _write_files(args: argparse.Namespace, entries: list[Entry], taxonomy: Taxonomy) -> int:
+    from llmcat_serve.review import exports
+
+    if args.export:
+        exports.export(Path(args.export), entries, taxonomy)
+        print(f"wrote {args.export}: {len(entries):,} items to check", file=sys.stderr)
+        if args.export.endswith(".json"):
+            print("Label Studio's labelling interface for it:", file=sys.stderr)
+            print(exports.config_of(taxonomy), end="")
+    if args.groups:
+        groups = exports.groups_of(entries)
+        exports.write_groups(Path(args.groups), groups)
+        count = sum(len(group["items"]) for group in groups)
+        print(f"wrote {args.groups}: {len(groups):,} groups of {count:,} items that got none; give "
+              "them names, and put what is right into the taxonomy", file=sys.stderr)  # fmt: skip
     return 0
 
 
