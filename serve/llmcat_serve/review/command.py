@@ -41,8 +41,7 @@ is wrong here. Every answer is in the label store (--store) at once. The page is
 """
 
 
-def main(argv: list[str]) -> int:
-    """Run it; return the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = make_parser("review", EPILOG)
     parser.add_argument("predictions", help="a file that llmcat wrote, in any format")
     parser.add_argument("--items", default="", metavar="FILE", help="the items, where their text "
@@ -70,9 +69,14 @@ def main(argv: list[str]) -> int:
         help="write the items to check for "
         "another tool, and start no server: .csv, .xlsx, .json (Label Studio)",
     )
-    parser.add_argument("--groups", default="", metavar="FILE.yaml", help="write the items that "
-                        "got `none`, grouped by likeness, as categories to think about")  # fmt: skip
-    args = parser.parse_args(argv)
+    parser.add_argument("--groups", default="", metavar="FILE.yaml", help="write what got `none`, "
+                        "grouped by likeness, as categories to think about")  # fmt: skip
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run it; return the exit code."""
+    args = _parser().parse_args(argv)
     if not 0 <= args.share <= 1:
         raise BadConfig("--share is between 0 and 1")
     config = settings(args)
