@@ -24,6 +24,8 @@ __all__ = ["closed", "closing", "stream"]
 
 
 LOW_MASS = 0.5
+ALL_NONE = 10
+"""So many items that all get `none` are worth a word."""
 
 
 def closed(summary: file_run.Summary, name: str, command: Sequence[str], *, quiet: bool) -> int:
@@ -68,6 +70,15 @@ def closing(summary: Summary) -> list[str]:
     if summary.cost is not None:
         parts.append(f"cost {summary.cost:,.4f}")
     lines = [f"{summary.rows:,} row{'s' * (summary.rows != 1)}: " + ", ".join(parts), *fallen]
+    if (
+        counts["none"] >= ALL_NONE
+        and counts["none"] + counts["error"] == summary.rows
+        and not fallen
+    ):
+        lines.append(
+            "WARNING: no item fits any category: are they of one language, and are the categories "
+            "at the top names that an item can be told by? --engine retriever compares"
+        )
     steps = {**summary.cleaned, "cut to the context": tally.cut}
     cleaned = ", ".join(f"{step} {n:,}" for step, n in steps.items() if n)
     if cleaned:

@@ -237,3 +237,12 @@ def test_a_run_that_is_done_needs_no_engine(tmp_path: Path, llmcat: Cli) -> None
     assert (ran.code, "nothing to do: o.jsonl is complete, 2 rows" in ran.err) == (0, True), ran.err
     (tmp_path / "t.txt").write_text("shoes\nhats\n")
     assert llmcat(*away).code == 2
+
+
+def test_a_run_of_nothing_but_none_says_so(tmp_path: Path, llmcat: Cli) -> None:
+    """Every light would be green."""
+    rows = "".join(f"quartz number {i},none\n" for i in range(12))
+    (tmp_path / "a.csv").write_text(f"title,label\n{rows}")
+    ran = llmcat("classify", "a.csv", *FAKE, "--engine-option", "accuracy=1", "--out", "o.jsonl")
+    assert {row["label"] for row in read_rows(tmp_path / "o.jsonl")} == {None}
+    assert "no item fits any category" in ran.err or "hardly depend on the item" in ran.err
