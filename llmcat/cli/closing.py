@@ -105,8 +105,15 @@ def closing(summary: Summary) -> list[str]:
         )
     lines += [f"error: {n:,} x {reason}" for reason, n in summary.errors.most_common(5)]
     if summary.out != "-":
-        lines.append(f"wrote {summary.out}")
+        lines.append(_made(summary))
     return lines
+
+
+def _made(summary: Summary) -> str:
+    """Say where the rows are."""
+    if summary.interrupted and not summary.out.endswith(".jsonl"):
+        return f"{summary.out} is made when the last row is there; till then a journal has them"
+    return f"wrote {summary.out}"
 
 
 async def stream(

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcat.cli.options import parser as make_parser
-from llmcat.errors import InputError
 from llmcat.pipeline.read_back import predictions_in, title_of
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ examples:
   llmcat diff last-week.jsonl this-week.jsonl
   llmcat diff before.csv after.csv --limit 100
 
-Rows are matched by their id, without ids by their place. Exit codes: 0 the same; 1 something
-differs; 2 bad input.
+Rows are matched by their id (one that comes twice in its order), without ids by their place.
+Exit codes: 0 the same; 1 something differs; 2 bad input.
 """
 
 
@@ -66,14 +65,12 @@ def command(argv: list[str]) -> int:
 
 
 def _with_ids(path: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield rows whose ids tell them apart. Raises `InputError` for an id that comes twice."""
-    seen: dict[str, int] = {}
-    for number, (row, kept) in enumerate(predictions_in(path), 1):
-        if row["id"] in seen and row.get("key"):
-            row["id"] = f"{row['id']}#{seen[row['id']]}"  # a duplicate text has the id of the first
-        elif row["id"] in seen:
-            raise InputError(f"{path}: rows {seen[row['id']]} and {number} have the id {row['id']}")
-        seen[row["id"]] = number
+    """Yield rows with ids that tell them apart: of one id that comes again, its number."""
+    seen = Counter[str]()
+    for row, kept in predictions_in(path):
+        seen[row["id"]] += 1
+        if (count := seen[row["id"]]) > 1:
+            row["id"] = f"{row['id']}#{count}"
         yield row, title_of(kept)
 
 

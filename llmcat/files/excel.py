@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["check", "rows_in", "write", "write_beside"]
+__all__ = ["blank", "check", "rows_in", "write", "write_beside"]
 
 MISSING = 'pip install "llmcat[excel]"'
 
@@ -51,6 +51,11 @@ def rows_in(raw: BinaryIO, sheet: str = "") -> tuple[str, list[str], Iterator[li
     except CalamineError as exc:
         raise InputError(f"a damaged workbook: {exc}") from exc
     raise InputError("a workbook without rows")
+
+
+def blank(cells: Sequence[Any]) -> bool:
+    """Tell whether a row holds nothing that is seen."""
+    return (not cells or cells[0] == "") and not any(cell != "" for cell in cells)
 
 
 def _value(cell: Any) -> Any:
@@ -115,33 +120,38 @@ def write_beside(
     out: BinaryIO,
     sheet: str,
     header: Sequence[str],
-    rows: Iterator[Sequence[Any]],
-) -> None:
-    """Write a workbook again with columns more; all else in it stays: sheets, formats, formulas.
+    rows: Iterator[Sequence[Any] | None],
+) -> bool:
+    """Write a workbook again with columns in it; all else stays: sheets, formats, formulas.
 
-    `rows` are those of `rows_in`, in its order.
+    `header` names the columns: those that are there are written into, others come behind. `rows`
+    are those of `rows_in` without blank ones, in their order; None leaves a row as it is. Macros
+    are left out. Returns whether it could: not every workbook can be read for that.
     """
     check()
     from openpyxl import load_workbook
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-    book = load_workbook(source, keep_vba=source.suffix == ".xlsm")
-    names = [sheet] if sheet else book.sheetnames
-    for name in names:
+    with source.open("rb") as raw:
+        name, _, seen = rows_in(raw, sheet)
+        places = [number for number, cells in enumerate(seen, 1) if not blank(cells)]
+    try:
+        book = load_workbook(source)
         cells = book[name]
-        if any(cell.value not in (None, "") for row in cells.iter_rows() for cell in row):
-            break
-    column = cells.max_column + 1
+    except Exception:  # noqa: BLE001  openpyxl raises what it meets
+        return False
+    there = {str(cell.value).strip(): cell.column for cell in cells[places[0]]}
+    free = iter(range(cells.max_column + 1, cells.max_column + len(header) + 2))
+    columns = [there[each] if each in there else next(free) for each in header]
     waiting = iter([header])
-    for row in list(cells.iter_rows()):
-        if all(cell.value in (None, "") for cell in row):
-            continue
+    for place in places:
         values = next(waiting, None) or next(rows, None)
-        if values is None:
-            break
-        for at, value in enumerate(values, column):
+        for column, value in zip(columns, values or (), strict=False):
             told = ILLEGAL_CHARACTERS_RE.sub(" ", value) if isinstance(value, str) else value
-            cell = cells.cell(row[0].row, at, told)
+            cell = cells.cell(place, column, told)
+            if told is None:
+                cell.value = None
             if isinstance(told, str) and told.startswith("="):
                 cell.data_type = "s"
     book.save(out)
+    return True

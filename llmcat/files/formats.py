@@ -141,7 +141,7 @@ def _lone(start: bytes) -> bool:
             line.decode()
         except UnicodeDecodeError:
             bad += 1
-    return bad < 2 and b"\0" not in start  # noqa: PLR2004
+    return bad < 2 and b"\0" not in start and start.count(b"\n") > 1  # noqa: PLR2004
 
 
 def _say(path: str | Path, what: str) -> None:
@@ -195,18 +195,21 @@ def _lines(lines: Iterator[bytes]) -> Iterator[Row]:
 
 
 def _table(rows: Iterator[tables.Cells]) -> Iterator[Row]:
-    """Yield rows as mappings by the header; a column without a name is left out."""
+    """Yield rows as mappings by the header; of a bad row what is there, and what is wrong."""
     header: list[str] = []
-    nameless = False
     for cells, wrong in rows:
         if wrong:
-            yield None, wrong
+            yield dict(zip(header, cells, strict=False)) if header and cells else None, wrong
         elif not header:
-            header, nameless = cells, "" in cells
-        elif nameless:
-            yield {name: cell for name, cell in zip(header, cells, strict=True) if name}, None
+            header = named(cells)
         else:
             yield dict(zip(header, cells, strict=True)), None
+
+
+def named(header: list[str]) -> list[str]:
+    """Return a header in which columns without a name are told apart: by blanks, one more each."""
+    count = iter(range(len(header)))
+    return [name or " " * next(count) for name in header]
 
 
 def _sheet(raw: BinaryIO, how: Reading, path: str | Path) -> Iterator[Row]:
@@ -217,21 +220,16 @@ def _sheet(raw: BinaryIO, how: Reading, path: str | Path) -> Iterator[Row]:
         others = ", ".join(n for n in names if n != name)
         _say(path, f"sheet {name!r} is read (--sheet for another: {others})")
     header: list[str] = []
-    whole = False
     for cells in rows:
-        if cells[:1] == [""] and not any(cell != "" for cell in cells):
+        if excel.blank(cells):
             continue
         if not header:
-            header = [str(cell).strip() for cell in cells]
-            doubled = [each for each, n in Counter(header).items() if each and n > 1]
+            header = named([str(cell).strip() for cell in cells])
+            doubled = [each for each, n in Counter(header).items() if each.strip() and n > 1]
             if doubled:
                 raise InputError(f"columns stand twice in the header: {', '.join(doubled)}")
-            whole = all(header)
             continue
-        if whole:
-            yield dict(zip(header, cells, strict=False)), None
-        else:
-            yield {each: cell for each, cell in zip(header, cells, strict=False) if each}, None
+        yield dict(zip(header, cells, strict=False)), None
 
 
 def peeked(rows: Iterator[Row]) -> Iterator[Row]:

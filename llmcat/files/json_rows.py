@@ -56,7 +56,7 @@ def json_rows(lines: Iterator[bytes], known: Collection[str]) -> Iterator[Row]:
                 return
             yield from map(_row, chain([one, other] if other is not None else [one], found))
             return
-    elif isinstance(value, Mapping) and _lists_in(value) and not _is_item(value, known):
+    elif isinstance(value, Mapping) and (_lists_in(value) or _by_columns(value, known)):
         second = next((line for line in lines if line.strip()), b"")
         if not second:
             yield from _rows_of(value, known)
@@ -116,8 +116,19 @@ def _is_wrapped(value: Mapping[str, Any]) -> bool:
     return "row" in value and set(value) <= WRAPPED and isinstance(value["row"], Mapping)
 
 
-def _is_item(value: Mapping[str, Any], known: Collection[str]) -> bool:
-    return any(str(name).casefold() in known for name in value)
+def _known_in(value: Mapping[str, Any], known: Collection[str]) -> set[str]:
+    """Return which of the columns that items may have an object has."""
+    return {name for name in map(str, value) if name.casefold() in known}
+
+
+def _by_columns(value: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Tell whether an object holds columns: lists or numbered values under names of columns."""
+    inside = [value[name] for name in _known_in(value, known)]
+    return bool(inside) and all(
+        (isinstance(v, Mapping) and len(v) > 1 and all(str(k).isdigit() for k in v))
+        or (isinstance(v, list) and len(v) > 1 and not isinstance(v[0], Mapping))
+        for v in inside
+    )
 
 
 def _lists_in(value: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -131,12 +142,23 @@ def _lists_in(value: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _rows_of(value: Mapping[str, Any], known: Collection[str]) -> Iterator[Row]:
     """Yield an object as a row, or the rows of the one list it holds. Raises `InputError`."""
-    lists = _lists_in(value)
-    if not lists or _is_item(value, known) or "custom_id" in value:
+    if _by_columns(value, known):
+        raise InputError(
+            "JSON by columns, not by rows",
+            hint='in pandas to_json(orient="records")',
+        )
+    # An item may hold lists of objects; a list of items tells more than what stands around it.
+    top = _known_in(value, known)
+    lists = {
+        name: rows
+        for name, rows in _lists_in(value).items()
+        if not top or _is_wrapped(rows[0]) or len(_known_in(rows[0], known)) > len(top)
+    }
+    if not lists or "custom_id" in value:
         yield _row(value)
         return
     wrapped = {name: rows for name, rows in lists.items() if _is_wrapped(rows[0])}
-    named = {name: rows for name, rows in lists.items() if _is_item(rows[0], known)}
+    named = {name: rows for name, rows in lists.items() if _known_in(rows[0], known)}
     fit = wrapped or named or lists
     if len(fit) > 1:
         raise InputError(
@@ -187,4 +209,9 @@ def _some(lines: Iterator[bytes], size: int) -> str:
         size -= len(line)
         if size <= 0:
             break
-    return b"".join(parts).decode("utf-8", "replace")
+    try:
+        return b"".join(parts).decode()
+    except UnicodeDecodeError as exc:
+        raise InputError(
+            f"not UTF-8: {exc.reason} at byte {exc.start}", hint="--encoding says what it is"
+        ) from exc

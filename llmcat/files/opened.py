@@ -44,6 +44,8 @@ def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
         if path == "-":
             # An own reader: a thread may be left waiting in it when the program ends.
             raw = stack.enter_context(open(0, "rb", closefd=False, buffering=SAMPLE))
+            if not raw.seekable():
+                raw = io.BufferedReader(_Ahead(cast("io.BufferedReader", raw)), SAMPLE)
         else:
             try:
                 raw = stack.enter_context(Path(path).open("rb", buffering=SAMPLE))
@@ -55,6 +57,26 @@ def open_bytes(path: str | Path) -> Iterator[BinaryIO]:
             return
         unpacked = stack.enter_context(unpacked)
         yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", unpacked), SAMPLE))
+
+
+class _Ahead(io.RawIOBase):
+    """A pipe of which the first line has come whole: what it is cannot be told by half of it."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self.raw, self.first = raw, b""
+        while b"\n" not in self.first and (more := raw.read1(SAMPLE)):
+            self.first += more
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Give what was read already, then what comes."""
+        some = self.first or self.raw.read1(len(buffer))
+        given, self.first = some[: len(buffer)], some[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
 
 
 def _unpacked(raw: BinaryIO) -> Any:

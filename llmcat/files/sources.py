@@ -66,6 +66,7 @@ def _inside(folder: Path) -> list[Path]:
         and not path.name.startswith((".", "_"))
         and not path.name.endswith(".run.json")
         and Path(bare(path.name)).stem != "taxonomy"
+        and not path.with_name(f"{path.name}.run.json").exists()  # the output of a run
     ]
     below = [path for path in every if path.is_dir() and PARTITION.fullmatch(path.name)]
     return files + [file for path in below for file in _inside(path)]

@@ -13,6 +13,7 @@ goes on with the next line.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,6 +32,7 @@ LOOKED_AT = 200
 """Lines that a dialect is told by."""
 LONGEST = 1 << 20
 """Characters of one record: beyond that a quote is not closed."""
+TORN = "a line end within quotes, which TSV has not (--input-format csv --delimiter tab reads it)"
 ROWS_OF_ONE = 2
 """So many lines inside a quoted cell, each a row by itself, are rows that a quote swallowed."""
 
@@ -132,6 +134,8 @@ def looks_like_table(lines: list[str], known: Iterable[str]) -> str:
         (share, _), _ = _fits(Dialect(separator, quoted=separator != "\t"), lines)
         if met > 1 or (met and len(lines) > 1 and share == 1.0):
             return separator
+        if met and len(lines) == 1 and all(cell.isidentifier() for cell in header):
+            return separator  # all that has come of a pipe
     return ""
 
 
@@ -181,7 +185,7 @@ def _checked(rows: Iterator[Cells], dialect: Dialect) -> Iterator[Cells]:
             _check(header)
             yield header, None
         elif len(cells) > len(header) and any(cells[len(header) :]):
-            yield [], f"{len(cells)} cells in a row of {len(header)} columns"
+            yield cells[: len(header)], f"{len(cells)} cells in a row of {len(header)} columns"
         elif any(not is_text(cell) for cell in cells):
             yield [], "not UTF-8"
         elif len(cells) < len(header) and not dialect.quoted and _opens(cells):
@@ -212,16 +216,35 @@ def _records(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
     if dialect.quoted:
         yield from _quoted(lines, dialect)
         return
+    held: list[str] | None = None  # a row whose last cell may go on in the next line
+    columns = 0
     for line in lines:
         cells = line.rstrip("\r\n").split(dialect.separator)
+        if held is not None:
+            torn = len(cells) < columns and cells[0].rstrip().endswith('"')
+            yield [_unquoted(cell) for cell in held], TORN if torn else None
+            held = None
+            if torn:
+                yield [], TORN
+                continue
+        columns = columns or len(cells)
+        if len(cells) == columns > 1 and cells[-1].startswith('"') and not _closed(cells[-1]):
+            held = cells
+            continue
         yield [_unquoted(cell) if cell.startswith('"') else cell for cell in cells], None
+    if held is not None:
+        yield [_unquoted(cell) for cell in held], None
 
 
 def _unquoted(cell: str) -> str:
     """Return what a cell of a line says: without quotes where they are those of CSV."""
-    inside = cell[1:-1]
-    closed = len(cell) > 1 and cell.endswith('"') and '"' not in inside.replace('""', "")
-    return inside.replace('""', '"') if closed else cell
+    return cell[1:-1].replace('""', '"') if _closed(cell) else cell
+
+
+def _closed(cell: str) -> bool:
+    """Tell whether a cell is in quotes from end to end, those inside doubled."""
+    inside = cell[1:-1].replace('""', "")
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside
 
 
 class _Taken:
@@ -275,7 +298,9 @@ def _quoted(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
             yield [], f"not CSV: {what}"
             continue
         inside = taken.of_record[1:-1]
-        if len(inside) >= ROWS_OF_ONE and columns > 1 and _are_rows(inside, dialect, columns):
+        if len(inside) >= ROWS_OF_ONE and columns > 1 and _are_rows(
+            inside, dialect, columns, _shape(cells[0])
+        ):  # fmt: skip
             what = (
                 f"a quote opened on line {taken.number + 1} is closed {len(inside) + 1} rows later"
             )
@@ -288,16 +313,21 @@ def _quoted(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
         yield cells, None
 
 
-def _are_rows(lines: list[str], dialect: Dialect, columns: int) -> bool:
-    """Tell whether each line is a whole row by itself."""
+def _are_rows(lines: list[str], dialect: Dialect, columns: int, shape: str) -> bool:
+    """Tell whether each line is a whole row by itself, with a first cell of the same shape."""
     try:
-        return all(_full(next(_reader([line], dialect), []), columns) for line in lines)
+        rows = [next(_reader([line], dialect), []) for line in lines]
     except csv.Error:
         return False
+    return all(_full(cells, columns) and _shape(cells[0]) == shape for cells in rows)
+
+
+def _shape(cell: str) -> str:
+    """Return which kinds of characters a cell is made of: `A1` for B27, `a a` for two words."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "1", cell))
 
 
 def _reader(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
-    return csv.reader(
-        lines, delimiter=dialect.separator, strict=True, doublequote=not dialect.escape,
-        escapechar=dialect.escape or None,
-    )  # fmt: skip
+    if dialect.escape:  # only before a quote: `C:\\temp` is a path
+        lines = (line.replace(f'{dialect.escape}"', '""') for line in lines)
+    return csv.reader(lines, delimiter=dialect.separator, strict=True)

@@ -54,8 +54,10 @@ def text_of(start: bytes, encoding: str = "") -> Text:
             "".encode(named)
         except (LookupError, TypeError) as exc:
             raise BadConfig(f"no encoding is called {encoding!r}", hint="e.g. gb18030") from exc
-        named = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}.get(named, named)
-        return _ended(start, Text(named, bom=any(start.startswith(mark) for mark, _ in BOMS)))
+        marked = next((name for mark, name in BOMS if start.startswith(mark)), "")
+        if named in {"utf-16", "utf-32"}:
+            named = marked or f"{named}-le"
+        return _ended(start, Text(named.removesuffix("-sig"), bom=bool(marked)))
     for mark, name in BOMS:
         if start.startswith(mark):
             return _ended(start, Text(name, bom=True))
@@ -65,10 +67,20 @@ def text_of(start: bytes, encoding: str = "") -> Text:
         return _ended(start, Text(name, guessed=True))
     if _is_utf8(start):
         return _ended(start, Text())
+    if _lone_letters(start):
+        return _ended(start, Text("cp1252", guessed=True))
     from charset_normalizer import from_bytes
 
     found = from_bytes(start, cp_isolation=LIKELY, threshold=0.5).best()
     return _ended(start, Text(found.encoding, guessed=True) if found is not None else Text())
+
+
+def _lone_letters(start: bytes) -> bool:
+    """Tell whether most bytes beyond ASCII stand alone, as accents do; other scripts have runs."""
+    beyond = [byte > 0x7F for byte in start]  # noqa: PLR2004
+    alone = sum(b and not before and not after for before, b, after in
+                zip([False, *beyond], beyond, [*beyond[1:], False], strict=False))  # fmt: skip
+    return alone * 2 > sum(beyond)
 
 
 def _is_utf8(start: bytes) -> bool:

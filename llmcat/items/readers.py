@@ -124,11 +124,14 @@ class ItemReader:
 
     def _rows(self, path: str | Path, raw: BinaryIO, how: Reading | None) -> Iterator[Row]:
         """Yield a file's rows, with the columns that its folders name."""
-        known = {*TEXT_COLUMNS, self.columns.id, self.columns.label, *self._wanted()}
-        how = replace(how or Reading(), known=frozenset(map(str.casefold, known)))
         named = columns_in(path)
-        for row, error in rows_of(path, raw, how):
+        for row, error in rows_of(path, raw, self.reading(how)):
             yield ({**named, **row} if named and row is not None else row), error
+
+    def reading(self, how: Reading | None = None) -> Reading:
+        """Return how files are read, with the columns by which a header is told from an item."""
+        known = {*TEXT_COLUMNS, self.columns.id, self.columns.label, *self._wanted()}
+        return replace(how or Reading(), known=frozenset(map(str.casefold, known)))
 
     def read_for(self, config: RunConfig) -> Generator[Item, None, None]:
         """Yield the items of the settings' files; see `read`."""
@@ -166,7 +169,7 @@ class ItemReader:
             yield self._item(number, raw, error)
 
     def _item(self, row: int, raw: Mapping[str, Any] | None, error: str | None) -> Item:
-        if raw is None:
+        if raw is None or error is not None:
             self.counts["malformed"] += 1
             return Item(row=row, id=f"row-{row}", fields={}, error=error)
         try:

@@ -111,4 +111,5 @@ def several_of(y: Iterable[Any], classes: Sequence[str] | None) -> list[str]:
 def as_id(value: Any) -> str:
     """Show an id; a whole number that pandas made a float is a whole number."""
     whole = isinstance(value, float) and value.is_integer()
-    return str(int(value)) if whole else as_text(value)
+    text = str(int(value)) if whole else as_text(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from llmcat.errors import InputError
+from llmcat.errors import InputError, LlmcatNote
 from llmcat.files import excel
 from llmcat.files.formats import form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.items.readers import Columns
 from llmcat.items.values import as_label, as_text
-from llmcat.pipeline.read_back import keyed, predictions_in
-from llmcat.pipeline.tables_out import PREFIX, write_lines
-from llmcat.pipeline.writers import check_format
+from llmcat.pipeline.read_back import HOW, keyed, predictions_in, prefix_in
+from llmcat.pipeline.tables_out import AS_NEW, write_lines
+from llmcat.pipeline.writers import check_format, packing
 from llmcat.records import NONE
 from llmcat.storage import whole
 
@@ -33,7 +34,7 @@ __all__ = ["Corrections", "apply", "of_store", "read"]
 
 DECISION = "corrected"
 """The decision of a row that a person labelled."""
-CHANGED = ("label", "path", "decision", "confidence")
+CHANGED = ("label", "path", "decision", "confidence", "labels", "level", "set")
 
 
 @dataclass
@@ -133,7 +134,7 @@ def apply(
 
     def rows() -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
         keys = _keys(path, given, config)
-        for row, kept in predictions_in(path):
+        for row, kept in predictions_in(path, config.id):
             counts["rows"] += 1
             met = given.of(row, next(keys))
             if met is None:
@@ -149,13 +150,20 @@ def apply(
                     "decision": DECISION,
                     "confidence": None,
                 }
+                if "labels" in row:
+                    one = {"label": node.id, "path": node.label, "p": None} if node else None
+                    row["labels"] = [one] if one else []
+                row |= {name: None for name in ("level", "set") if name in row}
             yield row, kept
 
     with whole(out) as raw:
+        packed = packing(raw, out.suffix)
         if suffix == ".jsonl":
-            raw.writelines(orjson.dumps(row) + b"\n" for row, _ in rows())
+            packed.writelines(orjson.dumps(row) + b"\n" for row, _ in rows())
         else:
-            _write_table(raw, path, out, rows())
+            _write_table(packed, path, out, rows())
+        if packed is not raw:
+            packed.close()
     if gold:
         with whole(Path(gold)) as raw:
             raw.writelines(orjson.dumps(case, default=str) + b"\n" for case in cases)
@@ -173,22 +181,36 @@ def _keys(path: str, given: Corrections, config: RunConfig) -> Iterator[str]:
 def _write_table(
     raw: BinaryIO, path: str, out: Path, rows: Iterator[tuple[dict[str, Any], Mapping[str, Any]]]
 ) -> None:
-    """Write a table as it was, with what changed of ours."""
+    """Write a table as it was, with what changed of ours: a workbook with all that is in it."""
     with open_bytes(path) as source:
         form = form_of(path, source)
-        old = rows_of(path, source, None, form)
+        old = rows_of(path, source, HOW, form)
         first = next(old)
         header = list(first[0] or {})
-        prefix = PREFIX if f"{PREFIX}decision" in header else ""
+        prefix = prefix_in(header)
+        changed = [name for name in CHANGED if prefix + name in header]
+
+        def new(row: Mapping[str, Any]) -> list[Any]:
+            return [_labels(row[n]) if n == "labels" else row[n] for n in changed]
+
+        if form.format == "xlsx" and check_format(str(out)) == ".xlsx":
+            ours = (new(row) if row["decision"] == DECISION else None for row, _ in rows)
+            if excel.write_beside(Path(path), raw, "", [prefix + n for n in changed], ours):
+                return
+            warnings.warn(f"{out}: {AS_NEW}", LlmcatNote, stacklevel=2)
 
         def cells() -> Iterator[list[Any]]:
             for (row, _), (was, _) in zip(rows, chain([first], old), strict=True):
                 now = {**(was or {})}
                 if row["decision"] == DECISION:
-                    now |= {f"{prefix}{name}": row[name] for name in CHANGED}
+                    now |= {prefix + n: value for n, value in zip(changed, new(row), strict=True)}
                 yield [now.get(name) for name in header]
 
         if check_format(str(out)) == ".xlsx":
             excel.write(raw, header, cells())
         else:
             write_lines(raw, out, chain([header], cells()), form)
+
+
+def _labels(value: Any) -> str:
+    return "|".join(one["label"] for one in value or ()) or NONE

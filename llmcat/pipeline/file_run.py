@@ -162,7 +162,7 @@ async def classify_file(
             summary.collapse = collapse_of(summary.tally)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
-            kept = kept_of(config, files, stream=is_stream(config.file))
+            kept = kept_of(config, files, _columns(config), stream=is_stream(config.file))
             journal.end_session(summary.record(), status=status, parts=parts, kept=kept)
         return summary
     finally:
@@ -231,7 +231,7 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     )
     check_writable(config.out, [name for name in read if name != "-"])
     parts_of(config, {})
-    kept = kept_of(config, files, stream=is_stream(config.file))
+    kept = kept_of(config, files, _columns(config), stream=is_stream(config.file))
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if not is_stream(config.file):

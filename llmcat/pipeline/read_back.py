@@ -14,31 +14,36 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmcat.errors import InputError
-from llmcat.files.formats import rows_of
+from llmcat.files.formats import Reading, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.items.readers import ItemReader
 from llmcat.items.values import as_text, is_missing
-from llmcat.pipeline.tables_out import PREFIX, others_in
+from llmcat.pipeline.tables_out import MARK, PREFIXES, others_in
 from llmcat.records import SEVERAL, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from llmcat.items.readers import Columns
 
-__all__ = ["Prediction", "keyed", "predictions_in", "title_of"]
+__all__ = ["HOW", "Prediction", "keyed", "predictions_in", "prefix_in", "title_of"]
 
 Prediction = tuple[dict[str, Any], Mapping[str, Any]]
 """A row of predictions, and the input's columns beside it."""
+HOW = Reading(known=frozenset({"decision", "label", "confidence"}))
+"""A single row of predictions is one, whatever lists are in it."""
 NUMBERS = ("confidence", "p_none", "mass", "level")
 TITLES = ("title", "text", "name", "query")
 
 
-def predictions_in(path: str | Path) -> Iterator[Prediction]:
-    """Yield the predictions of a file. Raises `InputError` for another file, with the line."""
+def predictions_in(path: str | Path, id_column: str = "id") -> Iterator[Prediction]:
+    """Yield the predictions of a file; in a table ids stand in `id_column`.
+
+    Raises `InputError` for another file, with the line.
+    """
     with open_bytes(path) as raw:
-        for number, (row, wrong) in enumerate(rows_of(path, raw), 1):
-            found = _prediction(row, number - 1) if row is not None else None
+        for number, (row, wrong) in enumerate(rows_of(path, raw, HOW), 1):
+            found = _prediction(row, number - 1, id_column) if row is not None else None
             if found is None:
                 raise InputError(
                     f"{path}: row {number} is not a prediction{f' ({wrong})' if wrong else ''}",
@@ -47,15 +52,23 @@ def predictions_in(path: str | Path) -> Iterator[Prediction]:
             yield found
 
 
-def _prediction(row: Mapping[str, Any], place: int) -> Prediction | None:
+def prefix_in(names: Iterable[str]) -> str:
+    """Return what stands before our columns in a table: the latest where there are several."""
+    there = set(names)
+    return next((p for p in reversed(PREFIXES) if f"{p}decision" in there), "")
+
+
+def _prediction(row: Mapping[str, Any], place: int, id_column: str) -> Prediction | None:
     kept: Mapping[str, Any]
-    if f"{PREFIX}decision" in row:
-        ours = {k.removeprefix(PREFIX): v for k, v in row.items() if k.startswith(PREFIX)}
-        kept = {k: v for k, v in row.items() if not k.startswith(PREFIX)}
+    if prefix := prefix_in(row):
+        ours = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+        kept = {k: v for k, v in row.items() if not k.startswith(prefix)}
     elif isinstance(row.get("decision"), str):
         ours, kept = dict(row), row
     else:
         return None
+    if isinstance(ours.get("key"), str):
+        ours["key"] = ours["key"].removeprefix(MARK)
     _as_numbers(ours)
     for name in ("alternatives", "set"):
         if isinstance(ours.get(name), str):
@@ -72,8 +85,8 @@ def _prediction(row: Mapping[str, Any], place: int) -> Prediction | None:
     ours.setdefault("alternatives", [])
     ours.setdefault("row", place)
     by_letters = {name.casefold(): name for name in kept}
-    if "id" not in ours and "id" in by_letters:
-        ours["id"] = as_text(kept[by_letters["id"]])
+    if (prefix or "id" not in ours or id_column != "id") and id_column.casefold() in by_letters:
+        ours["id"] = as_text(kept[by_letters[id_column.casefold()]])
     ours["id"] = as_text(ours.get("id")) or f"row-{place}"
     return ours, kept
 
@@ -105,12 +118,12 @@ def keyed(path: str | Path, columns: Columns) -> Iterator[tuple[str, dict[str, A
 
     Raises `InputError` where there is neither.
     """
-    if Path(bare(str(path))).suffix in {".jsonl", ".ndjson", ".parquet"}:
-        for row, _ in predictions_in(path):
-            if not row.get("key"):
-                raise InputError(f"{path}: no keys: an earlier llmcat wrote it")
-            yield row["key"], row
+    first = next(predictions_in(path), None)
+    if first is not None and first[0].get("key"):
+        yield from ((row["key"] or "", row) for row, _ in predictions_in(path, columns.id))
         return
+    if Path(bare(str(path))).suffix in {".jsonl", ".ndjson", ".parquet"}:
+        raise InputError(f"{path}: no keys: an earlier llmcat wrote it")
     items = ItemReader(columns=columns).read(path)
-    for item, (row, _) in zip(items, predictions_in(path), strict=True):
+    for item, (row, _) in zip(items, predictions_in(path, columns.id), strict=True):
         yield digest(item.content), row

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +67,7 @@ class Rules:
 
         try:
             text = Path(path).read_text("utf-8-sig")
-            found = yaml.safe_load(text)
+            found = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  all as written
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
             raise BadConfig(f"{path} cannot be read: {exc}") from exc
         if isinstance(found, dict) and set(found) == {"rules"}:
@@ -95,11 +94,9 @@ class Rules:
 
     def key(self, item: Item) -> str:
         """Return what an answer is shared by: the group, else the text and what it may not be."""
-        for rule in self.rules:
-            if rule.same and (value := _value(item, rule.same)):
-                return f"{rule.same}\0{value}"
-        never = self._never(item)
-        return item.content if not never else "\0".join([item.content, *sorted(never)])
+        groups = ((rule.same, _value(item, rule.same)) for rule in self.rules if rule.same)
+        shared = next(("\0".join(group) for group in groups if group[1]), item.content)
+        return "\0".join([shared, *sorted(self._never(item))])
 
     def walk(self, item: Item, inner: Walk) -> Walk:
         """Walk as without rules; a category that an item may never get gives way to the next."""
@@ -150,7 +147,7 @@ def _rule(path: str, number: int, value: Any, taxonomy: Taxonomy) -> Rule:
     if not isinstance(when, dict) or not when or ("label" in value) == ("never" in value):
         raise BadConfig(f"{where} needs `if: {{column: value}}`, and `label` or `never`")
     conditions = tuple(
-        (str(name), re.compile(translate(_folded(str(text)))), str(text))
+        (str(name), re.compile(".*".join(map(re.escape, _folded(str(text)).split("*")))), str(text))
         for name, text in when.items()
     )
     named = value.get("label", value.get("never"))

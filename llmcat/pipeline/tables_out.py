@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import warnings
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-import orjson
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from llmcat.errors import InputError, LlmcatNote
 from llmcat.files import excel
 from llmcat.files.formats import Form, Reading, form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.files.sources import columns_in
+from llmcat.items.readers import ItemReader
 from llmcat.records import NONE, SEVERAL, readable
 from llmcat.storage import text_in
 
@@ -30,16 +30,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
+    from llmcat.items.readers import Columns
 
-__all__ = ["OURS", "PREFIX", "TABLES", "Kept", "kept_of", "others_in", "write_kept", "write_lines"]
+__all__ = [
+    "AS_NEW",
+    "MARK",
+    "OURS",
+    "PREFIXES",
+    "TABLES",
+    "Kept",
+    "kept_of",
+    "others_in",
+    "write_kept",
+    "write_lines",
+]
 
 TABLES = (".csv", ".tsv", ".xlsx")
 """Outputs that the input's columns come back in, unless `--keep none`."""
-PREFIX = "llmcat_"
-OURS = ("label", "path", "decision", "confidence", "others", "reason")
+PREFIXES = ["llmcat_", *(f"llmcat{n}_" for n in range(2, 100))]
+"""What stands before our names where the input has some of them; the last there is the latest."""
+OURS = ("label", "path", "decision", "confidence", "others", "reason", "key")
 """What is added to each row; `others` are the alternatives, to be read."""
+AS_NEW = "the workbook cannot be written as it is: this is a new one, of the one sheet"
+T = TypeVar("T")
+MARK = "k"
+"""Stands before a key: a spreadsheet would read 467210206 or 4672e15 as a number."""
+SPECIAL = re.compile(r'["\r\n]')
 OTHER = re.compile(r"(?P<path>.+) \((?P<p>\d+) %\)")
 BETWEEN = " | "
+RESERVED = {"row", "alternatives", "kind", "p_none", "mass", "gold", "evidence", "sources"}
+"""Names that mean something in other predictions: where the input has one, ours get a prefix."""
 MORE = ("labels", "level", "set", "by", "why", "degraded")
 """What is added where the predictions have it."""
 
@@ -86,7 +106,9 @@ class Kept:
             return form_of(self.files[0], raw, self.how)
 
 
-def kept_of(config: RunConfig, files: Sequence[str], *, stream: bool) -> Kept | None:
+def kept_of(
+    config: RunConfig, files: Sequence[str], columns: Columns, *, stream: bool
+) -> Kept | None:
     """Return what of the input comes back, None where nothing does. Raises `InputError`."""
     suffix = Path(bare(config.out)).suffix or f".{config.out_format}"
     table = suffix in TABLES
@@ -107,7 +129,8 @@ def kept_of(config: RunConfig, files: Sequence[str], *, stream: bool) -> Kept | 
     if stream:
         raise InputError("--keep reads the items a second time: give a file, not a pipe")
     names = () if config.keep in {"", "all"} else tuple(map(str.strip, config.keep.split(",")))
-    return Kept(tuple(files), Reading.of(config), names, config.bom)
+    return Kept(tuple(files), ItemReader(columns=columns).reading(Reading.of(config)), names,
+                config.bom)  # fmt: skip
 
 
 def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kept: Kept) -> None:
@@ -120,35 +143,44 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
     columns = kept.columns()
     there = {name.casefold() for name in columns}
     ours = [*OURS, *(name for name in MORE if first is not None and name in first)]
-    named = {name: name for name in ours}
-    if doubled := [name for name in ours if name in there]:
-        named = {name: PREFIX + name for name in ours}
+    prefix = ""
+    if doubled := [name for name in (*OURS, *MORE, *sorted(RESERVED)) if name in there]:
+        prefix = next(p for p in PREFIXES if not any(p + name in there for name in ours))
         warnings.warn(
-            f"{path}: the input has a column {doubled[0]!r}: ours are called {PREFIX}label, "
-            f"{PREFIX}path, ...",
+            f"{path}: the input has a column {doubled[0]!r}: ours are called {prefix}label, "
+            f"{prefix}path, ...",
             LlmcatNote,
             stacklevel=2,
         )
+    header = [prefix + name for name in ours]
     every = chain([first] if first is not None else [], rows)
     form = kept.form()
     source = Path(kept.files[0])
     if Path(bare(str(path))).suffix == ".xlsx":
         added = ([_cell(row, name) for name in ours] for row in every)
-        workbook = form.format == "xlsx" and source.suffix in {".xlsx", ".xlsm"}
+        workbook = form.format == "xlsx" and source.suffix.lower() in {".xlsx", ".xlsm"}
         if workbook and len(kept.files) == 1 and not kept.names:
-            excel.write_beside(source, out, kept.how.sheet, list(named.values()), added)
-            return
-        whole = (
-            [_excel(old.get(c)) for c in columns] + new
-            for old, new in zip(kept.rows(), added, strict=False)
-        )
-        excel.write(out, [*columns, *named.values()], whole)
+            if excel.write_beside(source, out, kept.how.sheet, header, added):
+                return
+            warnings.warn(f"{path}: {AS_NEW}", LlmcatNote, stacklevel=2)
+        whole = ([_excel(old.get(c)) for c in columns] + new for old, new in _both(kept, added))
+        excel.write(out, [*columns, *header], whole)
         return
     lines = (
         [_text(old.get(c)) for c in columns] + [_safe(_cell(row, n)) for n in ours]
-        for old, row in zip(kept.rows(), every, strict=False)
+        for old, row in _both(kept, every)
     )
-    write_lines(out, path, chain([[*columns, *named.values()]], lines), form, bom=kept.bom)
+    write_lines(out, path, chain([[*columns, *header]], lines), form, bom=kept.bom)
+
+
+def _both(kept: Kept, rows: Iterable[T]) -> Iterator[tuple[Mapping[str, Any], T]]:
+    """Yield each row of the input beside what was decided of it. Raises `InputError`."""
+    old = kept.rows()
+    for row in rows:
+        was = next(old, None)
+        if was is None:
+            raise InputError(f"{kept.files[-1]}: fewer rows than were read: has the file changed?")
+        yield was, row
 
 
 def write_lines(
@@ -168,18 +200,25 @@ def write_lines(
         sink = io.TextIOWrapper(out, encoding, newline="") if encoding != "utf-8" else None
         with text_in(out) if sink is None else _detached(sink) as text:
             text.write(mark)
-            writer = csv.writer(
-                text, delimiter=separator, lineterminator=end,
-                escapechar=form.dialect.escape or None if same else None,
-                doublequote=not (same and form.dialect.escape),
-            )  # fmt: skip
-            writer.writerows(lines)
+            if same and form.dialect.escape:
+                text.writelines(_escaped(cells, separator) + end for cells in lines)
+            else:
+                csv.writer(text, delimiter=separator, lineterminator=end).writerows(lines)
     except UnicodeEncodeError as exc:
         raise InputError(
             f"{path}: {exc.object[exc.start : exc.end]!r} cannot be written in {encoding}, which "
             "the input is in",
             hint="save the input as UTF-8, or use names that it can hold",
         ) from exc
+
+
+def _escaped(cells: Iterable[Any], separator: str) -> str:
+    """Return a line in which a quote inside quotes stands behind a backslash."""
+    texts = ("" if cell is None else str(cell) for cell in cells)
+    return separator.join(
+        '"' + text.replace('"', '\\"') + '"' if SPECIAL.search(text) or separator in text else text
+        for text in texts
+    )
 
 
 class _detached:  # noqa: N801  a context, as `text_in` is
@@ -197,6 +236,8 @@ class _detached:  # noqa: N801  a context, as `text_in` is
 
 def _cell(row: Mapping[str, Any], name: str) -> Any:
     """Return what a cell shows of a row of ours: labels with bars between, the rest as it is."""
+    if name == "key":
+        return MARK + row["key"] if row.get("key") else None
     if name == "others":
         return BETWEEN.join(
             f"{one['path']} ({100 * one['p']:.0f} %)" for one in row["alternatives"]
@@ -216,7 +257,11 @@ def others_in(text: str) -> list[dict[str, Any]]:
 def _text(value: Any) -> Any:
     """Return what a cell shows of a value of the input: as it was, JSON for what is nested."""
     if isinstance(value, list | dict):
-        return orjson.dumps(value, default=str).decode()
+        return json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()  # halves of characters
     return value
 
 

@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from llmcat.pipeline.tables_out import Kept
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["COLUMNS", "FORMATS", "check_format", "decided_in", "export", "row_of", "rows_in"]
+__all__ = [
+    "COLUMNS",
+    "FORMATS",
+    "check_format",
+    "decided_in",
+    "export",
+    "packing",
+    "row_of",
+    "rows_in",
+]
 
 COLUMNS = (
     "row",
@@ -181,7 +190,7 @@ def _write(
     if suffix == ".parquet":
         parquet.write(raw, rows)
         return
-    packed = _packed(raw, path.suffix)
+    packed = packing(raw, path.suffix)
     if kept is not None:
         write_kept(packed, path, rows, kept)
     elif suffix == ".xlsx":
@@ -197,7 +206,7 @@ def _write(
         packed.close()
 
 
-def _packed(raw: BinaryIO, suffix: str) -> Any:
+def packing(raw: BinaryIO, suffix: str) -> Any:
     """Return what compresses into an open file, or the file itself."""
     if suffix == ".gz":
         return gzip.GzipFile("", "wb", fileobj=raw, mtime=0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmcat.errors import InputError, LlmcatNote
 from llmcat.files import tables
 from llmcat.files.characters import decoded, seen
-from llmcat.taxonomy.lines import SEPARATOR
+from llmcat.taxonomy.lines import SEPARATOR, slashes_separate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def csv_rows(
     text: str, usual: str, source: str, problems: list[str]
 ) -> Iterator[tuple[int, dict[Any, Any]]]:
     """Yield the rows of a table with their line numbers; its dialect is told by its first lines."""
-    lines = text.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in text.rstrip("\n").split("\n")]
     dialect = tables.sniff(lines, usual=usual)
     for said in dialect.said:
         warnings.warn(f"{source}: {said}", LlmcatNote, stacklevel=4)
@@ -121,23 +121,35 @@ def read_rows(rows: Iterable[tuple[int, Mapping[Any, Any]]], problems: list[str]
     A row with a path hangs below the row that has the path above it; ancestors that no row
     has come into being with their path as id.
     """
+    rows = list(rows)
+    slashed = slashes_separate([str(raw["path"]) for _, raw in rows if raw.get("path")])
     table: list[tuple[int, dict[str, Any], tuple[str, ...]]] = []
     unknown: dict[str, int] = {}
     for line, raw in rows:
-        row = {_key(k): v for k, v in raw.items() if v not in (None, "", [])}
+        row: dict[str, Any] = {}
+        for name, value in raw.items():
+            if value in (None, "", []):
+                continue
+            if (key := _key(name)) in row and row[key] != value:
+                problems.append(f"line {line}: more than one column is the {key}")
+            row[key] = value
+        if isinstance(row.get("path"), list):
+            row["path"] = join_path(tuple(map(str, row["path"])))
         unknown |= {
             k: line
             for k in row
             if k not in ROW_KEYS and not k.startswith("name_") and k not in unknown
         }
-        path = tuple(p for p in SEPARATOR.split(tidy(row.get("path", ""))) if p)
+        written = tidy(row.get("path", ""))
+        written = written.replace("/", " > ") if slashed else written
+        path = tuple(p for p in SEPARATOR.split(written) if p)
         table.append((line, row, path))
     problems += [f"line {line}: unknown column {name!r}" for name, line in unknown.items()]
     id_of = {path: tidy(row.get("id", "")) or join_path(path) for _, row, path in table if path}
 
     drafts: list[Draft] = []
     for line, row, path in table:
-        parent = tidy(row["parent"]) if row.get("parent") else None
+        parent = tidy(row["parent"]) if "parent" in row else None
         for level in range(1, len(path)):
             upper, above = path[:level], path[: level - 1]
             if upper not in id_of:

@@ -16,11 +16,12 @@ from llmcat.errors import LlmcatNote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SEPARATOR", "path_lines"]
+__all__ = ["SEPARATOR", "path_lines", "slashes_separate"]
 
-SEPARATOR = re.compile(r"\s*[>»›→]+\s*")
+SEPARATOR = re.compile(r"\s*(?:[-=]?>+(?!\d)|[»›→]+)\s*")
+"""Between levels; `>15 inch` is part of a name."""
 _BULLET = re.compile(r"(?P<indent>\s*)(?:[-*+•–]|\d{1,3}[.)])\s+(?P<name>.*)")
-_NUMBERED = re.compile(r"(?P<id>\d+) - (?P<name>.*)")
+_NUMBERED = re.compile(r"(?P<id>\d+) - (?P<name>[^\W\d_].*)")
 _ADDRESSED = re.compile(r"(?P<id>\w+://\S+)\s*:\s+(?P<name>.*)")
 
 Line = tuple[int, str]
@@ -34,6 +35,8 @@ def path_lines(text: str, source: str, problems: list[str]) -> Iterator[tuple[in
     lines = [(number, raw.rstrip()) for number, raw in enumerate(text.split("\n"), 1)]
     lines = [(n, raw) for n, raw in lines if raw.strip() and not raw.lstrip().startswith("#")]
     lines = _without_bullets(lines, problems)
+    problems += [f"line {n}: a tab within a line: is this a table (.tsv)?" for n, raw in lines
+                 if "\t" in raw.strip()]  # fmt: skip
     for form in (_NUMBERED, _ADDRESSED):
         met = [form.fullmatch(raw.strip()) for _, raw in lines]
         if any(met) and (form is _ADDRESSED or all(met)):
@@ -47,7 +50,7 @@ def path_lines(text: str, source: str, problems: list[str]) -> Iterator[tuple[in
         yield from _indented(lines, source, problems)
         return
     names = [raw.strip() for _, raw in lines]
-    slashed = _slashes_separate(names)
+    slashed = slashes_separate(names)
     if slashed:
         _say(source, "`/` separates levels: read as a tree (write A > B to be sure)")
     for (number, _), name in zip(lines, names, strict=True):
@@ -108,7 +111,7 @@ def _uneven(lines: list[Line], number: int, indent: str, depth: int) -> bool:
     return depth > 0 and indent not in {_indent(raw) for n, raw in lines if n < number}
 
 
-def _slashes_separate(names: list[str]) -> bool:
+def slashes_separate(names: list[str]) -> bool:
     """Tell whether slashes separate levels: each line has one, or is the part above others."""
     if not names or any(SEPARATOR.search(name) for name in names):
         return False

@@ -6,12 +6,13 @@ This module does not know menus, prompts or items.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcat.errors import BadTaxonomy, InputError
+from llmcat.errors import BadTaxonomy, InputError, LlmcatNote
 from llmcat.files.opened import bare, open_bytes, refuse, start_of
 from llmcat.files.text import lines_of, text_of
 from llmcat.records import NONE, SEVERAL, Node, digest, joined
@@ -77,7 +78,11 @@ class Taxonomy:
             with open_bytes(path) as raw:
                 start = start_of(raw)
                 refuse(start, path)
-                text = b"".join(lines_of(raw, text_of(start))).decode()
+                how = text_of(start)
+                if how.guessed:
+                    told = f"{path}: read as {how.encoding} (told by its bytes; save it as UTF-8)"
+                    warnings.warn(told, LlmcatNote, stacklevel=2)
+                text = b"".join(lines_of(raw, how)).decode()
         except UnicodeDecodeError as exc:
             raise BadTaxonomy(str(path), [f"not UTF-8 at byte {exc.start}"]) from exc
         except InputError as exc:

@@ -141,7 +141,7 @@ def _walk_tree(
         below = keys.get("children")
         if isinstance(below, yaml.SequenceNode):
             _walk_tree(below, draft.id, drafts, problems, seen)
-        elif below is not None:
+        elif below is not None and not _empty(below):
             problems.append(f"line {_line(below)}: children: expected a list")
 
 
@@ -157,15 +157,20 @@ def _is_natural(root: yaml.MappingNode) -> bool:
     return (len(keys) > 1 or not _scalar(root.value[0][1])) and _all_names(root)
 
 
-def _all_names(node: yaml.Node) -> bool:
-    """Tell whether all there is below a node are names and texts, no keys of ours."""
+def _all_names(node: yaml.Node, above: tuple[int, ...] = ()) -> bool:
+    """Tell whether all there is below a node are names and texts, no keys of ours, no loops."""
     import yaml
 
+    if id(node) in above:
+        return False
+    above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         keys = {str(key.value) for key, _ in node.value}
-        return not keys & {*NODE_KEYS, *ROW_KEYS} and all(_all_names(v) for _, v in node.value)
+        return not keys & {*NODE_KEYS, *ROW_KEYS} and all(
+            _all_names(v, above) for _, v in node.value
+        )
     if isinstance(node, yaml.SequenceNode):
-        return all(_all_names(each) for each in node.value)
+        return all(_all_names(each, above) for each in node.value)
     return True
 
 
@@ -177,6 +182,10 @@ def _is_named(node: yaml.MappingNode) -> bool:
         and keys[0] not in {*NODE_KEYS, "label"}
         and not get_close_matches(keys[0], NODE_KEYS, 1, 0.75)
     )
+
+
+def _empty(node: yaml.Node) -> bool:
+    return _scalar(node) and (node.tag.endswith(":null") or not node.value)
 
 
 def _scalar(node: yaml.Node) -> bool:
@@ -203,7 +212,11 @@ def _walk_names(
             drafts.append(Draft(_below(parent, name), name, parent, _line(node)))
         return
     numbered = all(str(key.value).isdigit() and _scalar(value) for key, value in node.value)
+    numbers = all(_scalar(v) and str(v.value).isdigit() for _, v in node.value)
     for key, value in node.value:
+        if numbers and not numbered:  # a model's label2id
+            drafts.append(Draft(tidy(value.value), tidy(key.value), parent, _line(key)))
+            continue
         name, text = tidy(key.value), _text(value, "text", problems) if _scalar(value) else ""
         if numbered:
             drafts.append(Draft(name, text, parent, _line(key)))

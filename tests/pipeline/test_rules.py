@@ -51,6 +51,19 @@ def test_rules_stand_before_the_model(tmp_path: Path, llmcat: Cli) -> None:
     assert "rule 2: title is *gift card*: 1 rows" in ran.err
     record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
     assert record["sessions"][0]["asks"]["asked"] == 4
+    (tmp_path / "s.yaml").write_text(
+        "- {if: {title: '[new]*'}, label: bags}\n- {if: {stock: yes}, label: toys}\n"
+        "- {if: {brand: z}, never: [shoes]}\n- same: parent\n"
+    )
+    (tmp_path / "b.csv").write_text(
+        "id,title,stock,brand,parent\n1,[NEW] thing,no,,\n2,what,no,,\n3,thing,yes,,\n"
+        "4,red shoes,no,,P\n5,red shoes xl,no,Z,P\n"
+    )
+    assert llmcat("classify", "b.csv", *FAKE, "--rules", "s.yaml", "--out", "p.jsonl").code == 0
+    labels = [row["label"] for row in read_rows(tmp_path / "p.jsonl")]
+    assert (labels[0], labels[2], labels[3]) == ("bags", "toys", "shoes")
+    assert labels[1] != "bags"
+    assert labels[4] != "shoes"
     (tmp_path / "r.yaml").write_text(RULES.replace("toys", "bags"))
     ran = llmcat(*flags)
     assert (ran.code, "rules" in ran.err) == (2, True), ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import openpyxl.chart
 import pytest
 from helpers import Ran, read_rows
 
@@ -32,7 +34,7 @@ def test_the_file_comes_back_as_it_was(tmp_path: Path, llmcat: Cli) -> None:
     raw = (tmp_path / "out.csv").read_bytes().decode()
     lines = SHOP.splitlines()
     added = raw.splitlines()
-    assert added[0] == f"{lines[0]};label;path;decision;confidence;others;reason"
+    assert added[0] == f"{lines[0]};label;path;decision;confidence;others;reason;key"
     for line, other in zip(lines[1:], added[1:], strict=True):
         assert other.startswith(f"{line};")
     assert raw.count("\r\n") == 4
@@ -51,7 +53,7 @@ def test_columns_that_are_there_are_not_overwritten(tmp_path: Path, llmcat: Cli)
     assert (row["label"], row["llmcat_label"]) == ("x", "shoes")
     llmcat("classify", "a.csv", *FAKE, "--out", "p.csv", "--keep", "title")
     assert list(table(tmp_path / "p.csv")[0]) == [
-        "title", "label", "path", "decision", "confidence", "others", "reason",
+        "title", "label", "path", "decision", "confidence", "others", "reason", "key",
     ]  # fmt: skip
     llmcat("classify", "a.csv", *FAKE, "--out", "q.csv", "--keep", "none")
     assert list(table(tmp_path / "q.csv")[0])[:3] == ["row", "id", "label"]
@@ -62,6 +64,98 @@ def test_columns_that_are_there_are_not_overwritten(tmp_path: Path, llmcat: Cli)
     ):
         ran = llmcat("classify", "a.csv", *FAKE, *flags)
         assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+def test_columns_of_ones_own_are_never_taken_for_ours(tmp_path: Path, llmcat: Cli) -> None:
+    """`set`, `labels`, `row`; an output that goes in again, twice; ids in another column."""
+    (tmp_path / "a.csv").write_text("sku,title,set,labels,row\nA1,red shoes,7,x,100\n"
+                                    "A2,blue bags,no,y,101\n")  # fmt: skip
+    for before, after in (("a", "b"), ("b", "c"), ("c", "d")):
+        ran = llmcat("classify", f"{before}.csv", *FAKE, "--id", "sku", "--out", f"{after}.csv")
+        assert ran.code == 0, ran.err
+        assert llmcat("show", f"{after}.csv").code == 0
+        found = [row["label"] for row, _ in predictions_in(tmp_path / f"{after}.csv", "sku")]
+        assert found == ["shoes", "bags"]
+    assert {"llmcat_label", "llmcat2_label", "llmcat3_label"} <= table(tmp_path / "d.csv")[0].keys()
+    (tmp_path / "e.csv").write_text("sku,label\nA2,toys\n")
+    ran = llmcat("apply", "d.csv", "--corrections", "e.csv", "--labels", "shoes,bags,toys",
+                 "--id", "sku", "-o", "f.csv.gz")  # fmt: skip
+    assert "1 changed" in ran.err, ran.err
+    (tmp_path / "f.csv").write_bytes(gzip.decompress((tmp_path / "f.csv.gz").read_bytes()))
+    first, second = table(tmp_path / "f.csv")
+    assert (first["llmcat3_label"], second["llmcat3_label"]) == ("shoes", "toys")
+    assert second["llmcat_label"] == "bags"
+
+
+def test_what_cannot_be_read_keeps_what_it_has(tmp_path: Path, llmcat: Cli) -> None:
+    """A row with a cell too many, a column without a name, nested values, half characters."""
+    (tmp_path / "a.csv").write_text(",id,title\n0,1,red shoes, extra\n1,2,bags\n")
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "b.csv").code == 1
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert lines[0].startswith(",id,title,label")
+    assert lines[1].startswith("0,1,red shoes,,,error")
+    assert lines[2].startswith("1,2,bags,bags")
+    rows = [{"id": "a\ud83d", "title": "red shoes \ud83d", "attributes": {"brand": "Acme"}}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for out in ("d.csv", "d.jsonl"):
+        assert llmcat("classify", "c.jsonl", *FAKE, "--out", out).code == 0
+    for since in ("d.csv", "d.jsonl"):
+        ran = llmcat("classify", "c.jsonl", *FAKE, "--out", f"e{since}", "--since", since)
+        assert "copied from the earlier run, not asked: 1" in ran.err
+
+
+def test_the_second_reading_is_that_of_the_first(tmp_path: Path, llmcat: Cli) -> None:
+    """A table called .txt, an item with a list in it, an item that comes alone."""
+    (tmp_path / "a.txt").write_text("id\ttitle\n1\tred shoes\n2\tblue bags\n3\ttoys\n")
+    assert llmcat("classify", "a.txt", *FAKE, "--out", "a.csv").code == 0
+    assert [(r["id"], r["label"]) for r in table(tmp_path / "a.csv")] == [
+        ("1", "shoes"), ("2", "bags"), ("3", "toys"),
+    ]  # fmt: skip
+    nested = {"title": "red shoes", "variants": [{"sku": 1}, {"sku": 2}]}
+    (tmp_path / "b.jsonl").write_text(json.dumps(nested) + "\n")
+    assert llmcat("classify", "b.jsonl", *FAKE, "--out", "b.csv").code == 0
+    (row,) = table(tmp_path / "b.csv")
+    assert (row["title"], row["label"]) == ("red shoes", "shoes")
+    assert llmcat("classify", "b.jsonl", *FAKE, "--out", "o.jsonl").code == 0
+    assert llmcat("show", "o.jsonl").code == 0
+
+
+def test_a_workbook_is_matched_by_its_rows(tmp_path: Path, llmcat: Cli) -> None:
+    """Blank rows, a chart first, a name in capitals; a person's label leaves the rest as it is."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in (["id", "title"], ["1", "red shoes"], ["", ""], [], ["2", "blue bags"]):
+        sheet.append(row)
+    chart = openpyxl.chart.BarChart()
+    chart.add_data(openpyxl.chart.Reference(sheet, min_col=1, min_row=1, max_row=2))
+    book.create_chartsheet("Chart", 0).add_chart(chart)
+    book.create_sheet("Prices")["A1"] = 9
+    book.save(tmp_path / "A.XLSX")
+    assert llmcat("classify", "A.XLSX", *FAKE, "--out", "b.xlsx").code == 0
+    (tmp_path / "c.csv").write_text("id,label\n2,toys\n")
+    ran = llmcat("apply", "b.xlsx", "--corrections", "c.csv", "--labels", "shoes,bags,toys",
+                 "-o", "d.xlsx")  # fmt: skip
+    assert ran.code == 0, ran.err
+    for name, last in (("b.xlsx", "bags"), ("d.xlsx", "toys")):
+        again = openpyxl.load_workbook(tmp_path / name)
+        assert again.sheetnames == ["Chart", "Sheet", "Prices"]
+        labels = [cell.value for cell in again["Sheet"]["C"]]
+        assert labels == ["label", "shoes", None, None, last]
+
+
+def test_a_workbook_that_cannot_be_written_again(tmp_path: Path, llmcat: Cli) -> None:
+    """Nothing that was asked is lost: the rows come in a new one, and that is said."""
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in (["id", "title"], ["1", "red shoes"]):
+        book.active.append(row)
+    book.create_chartsheet("Empty", 0)
+    book.save(tmp_path / "a.xlsx")
+    ran = llmcat("classify", "a.xlsx", *FAKE, "--out", "b.xlsx")
+    assert (ran.code, "this is a new one" in ran.err) == (0, True), ran.err
+    ((row, kept),) = predictions_in(tmp_path / "b.xlsx")
+    assert (row["label"], kept["title"]) == ("shoes", "red shoes")
 
 
 def test_an_encoding_comes_back_too(tmp_path: Path, llmcat: Cli) -> None:

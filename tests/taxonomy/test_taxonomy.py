@@ -179,6 +179,16 @@ HOME = """{"id": 1, "label": "Home", "parent_id": %s}
         (".yaml", "labels:\n  - Lamps: for light\n  - Rugs: for floors\n", ["Lamps", "Rugs"]),
         (".json", '{"Lamps": "for light", "Rugs": "for floors"}', ["Lamps", "Rugs"]),
         (".json", '{"0": "Lamps", "1": "Rugs"}', ["Lamps", "Rugs"]),
+        (".json", '{"Lamps": 0, "Rugs": 1}', ["Lamps", "Rugs"]),
+        (".jsonl", '{"id":0,"name":"A"}\n{"name":"b","parent":0}\n{"name":"c","parent":0}\n',
+         ["A > b", "A > c"]),
+        (".jsonl", '{"path": ["A", "b"]}\n{"path": ["A", "c"]}\n', ["A > b", "A > c"]),
+        (".txt", "18 - 24\n25 - 34\n", ["18 - 24", "25 - 34"]),
+        (".txt", "A -> b\nA => c\n", ["A > b", "A > c"]),
+        (".txt", "Laptops >15 inch\nLaptops\n", ["Laptops >15 inch", "Laptops"]),
+        (".csv", "path\nA/b\nA/c\n", ["A > b", "A > c"]),
+        (".csv", "name,description\nA,one\u2028two\nB,x\n", ["A", "B"]),
+        (".json", '[{"name": "A", "children": null}, {"name": "B"}]', ["A", "B"]),
     ],
 )  # fmt: skip
 def test_what_others_write(suffix: str, text: str, paths: list[str] | None) -> None:
@@ -206,6 +216,9 @@ def test_ids_in_front_and_names_behind_numbers() -> None:
         (".txt", "- Home\nGarden\n", "line 1 begins with a bullet, and others do not"),
         (".txt", "x://1 : Home\nGarden\n", "line 2: no id in front"),
         (".yaml", "lables: [a, b]\n", "unknown key 'lables'"),
+        (".yaml", "A: &x\n- *x\n- b\nC: [d]\n", "expected a list"),
+        (".txt", "Shoes\tworn on feet\nHats\ton heads\n", "is this a table (.tsv)?"),
+        (".csv", "category,label\nClothes,Shoes\nClothes,Bags\n", "more than one column is"),
         (".json", '{"verticals": [{"name": "Home", "prefix": "h"}]}', "expected a list"),
     ],
 )  # fmt: skip

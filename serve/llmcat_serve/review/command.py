@@ -123,8 +123,8 @@ def entries_of(
     seen: set[str] = set()
     reader = ItemReader(columns=columns).read(items or path)
     for item, (row, _) in zip(reader, predictions_in(path), strict=False):
-        key = digest(item.content)
-        if items and row.get("key") and row["key"] != key:
+        key = row.get("key") or digest(item.content)
+        if items and key != digest(item.content):
             raise InputError(
                 f"{items}: row {item.row + 1} is not the item of {path}",
                 hint="the same file, with the same --text",

@@ -128,8 +128,9 @@ class Queue:
         with self._db.writing() as db:
             found = db.execute(
                 "SELECT entry, key FROM items WHERE answers < need AND key NOT IN "
-                "(SELECT key FROM events WHERE who = ? AND what IN ('label', 'skip')) AND key NOT "
-                "IN (SELECT key FROM leases WHERE who != ? AND until > ?) ORDER BY place LIMIT 1",
+                "(SELECT key FROM events WHERE who = ? AND what IN ('label', 'skip', 'opinion')) "
+                "AND key NOT IN (SELECT key FROM leases WHERE who != ? AND until > ?) "
+                "ORDER BY place LIMIT 1",
                 (who, who, now),
             ).fetchone()
             if found is None:
@@ -166,7 +167,7 @@ class Queue:
         self._entry(key)
         with self._db.writing() as db:
             db.execute("INSERT INTO events (key, who, what, at) VALUES (?, ?, ?, ?)",
-                       (key, who, "skip" if what == "opinion" else what, time.time()))  # fmt: skip
+                       (key, who, what, time.time()))  # fmt: skip
             if what == "opinion":
                 db.execute("UPDATE items SET need = need + 1 WHERE key = ? AND need < 3", (key,))
             db.execute("DELETE FROM leases WHERE key = ?", (key,))
@@ -183,6 +184,8 @@ class Queue:
             self.store.retract(key, "person", who)
         with self._db.writing() as db:
             db.execute("DELETE FROM events WHERE seq = ?", (seq,))
+            if what == "opinion":
+                db.execute("UPDATE items SET need = need - 1 WHERE key = ? AND need > 1", (key,))
             left = db.execute(
                 "SELECT 1 FROM events WHERE key = ? AND who = ? AND what = 'label'", (key, who)
             ).fetchone()
