@@ -1,7 +1,5 @@
 """`python -m llmcat`: the command line without its script."""
 
-import sys
+from llmcat.cli.main import script
 
-from llmcat.cli.main import main
-
-sys.exit(main())
+script()

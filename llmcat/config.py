@@ -76,13 +76,16 @@ class RunConfig(BaseSettings):
     )
     out: str = Field(
         "",
-        description="predictions: .jsonl, .csv, .tsv, .parquet, also .gz, .zst; a folder (name it "
-        "with a / at the end) for one file per input; - for stdout",
+        description="predictions: .jsonl, .csv, .tsv, .xlsx, .parquet, also .gz, .zst; a folder "
+        "(name it with a / at the end) for one file per input; - for stdout",
     )
     input_format: Literal["", "jsonl", "csv", "tsv", "txt", "parquet", "xlsx"] = Field(
         "", description="format of the items where the name does not tell"
     )
-    delimiter: str = Field("", description="what separates columns: , ; | or tab")
+    delimiter: str = Field(
+        "",
+        description="what separates columns: comma, semicolon, tab, bar, or the character itself",
+    )
     encoding: str = Field("", description="how text is encoded, e.g. gb18030, cp1252, utf-16")
     escape: str = Field("", max_length=1, description="what stands before a quote inside quotes")
     sheet: str = Field("", description="the sheet of a workbook that is read")

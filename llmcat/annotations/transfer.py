@@ -6,6 +6,7 @@ This module does not know engines, students or runs.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["export", "import_labels"]
 
 
+KEY = re.compile(r"k[0-9a-f]{16}")
+"""A key as it is written: a text that nobody has labelled yet has one, too."""
 MARK = "k"
 """Stands before a key in files: a spreadsheet would read 467210206 or 4672e15 as a number."""
 
@@ -60,7 +63,8 @@ def import_labels(
             continue
         named = item.kept.get("key", "").strip()
         own = key_of(item.content) if has_text and item.error is None else ""
-        if named and store.knows(key := named.removeprefix(MARK)):
+        if named and (KEY.fullmatch(named) or store.knows(named)):
+            key = named.removeprefix(MARK)
             keys = [key]
         elif named and not (own and store.knows(own)):
             lost.append(named)

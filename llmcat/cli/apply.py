@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmcat.cli.options import STORE, add_settings, all_but, settings
+from llmcat.cli.options import STORE, add_settings, all_but, not_over, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import BadConfig
 from llmcat.storage import wrote
@@ -19,8 +19,9 @@ examples:
   llmcat apply out.jsonl --taxonomy taxonomy.yaml -o final.jsonl      # the label store's words
   llmcat apply out.csv --corrections checked.csv --labels a,b -o final.csv --gold cases.jsonl
 
-A row of corrections has a `label`, and a `key`, an `id` or a `row` that says of which item. Without
---corrections, what people said in the label store (--store) is put over the predictions.
+A row of corrections has a `label`, and a `key`, an `id` or a `row` (from 0, as predictions have it)
+that says of which item. The predictions themselves, edited, will do: what differs is a correction.
+Without --corrections, what people said in the label store (--store) is put over the predictions.
 """
 
 
@@ -34,14 +35,20 @@ def command(argv: list[str]) -> int:
                         "file with a label, and a key, id or row")  # fmt: skip
     parser.add_argument("--gold", default="", metavar="FILE", help="write the corrected rows that "
                         "have their text beside them as labelled items (.jsonl)")  # fmt: skip
+    parser.add_argument("--replace", action="store_true", help="write over a file that is there")
     args = parser.parse_args(argv)
     config = settings(args)
     if not config.out:
         raise BadConfig("where to? -o FILE", hint="the predictions themselves are left as they are")
+    read = [args.predictions, args.corrections, config.taxonomy]
+    for out in filter(None, [config.out, args.gold]):
+        not_over(out, read, replace=args.replace)
     from llmcat.annotations.store import LabelStore
     from llmcat.pipeline import corrections
+    from llmcat.pipeline.read_back import as_run
     from llmcat.taxonomy.load import taxonomy_of
 
+    config = as_run(args.predictions, config)
     taxonomy = taxonomy_of(config)
     if args.corrections:
         given = corrections.read(args.corrections, taxonomy, config)
@@ -58,4 +65,4 @@ def command(argv: list[str]) -> int:
         print(f"WARNING: {found['lost']:,} corrections are of items that are not in the file",
               file=sys.stderr)  # fmt: skip
     print(said, file=sys.stderr)
-    return 0
+    return int(found["lost"] == len(given))

@@ -10,10 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcat.cli.options import parser as make_parser
-from llmcat.pipeline.read_back import predictions_in, title_of
+from llmcat.config import load
+from llmcat.pipeline.read_back import as_run, predictions_in, title_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from llmcat.config import RunConfig
 
 __all__ = ["command"]
 
@@ -34,14 +37,15 @@ def command(argv: list[str]) -> int:
     parser.add_argument("after", help="another one, of the same items or some of them")
     parser.add_argument("--limit", type=int, default=20, help="changes shown (default: 20)")
     args = parser.parse_args(argv)
-    before = {row["id"]: row for row, _ in _with_ids(args.before)}
+    run = as_run(args.before, load(trust_env=False))
+    before = {row["id"]: row for row, _ in _with_ids(args.before, run)}
     table = Table(show_edge=False, pad_edge=False, expand=True)
     for name in ("id", "item", "before", "after"):
         table.add_column(name, ratio=None if name == "id" else 1, overflow="ellipsis", no_wrap=True)
     table.add_column("p", justify="right")
     same = new = changed = 0
     moves = Counter[tuple[str, str]]()
-    for row, title in _with_ids(args.after):
+    for row, title in _with_ids(args.after, as_run(args.after, run)):
         old = before.pop(row["id"], None)
         if old is None:
             new += 1
@@ -64,14 +68,14 @@ def command(argv: list[str]) -> int:
     return int(bool(changed or new or before))
 
 
-def _with_ids(path: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _with_ids(path: str, run: RunConfig) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield rows with ids that tell them apart: of one id that comes again, its number."""
     seen = Counter[str]()
-    for row, kept in predictions_in(path):
+    for row, kept in predictions_in(path, run.id):
         seen[row["id"]] += 1
         if (count := seen[row["id"]]) > 1:
             row["id"] = f"{row['id']}#{count}"
-        yield row, title_of(kept)
+        yield row, title_of(kept, run.text.partition(",")[0]) or title_of(kept)
 
 
 def _says(row: Mapping[str, Any]) -> str:

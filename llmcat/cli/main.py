@@ -7,6 +7,7 @@ LLMCAT_TRACEBACK=1 to see one).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from llmcat.errors import LlmcatError
 
-__all__ = ["main"]
+__all__ = ["main", "script"]
 
 DONE, BAD_INPUT, BUG, INTERRUPTED = 0, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 
@@ -79,6 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         return _unknown(name)
     return _guarded(command, rest, as_json=as_json)
+
+
+def script() -> None:
+    """Run as a program. Interrupted, it ends at once: threads of libraries may still be at work."""
+    code = main()
+    if code == INTERRUPTED:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _guarded(command: Callable[[list[str]], int], argv: list[str], *, as_json: bool = False) -> int:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from llmcat.config import RunConfig
 
@@ -22,6 +22,7 @@ __all__ = [
     "all_but",
     "check_items",
     "flags_of",
+    "not_over",
     "parser",
     "refuse_several",
     "settings",
@@ -198,6 +199,19 @@ def refuse_several(config: RunConfig, what: str) -> None:
 def all_but(*names: str) -> frozenset[str]:
     """Return every setting that is not among these."""
     return frozenset(n for group in GROUPS.values() for n in group) - set(names)
+
+
+def not_over(out: str, read: Iterable[str], *, replace: bool) -> None:
+    """Raise `BadConfig` where a file is there already, or is one of those that are read."""
+    from pathlib import Path
+
+    from llmcat.errors import BadConfig
+
+    path = Path(out)
+    if path.exists() and any(name and path.resolve() == Path(name).resolve() for name in read):
+        raise BadConfig(f"{out} is read here, and cannot be written", hint="choose another name")
+    if path.exists() and not replace:
+        raise BadConfig(f"{out} is there already", hint="--replace writes over it")
 
 
 def check_items(config: RunConfig) -> None:

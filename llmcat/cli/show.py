@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from llmcat.cli.console import predictions_table
 from llmcat.cli.options import parser as make_parser
+from llmcat.config import load
 from llmcat.errors import BadConfig
 from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.items.values import as_text
-from llmcat.pipeline.read_back import predictions_in, title_of
+from llmcat.pipeline.read_back import as_run, predictions_in, title_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["command"]
+
+MOST = 100_000
+"""Rows whose labels are remembered, for when none is asked for."""
 
 SHOW_EPILOG = """\
 examples:
@@ -47,14 +52,20 @@ def command(argv: list[str]) -> int:
                         help="only rows of which a column is this; may be repeated")  # fmt: skip
     parser.add_argument("--sort", choices=["confidence"], help="the least sure first")
     args = parser.parse_args(argv)
+    run = as_run(args.predictions, load(trust_env=False))
+    text = args.text or run.text.partition(",")[0]
     fits = _filter(args)
     shown: list[tuple[dict[str, Any], str]] = []
     total = met = 0
+    there = Counter[str]()
 
     def every() -> Iterator[tuple[dict[str, Any], str]]:
         nonlocal total, met
-        for row, title, kept in _titled(args.predictions, args.items, args.text):
+        for row, title, kept in _titled(args.predictions, args.items, text, run.id):
             total += 1
+            if total <= MOST:
+                there[row["decision"]] += 1
+                there[_name(row)] += 1
             if fits(row, kept):
                 met += 1
                 yield row, title
@@ -66,24 +77,43 @@ def command(argv: list[str]) -> int:
             if len(shown) < args.limit:
                 shown.append(pair)
     Console().print(predictions_table(shown))
+    wanted = filter(None, (args.decision, args.predicted))
+    if not met and (lost := [name for name in wanted if name not in there]):
+        known = ", ".join(name for name, _ in there.most_common(12))
+        raise BadConfig(f"no row has {lost[0]!r}", hint=f"there are {known}")
     print(f"{len(shown)} of {total} rows" + (f"; {met} are like this" if met < total else ""))
     return 0
 
 
 def _sure(row: Mapping[str, Any]) -> float:
-    return -1.0 if row["confidence"] is None else float(row["confidence"])
+    """Return how sure a row is; what has no confidence, as an error has none, comes last."""
+    return 2.0 if row["confidence"] is None else float(row["confidence"])
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Return what a row's label is shown as."""
+    return str(row["path"] or row["label"] or "none").rpartition(" > ")[2]
 
 
 def _titled(
-    path: str, items: str, text: str
+    path: str, items: str, text: str, id_column: str
 ) -> Iterator[tuple[dict[str, Any], str, Mapping[str, Any]]]:
     """Yield each prediction with its item's title and the columns beside it."""
     columns = Columns(text=tuple(filter(None, [text])))
     titles = ItemReader(columns=columns).read(*expand(items)) if items else None
-    for row, kept in predictions_in(path):
+    for row, kept in predictions_in(path, id_column):
+        if text and not items and text.casefold() not in map(str.casefold, kept):
+            text = _no_column(path, text, kept)
         item = next(titles, None) if titles else None
         given = next(iter(item.fields.values()), "") if item else ""
         yield row, given or title_of(kept, text), kept
+
+
+def _no_column(path: str, text: str, kept: Mapping[str, Any]) -> str:
+    """Raise `BadConfig` for a column that a table has not; JSON lines hold no titles at all."""
+    if path.endswith((".csv", ".tsv", ".xlsx")):
+        raise BadConfig(f"{path}: no column {text!r}", hint=f"its columns: {', '.join(kept)}")
+    return ""
 
 
 def _filter(args: argparse.Namespace) -> Callable[[Mapping[str, Any], Mapping[str, Any]], bool]:
@@ -99,7 +129,7 @@ def _filter(args: argparse.Namespace) -> Callable[[Mapping[str, Any], Mapping[st
         if args.decision is not None and row["decision"] != args.decision:
             return False
         label = args.predicted
-        if label is not None and label not in {row["label"] or "none", row["path"]}:
+        if label is not None and label not in {row["label"] or "none", row["path"], _name(row)}:
             return False
         if args.below is not None and not _sure(row) < args.below:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import BadConfig
@@ -175,7 +176,9 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a name, not yet opened, with its own `options`. Raises `BadConfig`."""
     if name not in ENGINES:
-        raise BadConfig(f"no engine {name!r}", hint=f"there are {', '.join(ENGINES)}")
+        near = get_close_matches(name, ENGINES, n=1)
+        said = f"did you mean {near[0]}?" if near else f"there are {', '.join(ENGINES)}"
+        raise BadConfig(f"no engine {name!r}", hint=said)
     make, kinds = ENGINES[name]
     server = _Server(base_url, model, api_key, concurrency, timeout, retry_seconds)
     return make(server, _parsed(name, options or {}, kinds))

@@ -63,7 +63,7 @@ def _inside(folder: Path) -> list[Path]:
         if path.is_file()
         and Path(bare(path.name)).suffix in SUFFIXES
         and not {".predictions.", ".fallback."} & {f".{part}." for part in path.name.split(".")}
-        and not path.name.startswith((".", "_"))
+        and not path.name.startswith((".", "_", "~$"))
         and not path.name.endswith(".run.json")
         and Path(bare(path.name)).stem != "taxonomy"
         and not path.with_name(f"{path.name}.run.json").exists()  # the output of a run

@@ -39,11 +39,15 @@ CHANGED = ("label", "path", "decision", "confidence", "labels", "level", "set")
 
 @dataclass
 class Corrections:
-    """People's labels as node ids or `none`, by text's key, by id and by row."""
+    """People's labels as node ids or `none`, by text's key, by id and by row.
+
+    `handed_back`: they are predictions, edited; what is as it was is nobody's word.
+    """
 
     by_key: dict[str, str] = field(default_factory=dict)
     by_id: dict[str, str] = field(default_factory=dict)
     by_row: dict[int, str] = field(default_factory=dict)
+    handed_back: bool = False
 
     def __len__(self) -> int:
         """How many there are."""
@@ -69,6 +73,10 @@ def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
             if row is None:
                 raise InputError(f"{path}: row {number}: {wrong}")
             named = {str(name).strip().casefold(): value for name, value in row.items()}
+            prefix = prefix_in(row)
+            if prefix or {"decision", "confidence"} <= named.keys():
+                found.handed_back = True
+                named |= {n: named.get(f"{prefix}{n}") for n in (config.label, "key") if prefix}
             given = taxonomy.given(as_label(named.get(config.label.casefold())))
             if not given:
                 continue
@@ -92,7 +100,7 @@ def _put(
     labels: dict[Any, str]
     if key := as_text(named.get("key")).strip():
         place, labels = key.removeprefix("k"), found.by_key
-    elif id_ := as_text(named.get(config.id.casefold())).strip():
+    elif id_ := as_text(named.get(config.id.casefold()) or named.get("id")).strip():
         place, labels = id_, found.by_id
     elif row := as_text(named.get("row")).strip():
         if not row.isdigit():
@@ -137,6 +145,9 @@ def apply(
         for row, kept in predictions_in(path, config.id):
             counts["rows"] += 1
             met = given.of(row, next(keys))
+            if met is not None and given.handed_back and (row["label"] or NONE) == met[1]:
+                used.add(met[0])
+                met = None
             if met is None:
                 counts["rest"] += 1
             else:

@@ -206,6 +206,12 @@ def _earlier(config: RunConfig, session: Session, memory: DiskMemory) -> Earlier
         return None
     found = Earlier(memory)
     for key, row in keyed(config.since, Columns.of(config)):
+        for name in ("alternatives", "labels"):  # a table shows them by their paths
+            if name in row:
+                row[name] = [
+                    {**one, "label": id_} for one in row[name]
+                    if (id_ := session.taxonomy.resolve(one["label"])) is not None
+                ]  # fmt: skip
         labels = [row["label"], *(one["label"] for one in row.get("labels") or ())]
         known = all(label is None or label in session.taxonomy.nodes for label in labels)
         if known and (decided := decided_in(row)) is not None:

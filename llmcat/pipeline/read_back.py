@@ -24,9 +24,10 @@ from llmcat.records import SEVERAL, digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from llmcat.config import RunConfig
     from llmcat.items.readers import Columns
 
-__all__ = ["HOW", "Prediction", "keyed", "predictions_in", "prefix_in", "title_of"]
+__all__ = ["HOW", "Prediction", "as_run", "keyed", "predictions_in", "prefix_in", "title_of"]
 
 Prediction = tuple[dict[str, Any], Mapping[str, Any]]
 """A row of predictions, and the input's columns beside it."""
@@ -102,6 +103,18 @@ def _as_numbers(ours: dict[str, Any]) -> None:
             ours[name] = None
     for name in ("label", "path", "reason", "gold"):
         ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
+
+
+def as_run(path: str | Path, config: RunConfig) -> RunConfig:
+    """Return settings with the columns of the run that wrote a file, where nobody named others."""
+    try:
+        record = orjson.loads(Path(f"{path}.run.json").read_bytes())
+        was = dict(record["about"]["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return config
+    given = config.model_fields_set
+    update = {n: was[n] for n in ("text", "id", "label", "image") if n in was and n not in given}
+    return config.model_copy(update=update)
 
 
 def title_of(kept: Mapping[str, Any], column: str = "") -> str:

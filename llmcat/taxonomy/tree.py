@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcat.errors import BadTaxonomy, InputError, LlmcatNote
-from llmcat.files.opened import bare, open_bytes, refuse, start_of
+from llmcat.files.opened import bare, is_workbook, open_bytes, refuse, start_of
 from llmcat.files.text import lines_of, text_of
 from llmcat.records import NONE, SEVERAL, Node, digest, joined
 from llmcat.taxonomy.formats import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Taxonomy"]
 
+MANY = 20
+"""Problems of a file that is likely something else."""
 NOT_GIVEN = {"", "nan", "null", "nat", "<na>"}
 _SLASH = re.compile(r"\s*/\s*")
 _WHOLE = re.compile(r"\d+\.0+")
@@ -78,6 +80,8 @@ class Taxonomy:
             with open_bytes(path) as raw:
                 start = start_of(raw)
                 refuse(start, path)
+                if is_workbook(raw, path):
+                    raise BadTaxonomy(str(path), ["a workbook: save its sheet as CSV"])
                 how = text_of(start)
                 if how.guessed:
                     told = f"{path}: read as {how.encoding} (told by its bytes; save it as UTF-8)"
@@ -227,7 +231,8 @@ def _build(drafts: list[Draft], *, source: str, about: str, problems: list[str])
     problems += _each(drafts, first) + _cycles(first)
     if problems:
         items = any(f"unknown column {name!r}" in p for name in ITEM_COLUMNS for p in problems)
-        hint = "it looks like a file of items: --file is for those" if items else ""
+        many = len(problems) > MANY
+        hint = "it looks like a file of items: --file is for those" if items or many else ""
         raise BadTaxonomy(source, problems, hint=hint)
 
     children: dict[str, list[str]] = {}

@@ -110,7 +110,7 @@ def _walk_tree(
             problems.append(f"line {line}: a label is a name or a mapping, not a list")
             continue
         if _is_named(node):
-            _walk_names(node, parent, drafts, problems)
+            _add_named(node, parent, drafts, problems)
             continue
         keys = _mapping(node, problems)
         if "name" not in keys and "label" in keys:
@@ -143,6 +143,18 @@ def _walk_tree(
             _walk_tree(below, draft.id, drafts, problems, seen)
         elif below is not None and not _empty(below):
             problems.append(f"line {_line(below)}: children: expected a list")
+
+
+def _add_named(
+    node: yaml.MappingNode, parent: str | None, drafts: list[Draft], problems: list[str]
+) -> None:
+    """Add a label that is written by its name: with a description, or with what it holds."""
+    ((key, value),) = node.value
+    if _scalar(value):
+        name, told = tidy(key.value), _text(value, "text", problems)
+        drafts.append(Draft(name, name, parent, _line(key), description=told))
+    else:
+        _walk_names(node, parent, drafts, problems)
 
 
 def _is_natural(root: yaml.MappingNode) -> bool:

@@ -87,6 +87,36 @@ def test_columns_of_ones_own_are_never_taken_for_ours(tmp_path: Path, llmcat: Cl
     assert second["llmcat_label"] == "bags"
 
 
+def test_apply_by_a_table_that_was_edited(tmp_path: Path, llmcat: Cli) -> None:
+    """What differs is a person's word, the rest is nobody's; no file is written over."""
+    (tmp_path / "a.csv").write_text("sku,title,label\nA1,red shoes,x\nA2,blue bags,y\n")
+    (tmp_path / "t.yaml").write_text("[{id: s, name: shoes}, {id: b, name: bags}]\n")
+    how = ("--taxonomy", "t.yaml")
+    ran = llmcat("classify", "a.csv", *how, "--engine", "fake", "--id", "sku", "--out", "b.csv")
+    assert ran.code == 0, ran.err
+    (tmp_path / "c.csv").write_text(
+        (tmp_path / "b.csv").read_text().replace(",b,bags,", ",s,shoes,")
+    )
+    ran = llmcat("apply", "b.csv", *how, "--corrections", "c.csv", "-o", "d.csv")
+    assert "2 rows: 1 changed, 0 as they were said to be, 1 not looked at" in ran.err, ran.err
+    assert [r["llmcat_decision"] for r in table(tmp_path / "d.csv")] == ["labelled", "corrected"]
+    (tmp_path / "e.csv").write_text("id,label\nA2,shoes\n")
+    assert llmcat("apply", "b.csv", *how, "--corrections", "e.csv", "-o", "f.csv").code == 0
+    (tmp_path / "e.csv").write_text("id,label\nA9,shoes\n")
+    assert llmcat("apply", "b.csv", *how, "--corrections", "e.csv", "-o", "g.csv").code == 1
+    for out, said in (("b.csv", "is read here"), ("a.csv", "is there already")):
+        ran = llmcat("apply", "b.csv", *how, "--corrections", "c.csv", "-o", out)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+    ran = llmcat("classify", "a.csv", *how, "--engine", "fake", "--id", "sku", "--out", "n.jsonl",
+                 "--since", "b.csv")  # fmt: skip
+    assert "not asked: 2" in ran.err, ran.err
+    ran = llmcat("diff", "b.csv", "d.csv")
+    assert "1 x bags > shoes" in ran.out
+    ran = llmcat("show", "b.csv", "--predicted", "hats")
+    assert (ran.code, "there are" in ran.err) == (2, True)
+    assert "blue bags" in llmcat("show", "b.csv", "--predicted", "bags").out
+
+
 def test_what_cannot_be_read_keeps_what_it_has(tmp_path: Path, llmcat: Cli) -> None:
     """A row with a cell too many, a column without a name, nested values, half characters."""
     (tmp_path / "a.csv").write_text(",id,title\n0,1,red shoes, extra\n1,2,bags\n")
@@ -263,7 +293,7 @@ def test_peoples_labels_are_put_in_without_a_request(
     out, final = f"o{suffix}", f"f{suffix}"
     assert llmcat("classify", "a.csv", *FAKE, "--out", out).code == 0
     (tmp_path / "c.csv").write_text("id;label\n3;toys\n1;shoes\n2;\n")
-    flags = ("apply", out, "--labels", "shoes,bags,toys", "-o", final)
+    flags = ("apply", out, "--labels", "shoes,bags,toys", "-o", final, "--replace")
     ran = llmcat(*flags, "--corrections", "c.csv", "--gold", "cases.jsonl")
     assert ran.code == 0, ran.err
     assert "3 rows: 1 changed, 1 as they were said to be, 1 not looked at" in ran.err

@@ -188,17 +188,20 @@ def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -
     for key in ("1", "n", "1"):
         press(page, key)
     press(page, "u")
-    press(page, "n")
+    for key in ("n", "1", "n"):
+        press(page, key)
+    playwright.expect(page.locator("#over")).to_contain_text("save the answers")
+    playwright.expect(page.locator("#save")).to_be_visible()
     with page.expect_download() as download:
         page.locator("#save").click()
     download.value.save_as(predictions.parent / "answers.json")
     answers = json.loads((predictions.parent / "answers.json").read_text())
-    assert [a["by"] for a in answers] == ["carla"] * 3
+    assert [a["by"] for a in answers] == ["carla"] * 5
     ran = llmcat("apply", "out.csv", "--corrections", "answers.json", "--labels", LABELS,
                  "-o", "final.csv")  # fmt: skip
     assert ran.code == 0, ran.err
     assert re.search(
-        r"200 rows: \d changed, \d as they were said to be, 197 not looked at", ran.err
+        r"200 rows: \d changed, \d as they were said to be, 195 not looked at", ran.err
     )
 
 
@@ -342,6 +345,9 @@ def test_rows_without_their_text_need_the_items(predictions: Path, llmcat: Cli) 
     ran = llmcat(*flags)
     assert (ran.code, "--items FILE" in ran.err) == (2, True)
     assert llmcat(*flags, "--items", "items.jsonl").code == 0
+    ran = llmcat(*flags, "--items", "items.jsonl")
+    assert (ran.code, "p.html is there already" in ran.err) == (2, True)
+    flags = (*flags, "--replace")
     rows = read_rows(predictions.parent / "items.jsonl")[::-1]
     (predictions.parent / "other.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     ran = llmcat(*flags, "--items", "other.jsonl")

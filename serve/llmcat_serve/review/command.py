@@ -6,19 +6,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcat.cli.options import STORE, add_settings, all_but, settings
+from llmcat.cli.options import STORE, add_settings, all_but, not_over, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.errors import BadConfig, InputError
 from llmcat.files.sources import fingerprint
 from llmcat.items.readers import Columns, ItemReader
-from llmcat.pipeline.read_back import predictions_in
+from llmcat.items.values import as_text
+from llmcat.pipeline.read_back import as_run, predictions_in
+from llmcat.pipeline.tables_out import OURS
 from llmcat.records import digest
 from llmcat.storage import whole
 from llmcat_serve.review.queue import ORDERS, Entry, Queue, in_order
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from llmcat.config import RunConfig
     from llmcat.taxonomy.tree import Taxonomy
@@ -33,7 +35,7 @@ examples:
   llmcat review out.csv --taxonomy taxonomy.yaml --static check.html --sample 50
   llmcat review out.csv --taxonomy taxonomy.yaml --export check.xlsx   # or .csv, or .json
   llmcat review out.csv --taxonomy taxonomy.yaml --groups proposed.yaml
-  llmcat labels import --file answers.json --taxonomy taxonomy.yaml    # what such a page saves
+  llmcat apply out.csv --corrections answers.json --taxonomy taxonomy.yaml -o final.csv
   llmcat apply out.csv --taxonomy taxonomy.yaml -o final.csv           # people's labels put in
 
 Keys: 1 to 9 choose, / searches, n none of these, s skip, u undo, o second opinion, t the taxonomy
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--groups", default="", metavar="FILE.yaml", help="write what got `none`, "
                         "grouped by likeness, as categories to think about")  # fmt: skip
+    parser.add_argument("--replace", action="store_true", help="write over files that are there")
     return parser
 
 
@@ -79,7 +82,9 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if not 0 <= args.share <= 1:
         raise BadConfig("--share is between 0 and 1")
-    config = settings(args)
+    for out in filter(None, [args.static, args.export, args.groups]):
+        not_over(out, [args.predictions, args.items], replace=args.replace)
+    config = as_run(args.predictions, settings(args))
     from llmcat.annotations.store import LabelStore
     from llmcat.taxonomy.load import taxonomy_of
 
@@ -122,7 +127,7 @@ def entries_of(
         raise InputError(f"{path} has no text of the items beside it", hint="--items FILE")
     seen: set[str] = set()
     reader = ItemReader(columns=columns).read(items or path)
-    for item, (row, _) in zip(reader, predictions_in(path), strict=False):
+    for item, (row, kept) in zip(reader, predictions_in(path, columns.id), strict=False):
         key = row.get("key") or digest(item.content)
         if items and key != digest(item.content):
             raise InputError(
@@ -146,7 +151,14 @@ def entries_of(
             "menu": menu, "image": next(iter(item.images), ""),
             "alone": (row.get("evidence") or {}).get("alone"),
         }  # fmt: skip
-        yield Entry(key, item.id, item.fields, said)
+        yield Entry(key, row["id"], {**item.fields, **({} if items else _rest(kept, row))}, said)
+
+
+def _rest(kept: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the user's other columns, which help a person to decide."""
+    texts = {name: as_text(value) for name, value in kept.items() if name.strip()}
+    ours = {*row, *OURS}
+    return {name: text for name, text in texts.items() if text and name not in ours}
 
 
 def _write_page(path: Path, entries: list[Entry], taxonomy: Taxonomy, title: str) -> int:
@@ -160,8 +172,8 @@ def _write_page(path: Path, entries: list[Entry], taxonomy: Taxonomy, title: str
     }
     with whole(path) as raw:
         raw.write(page(title, data).encode())
-    print(f"wrote {path}: {len(entries):,} items; what it saves goes to `llmcat labels import`",
-          file=sys.stderr)  # fmt: skip
+    print(f"wrote {path}: {len(entries):,} items; what it saves goes to `llmcat apply "
+          "--corrections`", file=sys.stderr)  # fmt: skip
     return 0
 
 
@@ -206,4 +218,6 @@ def _serve(queue: Queue, taxonomy: Taxonomy, port: int, title: str, count: int) 
         asyncio.run(work())
     done = queue.progress()
     print(f"{done['done']:,} of {done['total']:,} checked", file=sys.stderr)
+    if doubted := queue.doubted():
+        print(f"somebody doubts the taxonomy at {', '.join(doubted)}", file=sys.stderr)
     return 0

@@ -217,6 +217,14 @@ class Queue:
         agreed = kappa(self.store.words("person"))
         return {"total": total, "done": done, "by": by, "doubts": doubts[0][0], "kappa": agreed}
 
+    def doubted(self) -> list[str]:
+        """Return the ids of the first items for which somebody found the taxonomy wrong."""
+        rows = self._db.rows(
+            "SELECT DISTINCT entry FROM items JOIN events USING (key) WHERE what = 'taxonomy' "
+            "LIMIT 20"
+        )
+        return [str(orjson.loads(entry)["id"]) for (entry,) in rows]
+
     def waiting(self, limit: int) -> list[dict[str, Any]]:
         """Return the first items that nobody has answered."""
         rows = self._db.rows(

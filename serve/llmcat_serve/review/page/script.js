@@ -14,6 +14,7 @@ async function load() {
   nodes = local ? told.data.nodes : await (await fetch("nodes")).json();
   for (const node of nodes) node.low = node.path.toLowerCase();
   if (local) el("save").hidden = false;
+  for (const id of ["item", "choices"]) el(id).hidden = true;
   if (el("who").value) await ask("next", {}); else el("who").focus();
 }
 
@@ -67,6 +68,7 @@ function show(next, progress) {
   el("progress").textContent = `${progress.done} of ${progress.total} checked${agreed}`;
   for (const id of ["item", "choices"]) el(id).hidden = !item;
   el("over").hidden = Boolean(item);
+  el("over").textContent = local ? "Nothing is left to check: save the answers." : "Nothing is left to check.";
   el("search").value = "";
   find("");
   if (!item) return;
@@ -103,7 +105,9 @@ function act(what) {
   if (what === "undo") ask("undo", {});
   else if (!item) return;
   else if (what === "none") choose("none");
-  else ask("note", { key: item.key, what });
+  else ask("note", { key: item.key, what }).then(() => {
+    if (what === "taxonomy") el("progress").textContent += "; noted that the taxonomy is wrong here";
+  });
 }
 
 function find(text) {
@@ -167,11 +171,15 @@ el("more").addEventListener("click", (event) => {
 });
 el("save").addEventListener("click", () => {
   const rows = local.items.filter((one) => local.answers.has(one.key)).map((one) =>
-    ({ key: one.key, id: one.id, label: local.answers.get(one.key), by: el("who").value.trim() }));
+    ({ key: `k${one.key}`, id: one.id, label: local.answers.get(one.key), by: el("who").value.trim() }));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(rows, null, 1)], { type: "application/json" }));
   link.download = "answers.json";
   link.click();
+  local.saved = local.answers.size;
+});
+window.addEventListener("beforeunload", (event) => {
+  if (local && local.answers.size > (local.saved || 0)) event.preventDefault();
 });
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
