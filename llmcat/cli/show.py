@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["command"]
+__all__ = ["DECISIONS", "command"]
 
+DECISIONS = ("labelled", "accept", "review", "none", "error", "corrected")
 MOST = 100_000
 """Rows whose labels are remembered, for when none is asked for."""
 
@@ -44,7 +45,7 @@ def command(argv: list[str]) -> int:
     )
     parser.add_argument("--text", metavar="COLUMN", default="", help="the items' title column")
     parser.add_argument("--limit", type=int, default=20, help="how many rows (default: 20)")
-    parser.add_argument("--decision", metavar="D", help="only rows with this decision")
+    parser.add_argument("--decision", choices=DECISIONS, help="only rows with this decision")
     parser.add_argument("--predicted", metavar="LABEL", help="only rows with this label or path, "
                         "or `none`")  # fmt: skip
     parser.add_argument("--below", type=float, metavar="P", help="only rows less sure than this")
@@ -64,7 +65,6 @@ def command(argv: list[str]) -> int:
         for row, title, kept in _titled(args.predictions, args.items, text, run.id):
             total += 1
             if total <= MOST:
-                there[row["decision"]] += 1
                 there[_name(row)] += 1
             if fits(row, kept):
                 met += 1
@@ -77,10 +77,9 @@ def command(argv: list[str]) -> int:
             if len(shown) < args.limit:
                 shown.append(pair)
     Console().print(predictions_table(shown))
-    wanted = filter(None, (args.decision, args.predicted))
-    if not met and (lost := [name for name in wanted if name not in there]):
+    if not met and args.predicted and args.predicted not in there:
         known = ", ".join(name for name, _ in there.most_common(12))
-        raise BadConfig(f"no row has {lost[0]!r}", hint=f"there are {known}")
+        raise BadConfig(f"no row has {args.predicted!r}", hint=f"there are {known}")
     print(f"{len(shown)} of {total} rows" + (f"; {met} are like this" if met < total else ""))
     return 0
 

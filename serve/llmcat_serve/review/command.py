@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcat.cli.options import STORE, add_settings, all_but, not_over, settings
 from llmcat.cli.options import parser as make_parser
+from llmcat.cli.show import DECISIONS
 from llmcat.errors import BadConfig, InputError
 from llmcat.files.sources import fingerprint
 from llmcat.items.readers import Columns, ItemReader
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
                         "at random (default: unsure)")  # fmt: skip
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only the first N of "
                         "them")  # fmt: skip
-    parser.add_argument("--decision", action="append", metavar="D", help="only rows with this "
+    parser.add_argument("--decision", action="append", choices=DECISIONS, help="only rows with this "
                         "decision; may be repeated")  # fmt: skip
     parser.add_argument("--share", type=float, default=0.0, metavar="S", help="this share is shown "
                         "to two people, to see how far they agree")  # fmt: skip
