@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
                         "at random (default: unsure)")  # fmt: skip
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only the first N of "
                         "them")  # fmt: skip
-    parser.add_argument("--decision", action="append", choices=DECISIONS, help="only rows with this "
-                        "decision; may be repeated")  # fmt: skip
+    parser.add_argument("--decision", action="append", choices=DECISIONS, help="only rows with "
+                        "this decision; may be repeated")  # fmt: skip
     parser.add_argument("--share", type=float, default=0.0, metavar="S", help="this share is shown "
                         "to two people, to see how far they agree")  # fmt: skip
     parser.add_argument("--queue", default="", metavar="FILE", help="who has seen what (default: "
