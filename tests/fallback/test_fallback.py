@@ -689,7 +689,7 @@ def test_killed_while_rows_are_put_in_the_file_is_a_finished_one(
     assert done.code == 0, done.err
     record = json.loads((tmp_path / "items.fallback.jsonl.run.json").read_text())
     assert "becomes" not in record
-    assert record["bytes"] == (tmp_path / "items.predictions.jsonl").stat().st_size
+    assert record["bytes"] == (tmp_path / "items.fallback.jsonl").stat().st_size
 
 
 def test_where_nothing_is_warm_the_model_decides_until_checks_say_otherwise(
@@ -706,7 +706,7 @@ def test_where_nothing_is_warm_the_model_decides_until_checks_say_otherwise(
     done = llmcat(*run)
     assert done.code == 0, done.err
     assert "decides nothing yet" in done.err
-    rows = read_rows(tmp_path / "items.predictions.jsonl")
+    rows = read_rows(tmp_path / "items.fallback.jsonl")
     assert all("model" in row["sources"] for row in rows)
     checks = ("labels", "import", "--file", "items.jsonl", "--labels", LABELS, "--source", "person")
     assert llmcat(*checks).code == 0
