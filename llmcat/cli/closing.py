@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["closed", "closing", "stream"]
 
 
+GOOD_MASS = 0.8
 LOW_MASS = 0.5
+"""Label mass from which it is high, and below which most of the answer is something else."""
 ALL_NONE = 10
 """So many items that all get `none` are worth a word."""
 
@@ -98,15 +100,21 @@ def closing(summary: Summary) -> list[str]:
     if summary.foreign_gold:
         lines.append(f"gold labels not in the taxonomy: {summary.foreign_gold:,}")
     if tally.mass is not None:
-        low = ": the model wants to say something else; try another prompt or model"
-        lines.append(
-            f"label mass {tally.mass:.3g}, the mean of {tally.mass_count:,} sampled"
-            + (low if tally.mass < LOW_MASS else "")
-        )
+        lines.append(_mass(tally.mass, tally.mass_count))
     lines += [f"error: {n:,} x {reason}" for reason, n in summary.errors.most_common(5)]
     if summary.out != "-":
         lines.append(_made(summary))
     return lines
+
+
+def _mass(mass: float, count: int) -> str:
+    """Say what the label mass is, and what that means."""
+    means = "high, it answers with codes, right or wrong"
+    if mass < GOOD_MASS:
+        means = "low, part of what it would say is no code; another prompt may mend it"
+    if mass < LOW_MASS:
+        means = "the model wants to say something else; try another prompt or model"
+    return f"label mass {mass:.3g}, the mean of {count:,} sampled: {means}"
 
 
 def _made(summary: Summary) -> str:

@@ -8,9 +8,17 @@ from llmcat.cli.options import settings
 __all__ = ["command"]
 
 
+EPILOG = """\
+examples:
+  llmcat prompts list
+  llmcat prompts show zero-shot > mine.jinja           # a copy to edit: --prompt mine.jinja
+  llmcat prompts render mine.jinja "canvas bag" --labels bags,shoes
+"""
+
+
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    parser = make_parser("prompts")
+    parser = make_parser("prompts", EPILOG)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|render")
     actions.add_parser("list", help="the prompts that ship")
     shown = actions.add_parser("show", help="the text of one prompt")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -19,10 +19,12 @@ from llmcat.evaluation import metrics, paired, testing
 from llmcat.evaluation.bootstrap import DRAWS
 from llmcat.evaluation.paired import Difference, Rule
 from llmcat.evaluation.predictions import at_level, same_items
+from llmcat.records import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from llmcat.evaluation.paired import ArmDecision
     from llmcat.evaluation.predictions import Labels, Scored
     from llmcat.evaluation.schema import (
         Comparison,
@@ -56,6 +58,9 @@ NAMED = ("accuracy", "subset_accuracy", "example_f1", "micro_f1", "macro_f1", "l
 """The differences whose intervals a simulation has checked; others are marked approximate."""
 LEAST_OF_SEGMENT = 20
 MOST_SEGMENTS = 60
+MOST_LOST = 2
+"""Segments that lose which the verdict names."""
+NO_CATEGORY = "no category"
 LONGEST = 60
 """Characters of a segment's name."""
 _CJK = re.compile(r"[㐀-鿿぀-ヿ가-힯]")
@@ -114,12 +119,14 @@ def compare_arms(
     columns: Mapping[str, Sequence[str]],
     costs: Mapping[str, float | None],
     by: str = "",
+    same: Collection[str] = (),
     seed: int = 0,
 ) -> Comparison:
     """Compare every arm with the first.
 
     `columns` holds segments: for each way to part the items, the part of each. `costs` is what
-    each arm costs, by whatever `by` says. Raises `InputError` if the arms have different items.
+    each arm costs, by whatever `by` says. `same`: arms that ask what the first one asks. Raises
+    `InputError` if the arms have different items.
     """
     base, *others = arms
     for other in others:
@@ -129,20 +136,20 @@ def compare_arms(
     found = {o: _differences(arms[base], arms[o], labels, draws, seed) for o in others}
     gains = {other: _gain(found[other][question.metric], question.metric) for other in others}
     cheap = {other: _cheaper(costs.get(other), costs.get(base)) for other in others}
-    margin = question.rule.non_inferior or 0.0
-    against = {other: -margin if cheap[other] else 0.0 for other in others}
+    against = {o: -(question.rule.non_inferior or 0.0) if cheap[o] else 0.0 for o in others}
     levels = testing.step_down(gains, against=against, level=question.level)
     versus: list[Versus] = []
     for other in others:
-        gain, cheaper = gains[other], cheap[other]
-        decision = paired.decide(gain, question.rule, alpha=levels[other], cheaper=cheaper)
-        a, b = arms[base].correct, arms[other].correct
+        gain = gains[other]
+        decision = paired.decide(gain, question.rule, alpha=levels[other], cheaper=cheap[other])
+        decision = _alike(decision, base) if other in same else decision
+        a, b = (arms[name].correct for name in (base, other))
         versus.append(
             {
                 "arm": other,
                 "base": base,
                 "decision": cast("Decision", asdict(decision) | {"gain": gain.value}),
-                "cheaper": cheaper,
+                "cheaper": cheap[other],
                 "mcnemar": cast("McNemarRecord", asdict(paired.mcnemar(a, b))),
                 "both_right": int(np.count_nonzero(a & b)),
                 "both_wrong": int(np.count_nonzero(~a & ~b)),
@@ -150,8 +157,7 @@ def compare_arms(
                 "segments": _segments(a, b, columns),
             }
         )
-    shipped = [v for v in versus if v["decision"]["verdict"] == "ship"]
-    best = max(shipped, key=lambda v: v["decision"]["gain"] or 0.0) if shipped else None
+    best = _best(versus)
     return {
         "metric": question.metric,
         "rule": asdict(question.rule),
@@ -165,6 +171,19 @@ def compare_arms(
         "worse": [v["arm"] for v in versus if v["decision"]["worse"]],
         "verdict": verdict_line(versus, best, question),
     }
+
+
+def _alike(decision: ArmDecision, base: str) -> ArmDecision:
+    """Ask for no more items where both arms ask the same."""
+    if decision.verdict != "more":
+        return decision
+    why = f"it asks what {base} asks: more items will not tell them apart"
+    return replace(decision, verdict="don't", why=why, more=None)
+
+
+def _best(versus: Sequence[Versus]) -> Versus | None:
+    shipped = [v for v in versus if v["decision"]["verdict"] == "ship"]
+    return max(shipped, key=lambda v: v["decision"]["gain"] or 0.0) if shipped else None
 
 
 def _cheaper(mine: float | None, theirs: float | None) -> bool:
@@ -246,8 +265,11 @@ def segments_of(
     labels: Labels,
     kept: Mapping[str, Sequence[str]],
 ) -> dict[str, list[str]]:
-    """Return the ways to part items: branch, language, length of the title, columns kept."""
-    parts: dict[str, list[str]] = {}
+    """Return the ways to part items: branch, language, length of the title, columns kept.
+
+    Also whether a category fits at all: accuracy where none does is the recall of `none`.
+    """
+    parts = {"gold": [NO_CATEGORY if g == NONE else "a category" for g in gold]}
     if labels.depth > 1:
         parts["branch"] = [labels.branch(g) for g in gold]
     parts["language"] = ["zh, ja, ko" if _CJK.search(t) else "other" for t in titles]
@@ -323,7 +345,22 @@ def verdict_line(versus: Sequence[Versus], best: Versus | None, question: Questi
         items = f"{more:,} more item{'s' * (more > 1)}"
         return f"you need about {items}{plan}: {shown['arm']} {span}; {decision['why']}"
     word = "ship" if decision["verdict"] == "ship" else "don't ship"
-    return f"{word} {shown['arm']}: {span}; {decision['why']}"
+    price = f"; but {lost}" if best and (lost := _lost(best["segments"])) else ""
+    return f"{word} {shown['arm']}: {span}; {decision['why']}{price}"
+
+
+def _lost(segments: Sequence[Segment]) -> str:
+    """Say where an arm that gains as a whole clearly loses; the largest losses first."""
+    clear = [s for s in segments if s.get("clear") and s["difference"] < 0]
+    worst = sorted(clear, key=lambda s: s["difference"] * s["n"])
+    said = [
+        f"{100 * s['difference']:+.1f} on the {s['n']:,} items "
+        + ("that belong nowhere" if (s["by"], s["value"]) == ("gold", NO_CATEGORY)
+           else f"of {s['by']} {s['value']!r}")
+        for s in worst[:MOST_LOST]
+    ]  # fmt: skip
+    more = len(worst) - len(said)
+    return ", ".join(said) + (f", and in {more} more segments" if more else "")
 
 
 def show(metric: str) -> str:

@@ -211,6 +211,8 @@ def finish(
     if question is not None:
         gold, titles, kept = _columns(path)
         by, cost = cheapness(record["arms"])
+        base, *others = record["arms"].items()
+        same = {name for name, arm in others if arm["identity"] == base[1]["identity"]}
         compared = compare_arms(
             scored,
             labels,
@@ -218,6 +220,7 @@ def finish(
             columns=segments_of(gold, titles, labels, kept),
             costs=cost,
             by=by,
+            same=same,
         )
         folder.write("comparison.json", compared)
     folder.save(record["status"])

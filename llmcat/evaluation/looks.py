@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmcat.evaluation.opening import Opened
     from llmcat.evaluation.schema import RunRecord
 
-__all__ = ["key_of", "noted", "planned", "rule_of", "second_look"]
+__all__ = ["key_of", "noted", "planned", "rule_of", "second_look", "worn"]
 
 
 def rule_of(question: Question) -> str:
@@ -38,9 +38,9 @@ def planned(
     Returns the question with the sizes so far, and remarks.
     """
     n, items, rule = len(one.labelled.items), one.labelled.digest, rule_of(question)
-    every = registry.looks(key_of(record))
+    every, others = registry.looks(key_of(record)), registry.others(key_of(record), items)
     if not question.looks:
-        return question, second_look(every, items, rule)
+        return question, second_look(every, items, rule) + worn(others)
     hint = "label new items, and compare the arms on these alone in another --runs folder"
     for look in every:
         if look.planned != question.looks or look.rule != rule:
@@ -63,7 +63,18 @@ def planned(
         f"look {len(sizes)} of {question.looks}: the interval that decides is at "
         f"{100 * (1 - planned.level(ALPHA)):.2f} %"
     )
-    return planned, [remark]
+    return planned, [remark, *worn(others)]
+
+
+def worn(others: int) -> list[str]:
+    """Say what items are worth that other arms were compared on before."""
+    if not others:
+        return []
+    times = f"{others:,} time{'s' * (others > 1)}"
+    return [
+        f"WARNING: other arms were compared on these items {times} before: an arm that was edited "
+        "after seeing their mistakes looks better here than it is; decide on items kept back"
+    ]
 
 
 def second_look(every: Sequence[Look], items: str, rule: str) -> list[str]:

@@ -94,7 +94,7 @@ def line(result: Result) -> str:
         of = f" of {', '.join(fallen)}" if result.comparison is not None else ""
         warning = f"WARNING: the answers{of} hardly depend on the item; "
     if result.comparison is not None:
-        return warning + _failed(result) + str(result.comparison["verdict"])
+        return warning + _failed(result) + result.comparison["verdict"] + _are(result)
     (found,) = result.metrics.values()
     name = next(name for name in ("accuracy", "example_f1") if name in found["metrics"])
     errors = sum(found["errors"].values())
@@ -104,6 +104,13 @@ def line(result: Result) -> str:
     adds = arm.get("adds")
     added = f"; {sentence(adds)}" if adds else ""
     return warning + how + added
+
+
+def _are(result: Result) -> str:
+    """Say what arms are whose names do not: those that `--a` and `--b` gave."""
+    arms = result.record["arms"].items()
+    said = [f"{name}: {arm['said']}" for name, arm in arms if len(name) == 1 and arm["said"]]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _failed(result: Result) -> str:

@@ -218,6 +218,14 @@ class Registry:
         )
         return [Look(*row) for row in rows]
 
+    def others(self, question: str, items: str) -> int:
+        """Return how many other questions were asked of the same items."""
+        rows = self._db.rows(
+            "SELECT COUNT(DISTINCT question) FROM looks WHERE items = ? AND question != ?",
+            (items, question),
+        )
+        return int(next(iter(rows))[0])
+
     def look(self, question: str, look: Look) -> None:
         """Write down that a question was looked at; the same items again are the same look."""
         with self._db.writing() as db:

@@ -29,7 +29,7 @@ from llmcat.engines.cache import AnswerStore, Remembering
 from llmcat.engines.fake import FakeEngine
 from llmcat.evaluation import label_audit, opening, schema
 from llmcat.evaluation.arms import arms_of
-from llmcat.evaluation.comparison import Question, compare_arms
+from llmcat.evaluation.comparison import Question, compare_arms, segments_of
 from llmcat.evaluation.paired import Rule
 from llmcat.evaluation.predictions import Labels, Scored
 from llmcat.evaluation.run_folder import MIGRATIONS, Look, Registry
@@ -790,3 +790,48 @@ def test_the_records_of_a_run_are_checked_where_they_are_read(
     ran = llmcat("runs", "show", folder)
     assert ran.code == 2
     assert "run.json: arms.b.asks: Input should be a valid integer" in ran.err
+
+
+def test_a_gain_that_costs_the_recall_of_none_says_so_in_the_verdict() -> None:
+    """An arm that never says none gains on 400 items and loses all 60 that belong nowhere."""
+    n = 460
+    gold = np.array(["shoes"] * 400 + ["none"] * 60)
+    nan, labels = np.full(n, np.nan), Labels({"shoes": {"path": ["shoes"], "parent": None,
+                                                        "names": {}}})  # fmt: skip
+
+    def arm(label: np.ndarray[Any, Any]) -> Scored:
+        return Scored(np.arange(n), gold, label, nan, nan, nan, nan, Counter())
+
+    careful = np.where(np.arange(n) % 2 == 0, "none", gold)
+    arms = {"a": arm(careful), "b": arm(np.full(n, "shoes"))}
+    columns = segments_of(list(gold), ["x"] * n, labels, {})
+    found = compare_arms(arms, labels, Question("accuracy"), columns=columns, costs={})
+    assert found["ship"] == "b"
+    assert found["verdict"].endswith("; but -100.0 on the 60 items that belong nowhere")
+    better = {"a": arm(np.full(n, "none")), "b": arm(gold)}
+    found = compare_arms(better, labels, Question("accuracy"), columns=columns, costs={})
+    assert found["ship"] == "b"
+    assert "but" not in found["verdict"]
+
+
+def test_items_that_other_arms_were_compared_on_are_named(llmcat: Cli, tmp_path: Path) -> None:
+    """An edited arm on the items whose mistakes it was edited after; the same question is not."""
+    labelled(tmp_path / "x.jsonl", 200)
+    flags = ("ab", "--file", "x.jsonl", *FAKE)
+    assert "other arms were compared" not in llmcat(*flags, *arms(a=0.8, b=0.82)).err
+    assert "other arms were compared" not in llmcat(*flags, *arms(a=0.8, b=0.82)).err
+    assert "on these items 1 time before" in llmcat(*flags, *arms(a=0.8, b=0.85)).err
+    assert "on these items 2 times before" in llmcat(*flags, *arms(a=0.8, b=0.86)).err
+    labelled(tmp_path / "x.jsonl", 201)
+    assert "other arms were compared" not in llmcat(*flags, *arms(a=0.8, b=0.87)).err
+
+
+def test_arms_that_ask_the_same_say_so(llmcat: Cli, tmp_path: Path) -> None:
+    """No call for more items; arms are named by what they are."""
+    labelled(tmp_path / "x.jsonl", 40)
+    ran = llmcat("ab", "--file", "x.jsonl", *FAKE, "--a", "zero-shot", "--b", "zero-shot.en")
+    said = " ".join(ran.out.split())
+    assert "don't ship b" in said
+    assert "it asks what a asks: more items will not tell them apart" in said
+    assert "(a: prompt=zero-shot; b: prompt=zero-shot.en)" in said
+    assert "more items are needed" not in said
