@@ -36,6 +36,8 @@ __all__ = [
     "digest",
     "each_of",
     "joined",
+    "key_in",
+    "key_out",
     "readable",
 ]
 
@@ -68,6 +70,16 @@ def digest(*parts: str) -> str:
         sha.update(part.encode("utf-8", "surrogatepass"))
         sha.update(b"\0")
     return sha.hexdigest()[:16]
+
+
+def key_out(key: str) -> str:
+    """Write a text's key as files have it: a spreadsheet would read 4672e15 as a number."""
+    return f"k{key}"
+
+
+def key_in(written: str) -> str:
+    """Read a key as `key_out` wrote it, or as it is."""
+    return written.removeprefix("k")
 
 
 def joined(labels: Iterable[str]) -> str:

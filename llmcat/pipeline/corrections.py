@@ -20,7 +20,7 @@ from llmcat.items.values import as_label, as_text
 from llmcat.pipeline.read_back import HOW, keyed, predictions_in, prefix_in
 from llmcat.pipeline.tables_out import AS_NEW, write_lines
 from llmcat.pipeline.writers import check_format, packing
-from llmcat.records import NONE
+from llmcat.records import NONE, key_in
 from llmcat.storage import whole
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _put(
     place: Any
     labels: dict[Any, str]
     if key := as_text(named.get("key")).strip():
-        place, labels = key.removeprefix("k"), found.by_key
+        place, labels = key_in(key), found.by_key
     elif id_ := as_text(named.get(config.id.casefold()) or named.get("id")).strip():
         place, labels = id_, found.by_id
     elif row := as_text(named.get("row")).strip():

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from llmcat.pipeline.rules import Rules
     from llmcat.prompting.builder import Task
 
-__all__ = ["Memory", "Tally", "classify"]
+__all__ = ["LOW_MASS", "Memory", "Tally", "classify"]
+
+LOW_MASS = 0.5
+"""A label mass below which most of what a model would say is something else."""
 
 UNHEARD = Scores("", {}, None)
 """Stands for an answer that has not come."""

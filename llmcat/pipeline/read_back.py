@@ -18,8 +18,8 @@ from llmcat.files.formats import Reading, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.items.readers import ItemReader
 from llmcat.items.values import as_text, is_missing
-from llmcat.pipeline.tables_out import MARK, PREFIXES, others_in
-from llmcat.records import SEVERAL, digest
+from llmcat.pipeline.tables_out import PREFIXES, others_in
+from llmcat.records import SEVERAL, digest, key_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ def _prediction(row: Mapping[str, Any], place: int, id_column: str) -> Predictio
     else:
         return None
     if isinstance(ours.get("key"), str):
-        ours["key"] = ours["key"].removeprefix(MARK)
+        ours["key"] = key_in(ours["key"])
     _as_numbers(ours)
     for name in ("alternatives", "set"):
         if isinstance(ours.get(name), str):
@@ -85,11 +85,16 @@ def _prediction(row: Mapping[str, Any], place: int, id_column: str) -> Predictio
         ours["p_none"] = sure if ours["label"] is None else None
     ours.setdefault("alternatives", [])
     ours.setdefault("row", place)
-    by_letters = {name.casefold(): name for name in kept}
+    by_letters = _by_letters(kept)
     if (prefix or "id" not in ours or id_column != "id") and id_column.casefold() in by_letters:
         ours["id"] = as_text(kept[by_letters[id_column.casefold()]])
     ours["id"] = as_text(ours.get("id")) or f"row-{place}"
     return ours, kept
+
+
+def _by_letters(kept: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of columns by their names in small letters."""
+    return {name.casefold(): name for name in kept}
 
 
 def _as_numbers(ours: dict[str, Any]) -> None:
@@ -119,7 +124,7 @@ def as_run(path: str | Path, config: RunConfig) -> RunConfig:
 
 def title_of(kept: Mapping[str, Any], column: str = "") -> str:
     """Return an item's title among the columns that came back; empty where there is none."""
-    named = {name.casefold(): name for name in kept}
+    named = _by_letters(kept)
     for name in (column,) if column else TITLES:
         if (found := named.get(name.casefold())) is not None and (text := as_text(kept[found])):
             return text

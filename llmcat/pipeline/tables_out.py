@@ -23,7 +23,7 @@ from llmcat.files.formats import Form, Reading, form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.files.sources import columns_in
 from llmcat.items.readers import ItemReader
-from llmcat.records import NONE, SEVERAL, readable
+from llmcat.records import NONE, SEVERAL, key_out, readable
 from llmcat.storage import text_in
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AS_NEW",
-    "MARK",
     "OURS",
     "PREFIXES",
     "TABLES",
@@ -53,8 +52,6 @@ OURS = ("label", "path", "decision", "confidence", "others", "reason", "key")
 """What is added to each row; `others` are the alternatives, to be read."""
 AS_NEW = "the workbook cannot be written as it is: this is a new one, of the one sheet"
 T = TypeVar("T")
-MARK = "k"
-"""Stands before a key: a spreadsheet would read 467210206 or 4672e15 as a number."""
 SPECIAL = re.compile(r'["\r\n]')
 OTHER = re.compile(r"(?P<path>.+) \((?P<p>\d+) %\)")
 BETWEEN = " | "
@@ -237,7 +234,7 @@ class _detached:  # noqa: N801  a context, as `text_in` is
 def _cell(row: Mapping[str, Any], name: str) -> Any:
     """Return what a cell shows of a row of ours: labels with bars between, the rest as it is."""
     if name == "key":
-        return MARK + row["key"] if row.get("key") else None
+        return key_out(row["key"]) if row.get("key") else None
     if name == "others":
         return BETWEEN.join(
             f"{one['path']} ({100 * one['p']:.0f} %)" for one in row["alternatives"]

@@ -15,7 +15,7 @@ import orjson
 
 from llmcat.errors import BadConfig
 from llmcat.files import excel
-from llmcat.records import NONE
+from llmcat.records import NONE, key_out
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def export(path: Path, entries: Sequence[Entry], taxonomy: Taxonomy) -> None:
     fields = list(dict.fromkeys(name for entry in entries for name in entry.shown))
     header = ["key", "id", *fields, *(f"suggestion {i + 1}" for i in range(TOP)), "label"]
     rows = (
-        [f"k{e.key}", e.id, *(e.shown.get(name, "") for name in fields), *_top(e), ""]
+        [key_out(e.key), e.id, *(e.shown.get(name, "") for name in fields), *_top(e), ""]
         for e in entries
     )
     with whole(path) as raw:
@@ -78,7 +78,7 @@ def label_studio(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     tasks = []
     for entry in entries:
         text = "\n".join(f"{name}: {value}" for name, value in entry.shown.items())
-        task: dict[str, Any] = {"data": {"key": f"k{entry.key}", "id": entry.id, "text": text}}
+        task: dict[str, Any] = {"data": {"key": key_out(entry.key), "id": entry.id, "text": text}}
         if entry.said["label"] is not None:
             value = {"choices": [entry.said["menu"][0]["path"]]}
             chosen = {"from_name": "label", "to_name": "text", "type": "choices", "value": value}
