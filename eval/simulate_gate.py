@@ -1,7 +1,7 @@
 """Whether the promise is kept: simulated shops of 32 unequal branches, known precision at any line.
 
     python eval/simulate_gate.py            1,000 shops at each size: minutes on 2 cores
-    python eval/simulate_gate.py --set-coverage 100
+    python eval/simulate_gate.py --shops 100
 
 Each shop has a fitting and a gating part. The promise is broken when the true
 precision above a line that was drawn is under 95 %: in at most 5 %. By branch: when that of any
@@ -139,10 +139,10 @@ def covered(seed: int, method: str, n: int = 200, labels: int = 10) -> float:
 def main() -> int:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--set-coverage", type=int, default=1000)
+    parser.add_argument("--shops", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    sets, missed = args.sets, []
+    sets, missed = args.shops, []
     most = binom.ppf(0.99, sets, RISK)
     print("# Is the promise kept?\n")
     print(f"    {' '.join(['python', *sys.argv])}\n")

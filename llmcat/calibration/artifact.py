@@ -36,7 +36,7 @@ ALL = ""
 
 
 class HoldoutScores(BaseModel):
-    """Items that fitted nothing: confidence of the decision, whether right, branch, gold rank."""
+    """Items of a part: confidence of the decision, whether right, branch, gold rank."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,6 +97,11 @@ class Calibration(BaseModel):
         """Write it, whole or not at all. Raises `JournalError`."""
         with whole(path) as raw:
             raw.write(orjson.dumps(self.model_dump(mode="json")) + b"\n")
+
+    @property
+    def crossed(self) -> bool:
+        """Whether all items draw the line, each judged by what others taught."""
+        return not self.fitting.confidence
 
     @property
     def digest(self) -> str:

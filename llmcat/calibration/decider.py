@@ -112,8 +112,10 @@ class Calibrated:
         precision, risk = wanted.precision, wanted.risk
         if wanted.back_off:
             return {ALL: self._line_of_policy(precision=precision, risk=risk)}
-        sure, hit, branch = self._arrays(made.fitting)
         other, right, place = self._arrays(made.gating)
+        sure, hit, branch = self._arrays(made.fitting)
+        if made.crossed:  # how likely each is right, not whether it is, says where to begin
+            sure, hit, branch = other, other, place
         sizes = {name: place.count(name) for name in set(branch)}
         tried = thresholds.sequences(
             sure, hit, branch, gating=sizes, precision=precision, risk=risk
@@ -133,26 +135,27 @@ class Calibrated:
     def _line_of_policy(self, *, precision: float, risk: float) -> Gate:
         """Draw one line for `answer the deepest category above it`."""
         made = self.calibration
-        levels = np.unique([m for chain in made.fitting.depth for m, _ in chain])
+        chains = made.gating.depth if made.crossed else made.fitting.depth
+        levels = np.unique([m for chain in chains for m, _ in chain])
         if not len(levels):
             return thresholds.Gate(math.inf, 0, 0, len(made.gating.depth), 0.0, precision, risk)
         tried = np.unique(np.quantile(levels, np.linspace(1, 0, thresholds.STEPS)))[::-1]
-        counts = [
-            thresholds.policy_counts(part.depth, tried) for part in (made.fitting, made.gating)
-        ]
-        n = len(made.gating.depth)
-        said = [[(p, p) for p, _ in chain] for chain in made.fitting.depth]
+        said = [[(p, p) for p, _ in chain] for chain in chains]
+        n, expected = len(made.gating.depth), thresholds.policy_counts(said, tried)[1]
+        counts, right = thresholds.policy_counts(chains, tried)
         start, _ = thresholds.start_of(
-            *counts[0],
-            thresholds.policy_counts(said, tried)[1],
-            share=n / len(made.fitting.depth),
+            counts,
+            expected if made.crossed else right,
+            expected,
+            share=n / len(chains),
             precision=precision,
             risk=risk,
         )
         if start is None:
             return thresholds.Gate(math.inf, 0, 0, n, 0.0, precision, risk)
-        accepted, right = (part[start:] for part in counts[1])
-        return thresholds.passed(tried[start:], accepted, right, n, precision=precision, risk=risk)
+        tried = tried[start:]
+        counts, right = thresholds.policy_counts(made.gating.depth, tried)
+        return thresholds.passed(tried, counts, right, n, precision=precision, risk=risk)
 
     def refine(self, scores: Scores) -> Scores:
         """Return calibrated probabilities, the label they say, and its chance to be right."""

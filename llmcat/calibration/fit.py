@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llmcat.records import RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["distinct", "fit", "fit_results", "no_line", "scores_of_row"]
+__all__ = ["distinct", "fit", "fit_crossed", "fit_results", "no_line", "scores_of_row"]
 
 
 LEAST = 40
@@ -77,26 +77,88 @@ def fit(
     chance = ConfidenceMap() if plain else fit_confidence(sure[first], correct[first])
     if not plain and not posterior.changes:
         _check_gain(sure[first], correct[first], share, seed)
-    rows = _rows(q, labels, gold, given, chance(sure), taxonomy)
-    reference = Reference.of(rows.confidence, given.count(NONE), mass)
+    made = _made(
+        q, labels, gold, given, chance(sure), first, taxonomy,
+        bound=bound, mass=mass, version=version, fields=fields, share=share,
+    )  # fmt: skip
+    report = {"cross_validated_log_loss": posterior.losses} if posterior.losses else {}
+    return made.model_copy(
+        update={
+            "labels": list(labels) if whole else [],
+            **_plain(posterior),
+            "slope": chance.slope,
+            "intercept": chance.intercept,
+            "report": made.report | report,
+        }
+    )
+
+
+def fit_crossed(
+    p: Array,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    taxonomy: Taxonomy,
+    *,
+    plain: bool = False,
+    seed: int = 0,
+    **about: Any,
+) -> Calibration:
+    """Keep all labelled items for lines to be drawn: what made their rows learnt from others.
+
+    `p` has shape `(n, labels)`, each row made by what the other folds teach (cross-fitting). Only
+    the map is fitted, where it gains log-loss, cross-validated, by more than a standard error. With
+    so few numbers learnt from all, a line drawn on rows of five ways that differ little holds for
+    the sixth that learnt from all (docs/decisions/0017-labels-used-twice.md). Raises `InputError`
+    where items are too few.
+    """
+    everything = np.zeros(len(gold), dtype=bool)
+    if len(gold) < 2 * LEAST:
+        _enough(everything)
+    q = logs(p)
+    given, sure = _best(q, labels, [])
+    correct = np.array([a == b for a, b in zip(given, gold, strict=True)])
+    gain, error = _gain(sure, correct, seed)
+    chance = fit_confidence(sure, correct) if gain > error and not plain else ConfidenceMap()
+    made = _made(q, labels, gold, given, chance(sure), everything, taxonomy, share=0.0, **about)
+    return made.model_copy(update={"slope": chance.slope, "intercept": chance.intercept})
+
+
+def _made(
+    q: Array | None,
+    labels: Sequence[str],
+    gold: Sequence[str],
+    given: Sequence[str],
+    confidence: Array,
+    first: Array,
+    taxonomy: Taxonomy,
+    *,
+    bound: Mapping[str, str],
+    mass: float | None,
+    version: str,
+    fields: Sequence[str],
+    share: float,
+) -> Calibration:
+    """Return a calibration that changes nothing, with what is kept of each part's items."""
+    rows = _rows(q, labels, gold, given, confidence, taxonomy)
+    none = list(given).count(NONE)
+    reference = Reference.of(rows.confidence, none, mass)
     return Calibration(
         llmcat=version,
         bound=dict(bound),
-        labels=list(labels) if whole else [],
-        **_plain(posterior),
-        slope=chance.slope,
-        intercept=chance.intercept,
+        labels=list(labels),
+        **_plain(Posterior(None, Scaling.plain(), {})),
+        slope=1.0,
+        intercept=0.0,
         fitting=rows.part(first),
         gating=rows.part(~first),
         bounds=list(reference.bounds),
         counts=list(reference.counts),
-        none=given.count(NONE),
+        none=none,
         mass=mass,
         gating_rows=np.flatnonzero(~first).tolist(),
         fields=sorted(fields),
         share=share,
-        report={"items": n, "fitting": int(first.sum())}
-        | ({"cross_validated_log_loss": posterior.losses} if posterior.losses else {}),
+        report={"items": len(gold), "fitting": int(first.sum())},
     )
 
 
@@ -276,8 +338,8 @@ def no_line(confidence: Sequence[float] | Array, correct: Sequence[bool] | Array
     )
 
 
-def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
-    """Raise `InputError` unless mapped confidences, cross-validated, beat those that came.
+def _gain(sure: Array, correct: Array, seed: int) -> tuple[float, float]:
+    """Return how much less log-loss mapped confidences have, cross-validated; a standard error.
 
     For decisions that stay as they came: the losses of others are no measure, since rarely being
     right is easier to foretell than being right more often.
@@ -294,10 +356,16 @@ def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
         out = fold == k
         after[out] = loss(fit_confidence(sure[~out], correct[~out])(sure[out]), correct[out])
     gain = before - after
-    error = float(gain.std(ddof=1)) / math.sqrt(n)
-    if gain.mean() > error:
+    return float(gain.mean()), float(gain.std(ddof=1)) / math.sqrt(n)
+
+
+def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
+    """Raise `InputError` unless mapped confidences beat those that came."""
+    n = len(sure)
+    gain, error = _gain(sure, correct, seed)
+    if gain > error:
         return
-    if gain.mean() <= 0:
+    if gain <= 0:
         bad = no_line(sure, correct)
         raise InputError(
             f"no calibration is better than these confidences, by {n} items"
@@ -306,7 +374,7 @@ def _check_gain(sure: Array, correct: Array, share: float, seed: int) -> None:
             if not bad
             else "another --prompt, or a larger model",
         )
-    more = math.ceil(n / share * ((error / gain.mean()) ** 2))
+    more = math.ceil(n / share * ((error / gain) ** 2))
     raise InputError(
         f"{round(n / share)} labelled items are too few to beat no calibration",
         hint=f"about {more:,} would do; --plain keeps confidences as they are",

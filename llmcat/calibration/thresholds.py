@@ -84,11 +84,12 @@ def least_accepted(precision: float, risk: float) -> int:
 def sequence(
     confidence: Array, correct: Array, *, gating: int, precision: float, risk: float
 ) -> Array:
-    """Return thresholds in the order in which they are to be tried, from items that gate nothing.
+    """Return thresholds in the order in which they are to be tried.
 
-    Quantiles of their confidence. The first is the one that `gating` other items will most likely
-    prove, by what these items say of its precision; then the laxer ones. Empty where so few items
-    can prove nothing.
+    From items that gate nothing; or from the gating items' own confidences, with how likely each is
+    right in the place of whether it is, which is not to be known here. Quantiles of their
+    confidence. The first is the one that `gating` items will most likely prove, by what these items
+    say of its precision; then the laxer ones. Empty where so few items can prove nothing.
     """
     return _planned(confidence, correct, gating, precision, risk)[0]
 

@@ -39,10 +39,12 @@ examples:
   llmcat classify --file items.jsonl --taxonomy t.yaml --base-url http://localhost:8000 \\
     --artifact artifact.json --accept-precision 0.95
 
-One part of the items fits, the other draws the line. The file is bound to model, prompt and
-categories. With --accept-precision it also says what would be promised, and how much would be
-accepted. Exit codes: 0 done, also where it says that no line can be drawn; 2 bad input, or nothing
-could be fitted that beats no calibration; 3 no usable engine; 130 interrupted.
+Weights of evidence are learnt from all items, and for the line each item is judged by what the
+others teach (--share 0.5 parts them instead); where nothing is weighed one half fits, the other
+draws the line. The file is bound to model, prompt and categories. With --accept-precision it also
+says what would be promised, and how much would be accepted. Exit codes: 0 done, also where it says
+that no line can be drawn; 2 bad input, or nothing could be fitted that beats no calibration; 3 no
+usable engine; 130 interrupted.
 """
 
 
@@ -52,7 +54,7 @@ def command(argv: list[str]) -> int:
     where = "what to write (default: artifact.json; calibration.json where nothing is added up)"
     add_settings(parser, leave_out=frozenset({"out_format", "calibration"}), told={"out": where})
     parser.add_argument("--share", type=float, help="how much of the items fits, the rest draws "
-                        "lines (default: half; where weights are learnt a third)")  # fmt: skip
+                        "lines (default: half; where weights are learnt all do both)")  # fmt: skip
     parser.add_argument("--no-prior", action="store_true", help="leave the labels' prior in")
     parser.add_argument("--plain", action="store_true", help="keep probabilities as they are, only "
                         "draw a line")  # fmt: skip
@@ -168,11 +170,14 @@ def _print_columns(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _print_gain(made: Calibration, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what the gating part says before and after."""
-    _print_columns("on the gating part", found)
-    fits = len(made.fitting.correct)
+    """Print what the items that draw the line say before and after."""
+    _print_columns("on all items" if made.crossed else "on the gating part", found)
+    draw = f"{len(made.gating.correct):,}"
+    if made.crossed:
+        print(f"learnt from all {draw} items; each is judged by what the other four fifths teach")
+        return
     print(f"scaling: {made.scaling}; prior: {'taken off' if made.prior else 'left in'}; "
-          f"{fits:,} items fit, {len(made.gating.correct):,} draw lines")  # fmt: skip
+          f"{len(made.fitting.correct):,} items fit, {draw} draw lines")  # fmt: skip
 
 
 def _print_promise(decider: Calibrated, *, sets: float) -> None:

@@ -13,22 +13,23 @@ import orjson
 
 from llmcat.calibration.artifact import Calibration, bound_of
 from llmcat.calibration.decider import AcceptanceOptions, Calibrated
-from llmcat.calibration.fit import distinct, fit, scores_of_row
+from llmcat.calibration.fit import distinct, fit, fit_crossed, scores_of_row
 from llmcat.errors import InputError
 from llmcat.evaluation import metrics
 from llmcat.evaluation.predictions import Scored
 from llmcat.evaluation.run_folder import SOLO, load
 from llmcat.evidence.artifact import CHOICES, Artifact, Part
-from llmcat.evidence.learn import Learnt, learn, parted, usual_share
+from llmcat.evidence.learn import Learnt, learn, parted
 from llmcat.evidence.pool import Pool
 from llmcat.records import NONE
 from llmcat.retrieval.documents import group_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmcat.evaluation.schema import ArmRecord
     from llmcat.evidence.gather import Gathered
+    from llmcat.records import Scores
     from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = ["artifact_of", "fit_calibration", "fitting_rows", "groups_of", "reader_part"]
@@ -48,10 +49,11 @@ def fit_calibration(
     kept: Gathered | None = None,
     group: str = "",
 ) -> Fitted:
-    """Fit a calibration from a run's folder, and measure the gating part before and after it.
+    """Fit a calibration from a run's folder; measure the items that draw the line before and after.
 
     With `kept`, what each source said of each item, weights are learnt first, and all of it makes
-    an artifact. Raises `InputError` where it cannot be fitted.
+    an artifact: from a `share` of the items, or with None from all of them, each judged by what
+    others teach. Raises `InputError` where it cannot be fitted.
     """
     record = load(path)
     arm = record["arms"][SOLO]
@@ -60,33 +62,40 @@ def fit_calibration(
     decided, p, seen, labels = _answers(path, scored, there)
     gold = scored.gold[there].tolist()
     bound = bound_of(arm["identity"])
-    learnt, first = None, None
-    if share is None:
-        share = usual_share(len(gold)) if kept is not None and kept.signals else 0.5
-    if kept is not None and kept.signals:
-        rows = scored.row[there].tolist()
-        groups = groups_of(path, there, group)
-        first = parted(groups, share, seed)
-        learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
-        p, seen = learnt.p, np.ones(len(rows), dtype=bool)
-        best = p.argmax(axis=1).tolist()
-        decided = [(labels[i], float(row[i])) for i, row in zip(best, p, strict=True)]
-        bound = bound | {"pool": learnt.pool.digest}
-    fitting = partial(
-        fit, p, seen, labels, gold, decided, taxonomy,
-        bound=bound, first=first, mass=arm["label_mass"], version=record["llmcat"],
-        fields=_fields(path), prior=prior, share=share, seed=seed,
-    )  # fmt: skip
-    try:
-        made = fitting(plain=plain)
-    except InputError:
-        if learnt is None:
-            raise
-        made = fitting(plain=True)  # the weights are the gain: what they give is kept as it is
-    found = _before_and_after(made, p, seen, labels, gold, decided, taxonomy)
-    artifact = None
-    if learnt is not None:
-        artifact = artifact_of(arm["identity"], arm["settings"], learnt, made, record["llmcat"])
+    about: Any = {"mass": arm["label_mass"], "version": record["llmcat"], "fields": _fields(path)}
+
+    def came(i: int) -> Scores:
+        return scores_of_row(p[i], bool(seen[i]), labels, decided[i])
+
+    if kept is None or not kept.signals:
+        made = fit(
+            p, seen, labels, gold, decided, taxonomy,
+            bound=bound, prior=prior, plain=plain, share=share or 0.5, seed=seed, **about,
+        )  # fmt: skip
+        return Fitted(made, _before_and_after(made, came, came, gold, taxonomy))
+    rows, groups = scored.row[there].tolist(), groups_of(path, there, group)
+    first = parted(groups, share, seed) if share else None
+    learnt = _learnt(kept, rows, gold, labels, groups, first, arm, seed)
+    about["bound"] = bound | {"pool": learnt.pool.digest}
+    best = learnt.p.argmax(axis=1).tolist()
+    chosen = [(labels[k], float(row[k])) for k, row in zip(best, learnt.p, strict=True)]
+    if first is None:
+        made = fit_crossed(learnt.p, labels, gold, taxonomy, plain=plain, seed=seed, **about)
+    else:
+        fitting = partial(
+            fit, learnt.p, np.ones(len(rows), dtype=bool), labels, gold, chosen, taxonomy,
+            first=first, prior=prior, share=share or 0.5, seed=seed, **about,
+        )  # fmt: skip
+        try:
+            made = fitting(plain=plain)
+        except InputError:
+            made = fitting(plain=True)  # the weights are the gain: what they give is kept as it is
+
+    def now(i: int) -> Scores:
+        return scores_of_row(learnt.p[i], True, labels, chosen[i])
+
+    found = _before_and_after(made, came, now, gold, taxonomy)
+    artifact = artifact_of(arm["identity"], arm["settings"], learnt, made, record["llmcat"])
     return Fitted(made, found, artifact)
 
 
@@ -210,26 +219,25 @@ def _fields(path: Path) -> list[str]:
 
 def _before_and_after(
     made: Calibration,
-    p: Any,
-    seen: Any,
-    labels: Sequence[str],
+    came: Callable[[int], Scores],
+    learnt: Callable[[int], Scores],
     gold: Sequence[str],
-    decided: Sequence[tuple[str, float]],
     taxonomy: Taxonomy,
 ) -> dict[str, dict[str, Any]]:
-    """Measure the gating part: what came, and what the calibration makes of it."""
+    """Measure the items that draw the line: what came, and what is made of it now.
+
+    `learnt` gives what the calibration is put on, by an item's place.
+    """
     decider = Calibrated(made, taxonomy, AcceptanceOptions())
-    rows = made.gating_rows
     found = {}
     for name in ("before", "after"):
         sure, right, p_gold = [], [], []
-        for i in rows:
-            scores = scores_of_row(p[i], bool(seen[i]), labels, decided[i])
-            scores = decider.refine(scores) if name == "after" else scores
+        for i in made.gating_rows:
+            scores = came(i) if name == "before" else decider.refine(learnt(i))
             sure.append(scores.confidence or 0.0)
             right.append(scores.label == gold[i])
             there = scores.p_none if gold[i] == NONE else scores.p.get(gold[i])
-            p_gold.append(math.nan if there is None or not seen[i] else there)
+            p_gold.append(math.nan if there is None or scores.kind != "full" else there)
         arrays = np.array(sure), np.array(right), np.array(p_gold)
         lacks = np.isnan(arrays[2]).any()
         found[name] = {

@@ -258,6 +258,23 @@ def test_the_promise_is_kept() -> None:
     assert drawn > 250
 
 
+def test_the_promise_is_kept_where_confidences_alone_say_where_to_begin() -> None:
+    """The gating items' own, with no item's correctness looked at: nor is it broken more often."""
+    sure, _ = items(400_000, 10**6)
+    order = np.sort(sure)[::-1]
+    precision = np.cumsum(order) / np.arange(1, len(order) + 1)
+    broken = drawn = 0
+    for seed in range(300):
+        own, right = items(300, seed)
+        tried = thresholds.sequence(own, own, gating=300, precision=0.9, risk=0.05)
+        line = thresholds.choose(own, right, tried, precision=0.9, risk=0.05)
+        count = int(np.searchsorted(-order, -line.threshold, side="right"))
+        broken += count > 0 and precision[count - 1] < 0.9
+        drawn += line.accepted > 0
+    assert broken <= 24
+    assert drawn > 250
+
+
 def test_nothing_accepted_is_a_result() -> None:
     """Where half is right nothing is promised, and no number of labels would do; or it is said."""
     sure = np.linspace(0.5, 0.9, 300)

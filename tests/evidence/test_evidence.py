@@ -24,7 +24,7 @@ from llmcat.evidence.artifact import Artifact, Part
 from llmcat.evidence.escalation import Escalation, sure_line
 from llmcat.evidence.gather import Asked, Evidence, Gathered, reading
 from llmcat.evidence.learn import learn, parted
-from llmcat.evidence.pool import READER, Heard, Pool, fit, spread
+from llmcat.evidence.pool import READER, Heard, Pool, fit, folds_of, spread
 from llmcat.evidence.posterior import Columns, Posterior, best_of
 from llmcat.items.readers import ItemReader
 from llmcat.records import NONE, Item, Menu, Scores
@@ -362,12 +362,12 @@ def test_learning_parts_groups_from_each_other() -> None:
         assert len(set(first[3 * g : 3 * g + 3].tolist())) == 1
 
 
-def test_everything_is_learnt_from_what_was_kept() -> None:
-    """Weights, place prior and none rule, from one round of answers; nothing is asked again."""
-    draw, kept, columns = DRAW(4), Gathered(), []
+def asked_about(seed: int, n: int = 200) -> tuple[Gathered, list[int]]:
+    """Gather what was said of n items by a reader that likes the third place, and their columns."""
+    draw, kept, columns = DRAW(seed), Gathered(), []
     one = evidence()
     liking = np.array([0.0, 0.0, 3.0, 0.0, 0.0, 0.0, -1.0])
-    for row in range(200):
+    for row in range(n):
         leaf = SHOP.leaves[row % 30]
         thing = item(f"{leaf.name} {draw.integers(1000)}", row)
         known = one.known(thing)
@@ -380,6 +380,12 @@ def test_everything_is_learnt_from_what_was_kept() -> None:
         kept.signals[row] = known.signals
         kept.asked[row] = Asked(tuple(chosen), ((tuple(places), said),))
         columns.append(row % 30)
+    return kept, columns
+
+
+def test_everything_is_learnt_from_what_was_kept() -> None:
+    """Weights, place prior and none rule, from one round of answers; nothing is asked again."""
+    kept, columns = asked_about(4)
     first = parted(range(200), 0.5, seed=0)
     made = learn(kept, range(200), np.array(columns), range(200), first, start=Pool(), prior=None)
     assert made.prior is not None
@@ -387,6 +393,24 @@ def test_everything_is_learnt_from_what_was_kept() -> None:
     assert made.p.shape == (200, 31)
     np.testing.assert_allclose(made.p.sum(axis=1), 1)
     assert np.mean(made.p[~first].argmax(axis=1) == np.array(columns)[~first]) > 0.9
+
+
+def test_an_items_own_label_is_not_in_what_it_is_judged_by() -> None:
+    """Another label of one item changes the rows of other folds, never those of its own."""
+    kept, columns = asked_about(5, 150)
+    groups = [row // 2 for row in range(150)]
+    wrong = [(column + 11) % 30 if row == 7 else column for row, column in enumerate(columns)]
+    one, other = (
+        learn(kept, range(150), np.array(gold), groups, None, start=Pool(), prior=None, seed=3)
+        for gold in (columns, wrong)
+    )
+    same = np.all(one.p == other.p, axis=1)
+    fold = folds_of(groups, 3)
+    assert same[fold == fold[7]].all()
+    assert not same[fold != fold[7]].any()
+    assert one.pool != other.pool
+    np.testing.assert_allclose(one.p.sum(axis=1), 1)
+    assert np.mean(one.p.argmax(axis=1) == np.array(columns)) > 0.9
 
 
 # -- by the command line --------------------------------------------------------------------
@@ -404,6 +428,8 @@ def test_calibrate_writes_an_artifact_that_classify_uses(llmcat: Ran, tmp_path: 
     assert "weights: lexical" in ran.out
     made = json.loads((tmp_path / "artifact.json").read_text())
     assert set(made["parts"]) == {"calibration", "pool"}
+    assert "each is judged by what the other four fifths teach" in ran.out
+    assert len(made["parts"]["calibration"]["learnt"]["gating"]["correct"]) > 200
     ran = llmcat(
         "classify", "--file", "l.jsonl", "--out", "o.jsonl", *flags, "--artifact", "artifact.json",
         "--accept-precision", "0.6",
