@@ -24,6 +24,7 @@ import llmcat
 from llmcat.aio import LoopThread
 from llmcat.errors import BadConfig
 from llmcat.estimator import Estimator
+from llmcat.pipeline.tables_out import prefix_for
 from llmcat.pipeline.writers import COLUMNS, row_of
 from llmcat.storage import whole
 
@@ -182,11 +183,14 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
     def classify(self, items: Items) -> Any:
         """Return one prediction row per item, in order.
 
-        Strings, mappings or a Series give a list of dicts; a DataFrame gives a DataFrame with
-        the same index. A bad item gives a row whose decision is `error`.
+        Strings, mappings or a Series give a list of dicts; a DataFrame gives its own columns with
+        ours beside (`keep`: which of them, or `none`), with a prefix where a name is taken. A bad
+        item gives a row whose decision is `error`.
         """
         several = bool(self.settings.multi)
-        return rows_for(items, self.results(items), self.taxonomy, several=several)
+        return rows_for(
+            items, self.results(items), self.taxonomy, several=several, keep=self.settings.keep
+        )
 
     def results(self, items: Items) -> list[RowResult]:
         """Return what was decided of each item, in order: what rows and arrays are made of."""
@@ -307,12 +311,25 @@ class Classifier(ClassifierMixin, _Saved):  # type: ignore[misc]
 
 
 def rows_for(
-    items: Items, results: Sequence[RowResult], taxonomy: Taxonomy, *, several: bool = False
+    items: Items,
+    results: Sequence[RowResult],
+    taxonomy: Taxonomy,
+    *,
+    several: bool = False,
+    keep: str = "",
 ) -> Any:
-    """Return prediction rows: a list, or a DataFrame where the items came in one."""
+    """Return prediction rows: a list, or the DataFrame that the items came in with these beside."""
     import pandas as pd
 
     rows = [row_of(result, taxonomy, several=several) for result in results]
-    if isinstance(items, pd.DataFrame):
-        return pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
-    return rows
+    if not isinstance(items, pd.DataFrame):
+        return rows
+    found = pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
+    if keep == "none":
+        return found
+    kept = items if keep in {"", "all"} else items[[name.strip() for name in keep.split(",")]]
+    there = set(map(str, kept.columns))
+    found = found.drop(columns=[name for name in ("row", "id", "gold") if name in found])
+    if there & {*COLUMNS, *found.columns}:
+        found = found.add_prefix(prefix_for(there, found.columns))
+    return pd.concat([kept, found], axis=1)

@@ -98,8 +98,8 @@ class RunConfig(BaseSettings):
     )
     keep: str = Field(
         "",
-        description="which of the input's columns stand in the table that is written: all, none, "
-        "or names, comma-separated (default: all in .csv, .tsv and .xlsx)",
+        description="which of the input's columns stand in what is written: all, none, or names, "
+        "comma-separated (default: all in .csv, .tsv and .xlsx, none in .jsonl and .parquet)",
     )
     bom: bool = Field(False, description="begin a .csv with a byte-order mark, as Excel likes it")
     text: str = Field("", description="text columns, comma-separated; the first is the title")

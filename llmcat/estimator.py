@@ -128,6 +128,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         id: str | None = None,  # noqa: A002  the setting's name
         label: str | None = None,
         image: str | None = None,
+        keep: str | None = None,
         redact: str | None = None,
         seed: int | None = None,
         concurrency: int | None = None,

@@ -73,7 +73,7 @@ def test_classify_takes_what_people_have() -> None:
     out = clf.classify(frame)
     assert out.index.tolist() == [7, 9]
     assert out["decision"].tolist() == ["labelled", "error"]
-    assert out["id"].tolist() == ["1", "2"]
+    assert out["id"].tolist() == [1, 2]
     empty = clf.classify(frame.iloc[:0])
     assert "label" in empty.columns
     assert len(empty) == 0

@@ -35,6 +35,7 @@ COMMANDS = {
     "review": "check predictions on a local page, by keyboard, alone or with others",
     "apply": "put people's labels over a predictions file, without a request",
     "show": "print a predictions file as a table",
+    "export": "write what a run has answered so far as a file, in any format",
     "eval": "measure on labelled items how good the labels are",
     "ab": "compare prompts, models or settings on labelled items, and decide",
     "tune": "choose prompt, candidates and sources on labelled items, and learn their weights",

@@ -17,12 +17,11 @@ from llmcat.items.readers import Columns, ItemReader
 from llmcat.pipeline import file_run
 from llmcat.pipeline.decode import Plain
 from llmcat.pipeline.duplicates import DiskMemory, PlainMemory
+from llmcat.pipeline.finished import finished, replace_rows
 from llmcat.pipeline.journal import (
     check_writable,
-    finished,
     hold,
     refuse_other,
-    replace_rows,
 )
 from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.session import Session
@@ -169,6 +168,8 @@ def _degraded(out: Path, config: RunConfig, taxonomy: Taxonomy) -> set[int]:
     Also for the predictions of other items, or for other categories.
     """
     record = finished(out)
+    if record.get("about", {}).get("settings", {}).get("keep") not in {None, "", "none"}:
+        raise BadConfig("--redo needs predictions that were written without --keep")
     now = {"input": sources.fingerprint(expand(config.file))[0], "taxonomy": taxonomy.digest,
            "limit": str(config.limit)}  # fmt: skip
     refuse_other(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections import Counter
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
@@ -12,13 +13,15 @@ import orjson
 from llmcat.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["check", "count", "rows_of", "write"]
+__all__ = ["check", "count", "rows_of", "tables_made", "tables_of", "write", "write_beside"]
 
 _BATCH = 1024
 _GROUP = 65_536
 """Rows in a written row group."""
+MORE = frozenset({"labels", "level", "by", "why", "degraded", "sources"})
+"""Columns that are there where the rows have them."""
 
 
 def check() -> None:
@@ -127,38 +130,107 @@ def write(out: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
     rows = iter(rows)
     first = next(rows, None)
     pa = _pyarrow()
+    types = _types()
+    names = [name for name in types if name not in MORE or (first is not None and name in first)]
+    schema = pa.schema([(name, types[name]) for name in names])
+    with pa.parquet.ParquetWriter(out, schema, compression="zstd") as writer:
+        every = chain([first] if first is not None else [], rows)
+        writer.write_table(_table([], schema))
+        while batch := list(islice(every, _GROUP)):
+            writer.write_table(_table(batch, schema))
+
+
+def write_beside(
+    out: BinaryIO,
+    tables: Iterable[Any],
+    rows: Iterable[Mapping[str, Any]],
+    names: Mapping[str, str],
+) -> None:
+    """Write tables of the input, each row of predictions beside its own, under other names.
+
+    `names` maps what is written of a row to the names of its columns. Input without a prediction is
+    left out. Raises `InputError` where there are fewer rows of input.
+    """
+    pa, types, rows = _pyarrow(), _types(), iter(rows)
+    schema = pa.schema([(name, types[name]) for name in names])
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for table in tables:
+            batch = list(islice(rows, table.num_rows))
+            both, ours = table.slice(0, len(batch)), _table(batch, schema)
+            for name in names:
+                both = both.append_column(names[name], ours[name])
+            if writer is None:
+                opened = pa.parquet.ParquetWriter(out, both.schema, compression="zstd")
+                writer = stack.enter_context(opened)
+            if batch:
+                writer.write_table(both)
+        if next(rows, None) is not None:
+            raise InputError("fewer rows than were read: has the file changed?")
+
+
+def tables_of(raw: BinaryIO, names: Sequence[str]) -> Iterator[Any]:
+    """Yield a file's own columns as they are, those of `names` or all. Raises `InputError`."""
+    file, pa = _open(raw), _pyarrow()
+    columns = list(names) or None
+    yield file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
+    try:
+        for batch in file.iter_batches(batch_size=_GROUP, columns=columns):
+            table = pa.Table.from_batches([batch])
+            yield table.select(columns) if columns else table
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise InputError(f"the Parquet file breaks off: {exc}") from exc
+
+
+def tables_made(
+    rows: Callable[[], Iterator[Mapping[str, Any]]], columns: Sequence[str]
+) -> Iterator[Any]:
+    """Yield tables of rows from other formats: the type of a column is that of all its values.
+
+    Booleans, integers of 64 bits and numbers; everything else is text. Goes twice through `rows`.
+    """
+    pa = _pyarrow()
+    kinds: dict[str, set[type]] = {name: set() for name in columns}
+    for row in rows():
+        for name, kind in kinds.items():
+            value = row.get(name)
+            if value is not None:
+                kind.add(str if isinstance(value, int) and abs(value) >= 2**63 else type(value))
+    plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    types = {
+        name: plain[next(iter(kind))] if len(kind) == 1 and kind <= plain.keys()
+        else pa.float64() if kind == {int, float}
+        else pa.string()
+        for name, kind in kinds.items()
+    }  # fmt: skip
+    schema, every = pa.schema(list(types.items())), rows()
+    text = [name for name, kind in types.items() if kind == pa.string()]
+    yield schema.empty_table()
+    while batch := list(islice(every, _GROUP)):
+        told = [
+            {**row, **{n: str(row[n]) for n in text if row.get(n) is not None}} for row in batch
+        ]
+        yield pa.Table.from_pylist(told, schema=schema)
+
+
+def _types() -> dict[str, Any]:
+    """Return the types of the columns of predictions, in their order."""
+    pa = _pyarrow()
     other = pa.struct([("label", pa.string()), ("path", pa.string()), ("p", pa.float64())])
     text, number = pa.string(), pa.float64()
-    columns = [
-        ("row", pa.int64()),
-        ("id", text),
-        ("label", text),
-        ("path", text),
-        ("decision", text),
-        ("confidence", number),
-        ("kind", text),
-        ("alternatives", pa.list_(other)),
-        ("p_none", number),
-        ("mass", number),
-        ("reason", text),
-        ("key", text),
-        ("gold", text),
-        ("set", pa.list_(text)),
+    return {
+        "row": pa.int64(), "id": text, "label": text, "path": text, "decision": text,
+        "confidence": number, "kind": text, "alternatives": pa.list_(other), "p_none": number,
+        "mass": number, "reason": text, "key": text, "gold": text, "set": pa.list_(text),
+        "labels": pa.list_(other), "level": number, "by": text, "why": text,
+        "degraded": pa.bool_(), "sources": text,
+    }  # fmt: skip
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
+    """Return rows of predictions as a table; `sources` is JSON."""
+    told = [
+        {**row, "sources": orjson.dumps(row["sources"]).decode()} if "sources" in row else row
+        for row in rows
     ]
-    if first is not None and "labels" in first:
-        columns += [("labels", pa.list_(other))]
-    if first is not None and "level" in first:
-        columns += [("level", number)]
-    decided_by = first is not None and "sources" in first
-    if decided_by:
-        columns += [("by", text), ("why", text), ("degraded", pa.bool_()), ("sources", text)]
-    schema = pa.schema(columns)
-    with pa.parquet.ParquetWriter(out, schema, compression="zstd") as writer:
-        batch: list[Mapping[str, Any]] = []
-        for row in chain([first] if first is not None else [], rows):
-            told = {"sources": orjson.dumps(row["sources"]).decode()} if decided_by else {}
-            batch.append({**row, **told})
-            if len(batch) == _GROUP:
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-                batch.clear()
-        writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+    return _pyarrow().Table.from_pylist(told, schema=schema)

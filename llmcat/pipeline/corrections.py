@@ -170,7 +170,7 @@ def apply(
     with whole(out) as raw:
         packed = packing(raw, out.suffix)
         if suffix == ".jsonl":
-            packed.writelines(orjson.dumps(row) + b"\n" for row, _ in rows())
+            packed.writelines(_lines(path, rows()))
         else:
             _write_table(packed, path, out, rows())
         if packed is not raw:
@@ -187,6 +187,17 @@ def _keys(path: str, given: Corrections, config: RunConfig) -> Iterator[str]:
         while True:
             yield ""
     yield from (key for key, _ in keyed(path, Columns.of(config)))
+
+
+def _lines(path: str, rows: Iterator[tuple[dict[str, Any], Mapping[str, Any]]]) -> Iterator[bytes]:
+    """Yield lines of JSON as they were, with what changed of ours."""
+    with open_bytes(path) as source:
+        for (row, _), (was, _) in zip(rows, rows_of(path, source, HOW), strict=True):
+            now = dict(was or {})
+            if row["decision"] == DECISION:
+                prefix = prefix_in(now)
+                now |= {prefix + n: row[n] for n in CHANGED if prefix + n in now}
+            yield orjson.dumps(now, default=str) + b"\n"
 
 
 def _write_table(

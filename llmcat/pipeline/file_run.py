@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
+    from llmcat.pipeline.tables_out import Kept
     from llmcat.records import Item, RowResult
     from llmcat.taxonomy.tree import Taxonomy
 
@@ -52,6 +53,7 @@ __all__ = [
     "Watch",
     "classify_file",
     "classify_stream",
+    "columns_of",
     "default_out",
     "items_of",
     "unless",
@@ -123,7 +125,7 @@ async def classify_file(
     finishes what is in flight. Raises any `LlmcatError`; what was answered before stays in the
     file.
     """
-    config, files = _checked(config)
+    config, files, kept = _checked(config)
     stop = stop or asyncio.Event()
     sha, lines = await unless(stop, asyncio.to_thread(fingerprint, files))
     if opener is None and not restart and (was := _done_before(config, sha)) is not None:
@@ -131,10 +133,10 @@ async def classify_file(
     opener = opener or partial(Session.open, prior=None if restart else Journal.prior(config.out))
     session = await unless(stop, opener(config))
     try:
-        identity = session.identity() | {"input": sha}
-        if is_folder(config.out):
-            identity["out_format"] = config.out_format
-        journal = Journal.open(config.out, identity, _about(config, session), restart=restart)
+        journal = Journal.open(
+            config.out, _identity(config, session, sha), _about(config, session),
+            restart=restart, apart=kept is not None,
+        )  # fmt: skip
         summary = Summary(
             out=config.out,
             price_per_hour=config.price_per_hour,
@@ -162,11 +164,20 @@ async def classify_file(
             summary.collapse = collapse_of(summary.tally)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
-            kept = kept_of(config, files, _columns(config), stream=is_stream(config.file))
             journal.end_session(summary.record(), status=status, parts=parts, kept=kept)
         return summary
     finally:
         await session.engine.close()
+
+
+def _identity(config: RunConfig, session: Session, sha: str) -> dict[str, str]:
+    """Return what must stay the same for a run to go on: what is asked, and what is written."""
+    identity = session.identity() | {"input": sha}
+    if is_folder(config.out):
+        identity["out_format"] = config.out_format
+    if config.keep:
+        identity["keep"] = config.keep
+    return identity
 
 
 def _done_before(config: RunConfig, sha: str) -> Summary | None:
@@ -191,7 +202,7 @@ def _done_before(config: RunConfig, sha: str) -> Summary | None:
     )  # fmt: skip
 
 
-def _columns(config: RunConfig) -> Columns:
+def columns_of(config: RunConfig) -> Columns:
     """Return the columns of the settings, those that rules look at among them."""
     columns = Columns.of(config)
     if not config.rules:
@@ -219,8 +230,10 @@ def _earlier(config: RunConfig, session: Session, memory: DiskMemory) -> Earlier
     return found
 
 
-def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
-    """Return the settings with their files listed, and those; all that needs no engine is checked.
+def _checked(config: RunConfig) -> tuple[RunConfig, list[str], Kept | None]:
+    """Return the settings with their files listed, those, and what of them comes back.
+
+    All that needs no engine is checked.
 
     Raises `InputError`, `BadConfig` or `JournalError`.
     """
@@ -237,16 +250,16 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     )
     check_writable(config.out, [name for name in read if name != "-"])
     parts_of(config, {})
-    kept = kept_of(config, files, _columns(config), stream=is_stream(config.file))
+    kept = kept_of(config, files, columns_of(config), stream=is_stream(config.file))
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if not is_stream(config.file):
-        columns = _columns(config)
+        columns = columns_of(config)
         named = kept.names if kept is not None else ()
         ItemReader(columns=replace(columns, keep=(*columns.keep, *named))).check(
             *files, how=Reading.of(config)
         )
-    return config, files
+    return config, files, kept
 
 
 async def _fill(
@@ -382,7 +395,7 @@ def items_of(
     config: RunConfig, taxonomy: Taxonomy, memory: DiskMemory | Earlier, summary: Summary
 ) -> Iterator[Item]:
     """Yield the items to classify, with their gold labels resolved and their ids watched."""
-    reader = ItemReader(columns=_columns(config), counts=summary.cleaned, parts=summary.parts)
+    reader = ItemReader(columns=columns_of(config), counts=summary.cleaned, parts=summary.parts)
     items = reader.read_for(config)
     for item in islice(items, config.limit or None):
         if item.id_given and not memory.new_id(item.id):

@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -37,13 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Journal",
     "check_writable",
-    "finished",
     "hold",
     "is_folder",
+    "journal_path",
     "locked",
+    "record_of",
     "record_path",
     "refuse_other",
-    "replace_rows",
     "write_record",
 ]
 
@@ -65,17 +63,24 @@ class Journal:
 
     @classmethod
     def open(
-        cls, out: str, identity: Mapping[str, str], about: Mapping[str, Any], *, restart: bool
+        cls,
+        out: str,
+        identity: Mapping[str, str],
+        about: Mapping[str, Any],
+        *,
+        restart: bool,
+        apart: bool = False,
     ) -> Journal:
         """Begin a run, or go on with the one that is there.
 
-        `identity` must not change within a run; `about` is recorded beside it. Raises
+        `identity` must not change within a run; `about` is recorded beside it. `apart`: the output
+        is made at the end whatever its format is. Raises
         `RunMismatch` if the file belongs to another run, `JournalError` if it cannot be used.
         """
         target = Path(out)
         if is_folder(out):
             target.mkdir(exist_ok=True)
-        journal = cls(target, identity, {}, journal_path(target))
+        journal = cls(target, identity, {}, journal_path(target, apart=apart))
         # The lock comes first; who replaces the file holds its successor before it is there.
         journal._file = hold(journal.path)
         try:
@@ -88,7 +93,7 @@ class Journal:
     def _begin(self, about: Mapping[str, Any], *, restart: bool) -> None:
         """Find out whether this is a new run, one to go on with, or one that is done."""
         assert self._file is not None  # noqa: S101  locked before
-        previous = _load(record_path(self.out))
+        previous = record_of(self.out)
         if previous is None:
             for file in (self.out, self.path):
                 if file.is_file() and file.stat().st_size:
@@ -97,6 +102,11 @@ class Journal:
                         hint="choose another --out, or remove the file",
                     )
         elif previous["status"] != "done" and not self.path.stat().st_size:
+            if self.path != self.out and self.out.is_file() and self.out.stat().st_size:
+                raise JournalError(
+                    f"{self.out} holds the rows of a run without --keep that was interrupted",
+                    hint="go on without it, then llmcat export --keep; or --restart",
+                )
             previous = None  # it ended before its first row: there is nothing to go on with
         elif restart:
             if self.path != self.out:
@@ -135,7 +145,7 @@ class Journal:
     @staticmethod
     def last(out: str) -> dict[str, Any]:
         """Return what the last session of a run noted."""
-        record = _load(record_path(Path(out)))
+        record = record_of(Path(out))
         return dict(record["sessions"][-1]) if record else {}
 
     @staticmethod
@@ -145,7 +155,7 @@ class Journal:
         `identity` is what can be known without an engine.
         """
         target = Path(out)
-        record = _load(record_path(target))
+        record = record_of(target)
         if record is None or record.get("status") != "done":
             return False
         about = record.get("about", {})
@@ -261,11 +271,15 @@ def record_path(out: Path) -> Path:
     return out / "run.json" if out.is_dir() else out.with_name(f"{out.name}.run.json")
 
 
-def journal_path(out: Path) -> Path:
-    """Return where the rows are written while the run goes on."""
+def journal_path(out: Path, *, apart: bool = False) -> Path:
+    """Return where the rows are written while the run goes on.
+
+    Those of `.jsonl` in the output itself, unless it is to be made of them at the end (`apart`).
+    """
     if out.is_dir():
         return out / "journal.jsonl"
-    return out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.journal.jsonl")
+    beside = out.with_name(f"{out.name}.journal.jsonl")
+    return beside if apart or out.suffix != ".jsonl" or beside.exists() else out
 
 
 def check_writable(out: str, inputs: Iterable[str]) -> None:
@@ -303,8 +317,9 @@ SHOWN = {ROUTE: "primary, policy or checks", "judge": "calibration or threshold"
 """What a part of the identity is called in messages, where its key does not say it."""
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    """Return the record of the run that was begun here, None if there is none."""
+def record_of(out: Path) -> dict[str, Any] | None:
+    """Return the record of the run that writes to `out`, None if there is none."""
+    path = record_path(out)
     try:
         value = orjson.loads(path.read_bytes())
         if not {"status", "sessions", "identity"} <= dict(value).keys():
@@ -394,50 +409,3 @@ def _cut_torn_tail(file: BinaryIO, path: Path) -> int:
     file.truncate(end)
     file.seek(end)
     return count
-
-
-def finished(out: Path) -> dict[str, Any]:
-    """Return the record of a finished file. Raises `JournalError` for any other file.
-
-    Where the last one to replace rows was killed the record is settled.
-    """
-    path = record_path(out)
-    try:
-        record = dict(orjson.loads(path.read_bytes()))
-        if record.pop("becomes", None) is not None:
-            record["bytes"] = out.stat().st_size
-            write_record(path, record)
-    except (OSError, ValueError, TypeError) as exc:
-        raise JournalError(f"{out}: not the predictions of a run: {exc}") from exc
-    if record.get("status") != "done":
-        raise JournalError(f"{out} is not finished", hint="run it to its end first")
-    return record
-
-
-def replace_rows(out: Path, fresh: Mapping[int, dict[str, Any]]) -> None:
-    """Put rows, by number, in the place of those of a finished file, and note it in its record.
-
-    The record holds the file's size before and after while the one takes the place of the other:
-    killed at any moment, the run is a finished one.
-    """
-    if not fresh:
-        return
-    path = record_path(out)
-    decisions: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        with whole(out) as new:
-            locked(new)  # nobody else has it before its record is written
-            stack.enter_context(os.fdopen(os.dup(new.fileno())))
-            record = orjson.loads(path.read_bytes())
-            with out.open("rb") as old:
-                for number, line in enumerate(old):
-                    row = fresh.get(number) or orjson.loads(line)
-                    decisions[row["decision"]] += 1
-                    new.write(orjson.dumps(row) + b"\n" if number in fresh else line)
-            write_record(path, record | {"becomes": new.tell()})
-            record["bytes"] = new.tell()
-        last = record["sessions"][-1]
-        ended = datetime.now(UTC).isoformat(timespec="seconds")
-        redone = {"ended": ended, "redone": len(fresh), "decisions": dict(decisions)}
-        record["sessions"].append({**last, **redone})
-        write_record(path, record)

@@ -17,8 +17,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+import orjson
+
 from llmcat.errors import InputError, LlmcatNote
-from llmcat.files import excel
+from llmcat.files import excel, parquet
 from llmcat.files.formats import Form, Reading, form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.files.sources import columns_in
@@ -27,7 +29,7 @@ from llmcat.records import NONE, SEVERAL, key_out, readable
 from llmcat.storage import text_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.items.readers import Columns
@@ -40,12 +42,13 @@ __all__ = [
     "Kept",
     "kept_of",
     "others_in",
+    "prefix_for",
     "write_kept",
     "write_lines",
 ]
 
 TABLES = (".csv", ".tsv", ".xlsx")
-"""Outputs that the input's columns come back in, unless `--keep none`."""
+"""Outputs that the input's columns come back in, unless `--keep none`; in others with `--keep`."""
 PREFIXES = ["llmcat_", *(f"llmcat{n}_" for n in range(2, 100))]
 """What stands before our names where the input has some of them; the last there is the latest."""
 OURS = ("label", "path", "decision", "confidence", "others", "reason", "key")
@@ -109,7 +112,7 @@ def kept_of(
     """Return what of the input comes back, None where nothing does. Raises `InputError`."""
     suffix = Path(bare(config.out)).suffix or f".{config.out_format}"
     table = suffix in TABLES
-    if config.keep in {"", "all"} and not table and config.keep != "all":
+    if not config.keep and not table:
         return None
     if config.keep == "none" or ((stream or config.redact) and not config.keep):
         return None
@@ -117,11 +120,6 @@ def kept_of(
         raise InputError(
             "--keep writes the items as they came, and --redact is to mask them",
             hint="--keep none",
-        )
-    if not table:
-        raise InputError(
-            f"--keep: columns come back in tables, not in {suffix or 'this output'}",
-            hint=f"--out with one of {', '.join(TABLES)}",
         )
     if stream:
         raise InputError("--keep reads the items a second time: give a file, not a pipe")
@@ -138,36 +136,101 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
     rows = iter(rows)
     first = next(rows, None)
     columns = kept.columns()
-    there = {name.casefold() for name in columns}
+    suffix = Path(bare(str(path))).suffix
     ours = [*OURS, *(name for name in MORE if first is not None and name in first)]
+    if suffix in {".jsonl", ".parquet"}:
+        ours[ours.index("others")] = "alternatives"
+    names = _names(path, columns, ours)
+    every = chain([first] if first is not None else [], rows)
+    if suffix == ".jsonl":
+        out.writelines(_json_lines(kept, every, names))
+    elif suffix == ".parquet":
+        added = ({n: _value(row, n) for n in ours} for row in every)
+        _write_parquet(out, kept, columns, added, names)
+    elif suffix == ".xlsx":
+        beside = ([_cell(row, name) for name in ours] for row in every)
+        _write_workbook(out, path, kept, columns, beside, list(names.values()))
+    else:
+        lines = (
+            [_text(old.get(c)) for c in columns] + [_safe(_cell(row, n)) for n in ours]
+            for old, row in _both(kept, every)
+        )
+        header = [*columns, *names.values()]
+        write_lines(out, path, chain([header], lines), kept.form(), bom=kept.bom)
+
+
+def _names(path: Path, columns: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+    """Return what each of our columns is called: with a prefix where the input has one of them."""
+    there = {name.casefold() for name in columns}
     prefix = ""
     if doubled := [name for name in (*OURS, *MORE, *sorted(RESERVED)) if name in there]:
-        prefix = next(p for p in PREFIXES if not any(p + name in there for name in ours))
+        prefix = prefix_for(there, ours)
         warnings.warn(
             f"{path}: the input has a column {doubled[0]!r}: ours are called {prefix}label, "
             f"{prefix}path, ...",
             LlmcatNote,
-            stacklevel=2,
+            stacklevel=3,
         )
-    header = [prefix + name for name in ours]
-    every = chain([first] if first is not None else [], rows)
-    form = kept.form()
+    return {name: prefix + name for name in ours}
+
+
+def _json_lines(
+    kept: Kept, rows: Iterable[Mapping[str, Any]], names: Mapping[str, str]
+) -> Iterator[bytes]:
+    """Yield the input's rows as they were, what they lack still missing, with ours behind."""
+    for old, row in _both(kept, rows):
+        some = {n: old[n] for n in kept.names if n in old} if kept.names else old
+        both = {**some, **{name: _value(row, n) for n, name in names.items()}}
+        yield orjson.dumps(both, default=str, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+
+
+def _write_workbook(
+    out: BinaryIO,
+    path: Path,
+    kept: Kept,
+    columns: Sequence[str],
+    beside: Iterator[list[Any]],
+    header: list[str],
+) -> None:
+    """Write the workbook itself with our columns in it, or a new one."""
     source = Path(kept.files[0])
-    if Path(bare(str(path))).suffix == ".xlsx":
-        added = ([_cell(row, name) for name in ours] for row in every)
-        workbook = form.format == "xlsx" and source.suffix.lower() in {".xlsx", ".xlsm"}
-        if workbook and len(kept.files) == 1 and not kept.names:
-            if excel.write_beside(source, out, kept.how.sheet, header, added):
-                return
-            warnings.warn(f"{path}: {AS_NEW}", LlmcatNote, stacklevel=2)
-        whole = ([_excel(old.get(c)) for c in columns] + new for old, new in _both(kept, added))
-        excel.write(out, [*columns, *header], whole)
-        return
-    lines = (
-        [_text(old.get(c)) for c in columns] + [_safe(_cell(row, n)) for n in ours]
-        for old, row in _both(kept, every)
-    )
-    write_lines(out, path, chain([[*columns, *header]], lines), form, bom=kept.bom)
+    workbook = kept.form().format == "xlsx" and source.suffix.lower() in {".xlsx", ".xlsm"}
+    if workbook and len(kept.files) == 1 and not kept.names:
+        if excel.write_beside(source, out, kept.how.sheet, header, beside):
+            return
+        warnings.warn(f"{path}: {AS_NEW}", LlmcatNote, stacklevel=3)
+    cells = ([_excel(old.get(c)) for c in columns] + new for old, new in _both(kept, beside))
+    excel.write(out, [*columns, *header], cells)
+
+
+def prefix_for(there: Collection[str], ours: Iterable[str]) -> str:
+    """Return what our names get before them where some are there already."""
+    return next(p for p in PREFIXES if not any(p + name in there for name in ours))
+
+
+def _write_parquet(
+    out: BinaryIO,
+    kept: Kept,
+    columns: Sequence[str],
+    added: Iterable[Mapping[str, Any]],
+    names: Mapping[str, str],
+) -> None:
+    """Write a Parquet file's own columns, types and all, or another input's as what they are."""
+    source = kept.files[0]
+    with open_bytes(source) as raw:
+        if len(kept.files) == 1 and kept.form().format == "parquet" and not columns_in(source):
+            parquet.write_beside(out, parquet.tables_of(raw, kept.names), added, names)
+            return
+
+    def rows() -> Iterator[dict[str, Any]]:
+        return ({c: _text(row.get(c)) for c in columns} for row in kept.rows())
+
+    parquet.write_beside(out, parquet.tables_made(rows, columns), added, names)
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """Return what JSON and Parquet hold of a row of ours: nested values as they are."""
+    return key_out(row["key"]) if name == "key" and row.get("key") else row.get(name)
 
 
 def _both(kept: Kept, rows: Iterable[T]) -> Iterator[tuple[Mapping[str, Any], T]]:

@@ -171,7 +171,7 @@ def export(
     """
     rows = rows_in(journal)
     for place, (path, count) in enumerate((parts or {out: -1}).items()):
-        own = kept.only(kept.files[place]) if kept is not None and parts else kept
+        own = kept.only(kept.files[place]) if kept is not None and len(parts or ()) > 1 else kept
         hint = f"the results are safe in {journal}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def _write(
     suffix = check_format(str(path))
     if suffix != ".jsonl":  # what each source adds has no place in a table
         rows = ({k: v for k, v in row.items() if k != "evidence"} for row in rows)
-    if suffix == ".parquet":
+    if suffix == ".parquet" and kept is None:
         parquet.write(raw, rows)
         return
     packed = packing(raw, path.suffix)

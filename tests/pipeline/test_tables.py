@@ -12,9 +12,11 @@ from typing import Any
 
 import openpyxl
 import openpyxl.chart
+import pandas as pd
 import pytest
 from helpers import Ran, read_rows
 
+from llmcat import Classifier
 from llmcat.pipeline.read_back import predictions_in
 
 Cli = Callable[..., Ran]
@@ -58,7 +60,6 @@ def test_columns_that_are_there_are_not_overwritten(tmp_path: Path, llmcat: Cli)
     llmcat("classify", "a.csv", *FAKE, "--out", "q.csv", "--keep", "none")
     assert list(table(tmp_path / "q.csv")[0])[:3] == ["row", "id", "label"]
     for flags, said in (
-        (("--out", "x.jsonl", "--keep", "all"), "columns come back in tables"),
         (("--out", "x.csv", "--keep", "titel"), "no column 'titel'"),
         (("--out", "x.csv", "--keep", "all", "--redact", "all"), "--redact is to mask them"),
     ):
@@ -370,3 +371,122 @@ def test_a_run_of_nothing_but_none_says_so(tmp_path: Path, llmcat: Cli) -> None:
     ran = llmcat("classify", "a.csv", *FAKE, "--engine-option", "accuracy=1", "--out", "o.jsonl")
     assert {row["label"] for row in read_rows(tmp_path / "o.jsonl")} == {None}
     assert "no item fits any category" in ran.err or "hardly depend on the item" in ran.err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".jsonl.gz"])
+@pytest.mark.parametrize("source", [".csv", ".jsonl", ".parquet"])
+def test_columns_come_back_in_other_formats_too(
+    suffix: str, source: str, tmp_path: Path, llmcat: Cli
+) -> None:
+    """Types as they were where the input has types; ours behind; read again; corrected."""
+    frame = pd.DataFrame(
+        {"sku": ["007", "008"], "title": ["red shoes", "bags"], "n": [1, 2], "label": ["x", "y"]}
+    )
+    write = {".csv": frame.to_csv, ".parquet": frame.to_parquet}
+    if source == ".jsonl":
+        frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    else:
+        write[source](tmp_path / f"a{source}", index=False)
+    out = tmp_path / f"o{suffix}"
+    ran = llmcat("classify", f"a{source}", *FAKE, "--out", out, "--keep", "all")
+    assert ran.code == 0, ran.err
+    assert not list(tmp_path.glob("*.journal.jsonl"))
+    if suffix == ".parquet":
+        found = pd.read_parquet(out).to_dict("records")
+    else:
+        raw = out.read_bytes()
+        text = gzip.decompress(raw) if suffix.endswith("gz") else raw
+        found = [json.loads(line) for line in text.splitlines()]
+    assert list(found[0])[:6] == ["sku", "title", "n", "label", "llmcat_label", "llmcat_path"]
+    assert [(r["sku"], r["label"], r["llmcat_label"]) for r in found] == [
+        ("007", "x", "shoes"),
+        ("008", "y", "bags"),
+    ]
+    assert found[0]["n"] == ("1" if source == ".csv" else 1)
+    assert found[0]["llmcat_alternatives"][0]["p"] > 0
+    again = list(predictions_in(out, "sku"))
+    assert [(row["id"], row["label"]) for row, _ in again] == [("007", "shoes"), ("008", "bags")]
+    if suffix == ".jsonl":
+        (tmp_path / "c.csv").write_text("id,label\n008,toys\n")
+        flags = ("--labels", "shoes,bags,toys", "--id", "sku", "-o", "f.jsonl")
+        ran = llmcat("apply", out, "--corrections", "c.csv", *flags)
+        assert ran.code == 0, ran.err
+        before, after = (read_rows(tmp_path / name) for name in ("o.jsonl", "f.jsonl"))
+        assert after[0] == before[0]
+        assert list(after[1]) == list(before[1])
+        assert (after[1]["label"], after[1]["llmcat_label"]) == ("y", "toys")
+
+
+def test_named_columns_of_rows_that_differ(tmp_path: Path, llmcat: Cli) -> None:
+    """JSONL: what a row lacks it still lacks. Parquet: the types of all rows; text where mixed."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"title": "shoes", "a": 1, "b": [1], "c": true}\n{"title": "bags", "a": "x", "b": 2.5}\n'
+    )
+    llmcat("classify", "a.jsonl", *FAKE, "--out", "o.jsonl", "--keep", "a,c")
+    first, second = read_rows(tmp_path / "o.jsonl")
+    assert (first["a"], first["c"], second["a"]) == (1, True, "x")
+    assert "c" not in second
+    assert "title" not in first
+    llmcat("classify", "a.jsonl", *FAKE, "--out", "o.parquet", "--keep", "all")
+    frame = pd.read_parquet(tmp_path / "o.parquet")
+    assert frame["a"].tolist() == ["1", "x"]
+    assert frame["b"].tolist() == ["[1]", "2.5"]
+    assert frame["c"].tolist() == [True, None]
+
+
+def test_what_a_run_has_so_far_is_a_file(tmp_path: Path, llmcat: Cli) -> None:
+    """A run that ended early, by its bound: exported, gone on with, and exported anew."""
+    rows = "".join(f"{i},shoes number {i}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"sku,title\n{rows}")
+    for out in ("o.csv", "o.jsonl"):
+        ran = llmcat("classify", "a.csv", *FAKE, "--out", out, "--max-requests", "9")
+        assert out != "o.csv" or not (tmp_path / out).exists()
+        ran = llmcat("export", out)
+        assert ran.code == 0, ran.err
+        (made,) = tmp_path.glob(f"o.partial{Path(out).suffix}")
+        count = len(list(predictions_in(made)))
+        assert 0 < count < 40
+        assert f"{count} rows to" in ran.err
+        assert "is there already" in llmcat("export", out).err
+        ran = llmcat("export", out, "-o", f"{out}.xlsx", "--keep", "sku")
+        assert ran.code == 0, ran.err
+        (_, kept), *_ = predictions_in(tmp_path / f"{out}.xlsx", "sku")
+        assert list(kept)[:2] == ["sku", "label"]
+        assert llmcat("classify", "a.csv", *FAKE, "--out", out).code == 0
+    assert llmcat("export", "o.jsonl", "-o", "p.csv", "--keep", "all").code == 0
+    assert [row["sku"] for row in table(tmp_path / "p.csv")] == [str(i) for i in range(40)]
+    assert "it is the file itself" in llmcat("export", "o.csv").err
+    assert "no run of llmcat" in llmcat("export", "a.csv").err
+    (tmp_path / "a.csv").write_text("sku,title\n")
+    ran = llmcat("export", "o.jsonl", "-o", "q.csv", "--keep", "all")
+    assert (ran.code, "have changed since" in ran.err) == (2, True)
+
+
+def test_keep_is_said_from_the_start(tmp_path: Path, llmcat: Cli) -> None:
+    """JSONL rows without the columns cannot get them on the way."""
+    rows = "".join(f"{i},shoes number {i}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"sku,title\n{rows}")
+    llmcat("classify", "a.csv", *FAKE, "--out", "o.jsonl", "--max-requests", "9")
+    ran = llmcat("classify", "a.csv", *FAKE, "--out", "o.jsonl", "--keep", "sku")
+    assert (ran.code, "a run without --keep" in ran.err) == (2, True)
+    llmcat("classify", "a.csv", *FAKE, "--out", "p.jsonl", "--keep", "sku", "--max-requests", "9")
+    assert not (tmp_path / "p.jsonl").exists()
+    ran = llmcat("classify", "a.csv", *FAKE, "--out", "p.jsonl")
+    assert (ran.code, "keep" in ran.err) == (2, True)
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "p.jsonl", "--keep", "sku").code == 0
+    assert [row["sku"] for row in read_rows(tmp_path / "p.jsonl")] == [str(i) for i in range(40)]
+
+
+def test_a_frame_comes_back_with_ours_beside() -> None:
+    """Its columns, its index; names that are taken; named columns, or none."""
+    frame = pd.DataFrame({"sku": ["7"], "title": ["red shoes"]}, index=[5])
+    with Classifier(["shoes", "bags"], engine="fake") as clf:
+        found = clf.classify(frame)
+        assert list(found.columns[:4]) == ["sku", "title", "label", "path"]
+        assert (found.index.tolist(), found["label"].tolist()) == ([5], ["shoes"])
+        taken = clf.classify(frame.assign(label="x"))
+        assert (taken["label"].tolist(), taken["llmcat_label"].tolist()) == (["x"], ["shoes"])
+    with Classifier(["shoes", "bags"], engine="fake", keep="sku") as clf:
+        assert list(clf.classify(frame).columns[:2]) == ["sku", "label"]
+    with Classifier(["shoes", "bags"], engine="fake", keep="none") as clf:
+        assert list(clf.classify(frame).columns[:2]) == ["row", "id"]
