@@ -22,7 +22,7 @@ from sklearn.base import ClassifierMixin
 
 import llmcat
 from llmcat.aio import LoopThread
-from llmcat.errors import BadConfig
+from llmcat.errors import BadConfig, InputError
 from llmcat.estimator import Estimator
 from llmcat.pipeline.tables_out import prefix_for
 from llmcat.pipeline.writers import COLUMNS, row_of
@@ -327,9 +327,12 @@ def rows_for(
     found = pd.DataFrame(rows, index=items.index, columns=None if rows else COLUMNS)
     if keep == "none":
         return found
-    kept = items if keep in {"", "all"} else items[[name.strip() for name in keep.split(",")]]
+    names = [] if keep in {"", "all"} else [name.strip() for name in keep.split(",")]
+    if missing := [name for name in names if name not in items]:
+        raise InputError(f"keep: no column {missing[0]!r}")
+    kept = items[names] if names else items
     there = set(map(str, kept.columns))
     found = found.drop(columns=[name for name in ("row", "id", "gold") if name in found])
-    if there & {*COLUMNS, *found.columns}:
+    if there & set(found.columns):
         found = found.add_prefix(prefix_for(there, found.columns))
     return pd.concat([kept, found], axis=1)

@@ -17,6 +17,7 @@ import pytest
 from helpers import Ran, read_rows
 
 from llmcat import Classifier
+from llmcat.errors import InputError
 from llmcat.pipeline.read_back import predictions_in
 
 Cli = Callable[..., Ran]
@@ -488,5 +489,7 @@ def test_a_frame_comes_back_with_ours_beside() -> None:
         assert (taken["label"].tolist(), taken["llmcat_label"].tolist()) == (["x"], ["shoes"])
     with Classifier(["shoes", "bags"], engine="fake", keep="sku") as clf:
         assert list(clf.classify(frame).columns[:2]) == ["sku", "label"]
+        with pytest.raises(InputError, match="keep: no column 'sku'"):
+            clf.classify(frame.drop(columns="sku"))
     with Classifier(["shoes", "bags"], engine="fake", keep="none") as clf:
         assert list(clf.classify(frame).columns[:2]) == ["row", "id"]
