@@ -77,20 +77,10 @@ def fit(
     chance = ConfidenceMap() if plain else fit_confidence(sure[first], correct[first])
     if not plain and not posterior.changes:
         _check_gain(sure[first], correct[first], share, seed)
-    made = _made(
-        q, labels, gold, given, chance(sure), first, taxonomy,
+    return _made(
+        q, labels, gold, given, sure, first, taxonomy, posterior=posterior, chance=chance,
         bound=bound, mass=mass, version=version, fields=fields, share=share,
     )  # fmt: skip
-    report = {"cross_validated_log_loss": posterior.losses} if posterior.losses else {}
-    return made.model_copy(
-        update={
-            "labels": list(labels) if whole else [],
-            **_plain(posterior),
-            "slope": chance.slope,
-            "intercept": chance.intercept,
-            "report": made.report | report,
-        }
-    )
 
 
 def fit_crossed(
@@ -103,7 +93,7 @@ def fit_crossed(
     seed: int = 0,
     **about: Any,
 ) -> Calibration:
-    """Keep all labelled items for lines to be drawn: what made their rows learnt from others.
+    """Let all labelled items draw the line, each judged by what others taught.
 
     `p` has shape `(n, labels)`, each row made by what the other folds teach (cross-fitting). Only
     the map is fitted, where it gains log-loss, cross-validated, by more than a standard error. With
@@ -119,8 +109,10 @@ def fit_crossed(
     correct = np.array([a == b for a, b in zip(given, gold, strict=True)])
     gain, error = _gain(sure, correct, seed)
     chance = fit_confidence(sure, correct) if gain > error and not plain else ConfidenceMap()
-    made = _made(q, labels, gold, given, chance(sure), everything, taxonomy, share=0.0, **about)
-    return made.model_copy(update={"slope": chance.slope, "intercept": chance.intercept})
+    return _made(
+        q, labels, gold, given, sure, everything, taxonomy,
+        posterior=Posterior(None, Scaling.plain(), {}), chance=chance, share=0.0, **about,
+    )  # fmt: skip
 
 
 def _made(
@@ -128,27 +120,29 @@ def _made(
     labels: Sequence[str],
     gold: Sequence[str],
     given: Sequence[str],
-    confidence: Array,
+    sure: Array,
     first: Array,
     taxonomy: Taxonomy,
     *,
+    posterior: Posterior,
+    chance: ConfidenceMap,
     bound: Mapping[str, str],
     mass: float | None,
     version: str,
     fields: Sequence[str],
     share: float,
 ) -> Calibration:
-    """Return a calibration that changes nothing, with what is kept of each part's items."""
-    rows = _rows(q, labels, gold, given, confidence, taxonomy)
+    """Put together what was fitted and what is kept of the items of each part."""
+    rows = _rows(q, labels, gold, given, chance(sure), taxonomy)
     none = list(given).count(NONE)
     reference = Reference.of(rows.confidence, none, mass)
     return Calibration(
         llmcat=version,
         bound=dict(bound),
-        labels=list(labels),
-        **_plain(Posterior(None, Scaling.plain(), {})),
-        slope=1.0,
-        intercept=0.0,
+        labels=[] if q is None else list(labels),
+        **_plain(posterior),
+        slope=chance.slope,
+        intercept=chance.intercept,
         fitting=rows.part(first),
         gating=rows.part(~first),
         bounds=list(reference.bounds),
@@ -158,7 +152,8 @@ def _made(
         gating_rows=np.flatnonzero(~first).tolist(),
         fields=sorted(fields),
         share=share,
-        report={"items": len(gold), "fitting": int(first.sum())},
+        report={"items": len(gold), "fitting": int(first.sum())}
+        | ({"cross_validated_log_loss": posterior.losses} if posterior.losses else {}),
     )
 
 

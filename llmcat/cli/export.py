@@ -28,10 +28,11 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--replace", action="store_true", help="write over a file that is there")
     args = parser.parse_args(argv)
     config = settings(args)
-    from llmcat.pipeline.partial import Partial, partial_of
+    from llmcat.pipeline.partial import Partial
 
-    to = config.out or Partial(args.run).usual()
+    found = Partial(args.run)
+    to = config.out or found.usual()
     not_over(to, [args.run], replace=args.replace)
-    rows, to = partial_of(args.run, to, config.keep)
-    print(f"{rows:,} rows to {to}", file=sys.stderr)
+    found.write(to, config.keep)
+    print(f"{found.rows:,} rows to {to}", file=sys.stderr)
     return 0

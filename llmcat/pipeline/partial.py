@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,10 +16,7 @@ from llmcat.pipeline.journal import check_writable, is_folder, journal_path, rec
 from llmcat.pipeline.tables_out import kept_of
 from llmcat.pipeline.writers import export
 
-if TYPE_CHECKING:
-    from typing import Any
-
-__all__ = ["Partial", "partial_of"]
+__all__ = ["Partial"]
 
 
 class Partial:
@@ -53,24 +50,20 @@ class Partial:
         stem = Path(bare(out.name)).stem
         return str(out.with_name(f"{stem}.partial{out.name.removeprefix(stem)}"))
 
+    def write(self, to: str, keep: str = "") -> None:
+        """Write the rows. `keep` is the setting; empty, it is the run's.
 
-def partial_of(out: str, to: str = "", keep: str = "") -> tuple[int, str]:
-    """Write the rows that a run has, done or not; return how many, and where.
-
-    `keep` is the setting; empty, it is the run's. Raises `JournalError`, or `InputError` where the
-    items have changed since.
-    """
-    found = Partial(out)
-    to = to or found.usual()
-    config = found.config.model_copy(update={"out": to, "keep": keep or found.config.keep})
-    if is_folder(to):
-        raise BadConfig("--out: a file, not a folder")
-    files = config.file.split("\n")
-    check_writable(to, [*files, str(found.journal), out])
-    kept = kept_of(config, files, columns_of(config), stream=is_stream(config.file))
-    if kept is not None and fingerprint(files)[0] != found.record["identity"].get("input"):
-        raise InputError(
-            f"{files[0]}: the items have changed since the run", hint="--keep none leaves them out"
-        )
-    export(found.journal, Path(to), {Path(to): found.rows}, kept)
-    return found.rows, to
+        Raises `JournalError`, or `InputError` where the items have changed since.
+        """
+        if is_folder(to):
+            raise BadConfig("--out: a file, not a folder")
+        config = self.config.model_copy(update={"out": to, "keep": keep or self.config.keep})
+        files = config.file.split("\n")
+        check_writable(to, [*files, str(self.journal), str(self.out)])
+        kept = kept_of(config, files, columns_of(config), stream=is_stream(config.file))
+        if kept is not None and fingerprint(files)[0] != self.record["identity"].get("input"):
+            raise InputError(
+                f"{files[0]}: the items have changed since the run",
+                hint="--keep none leaves them out",
+            )
+        export(self.journal, Path(to), {Path(to): self.rows}, kept)
