@@ -27,6 +27,7 @@ import re
 from collections.abc import Iterator
 
 __all__ = [
+    "SHOWN",
     "BadConfig",
     "BadItem",
     "BadPrompt",

@@ -39,8 +39,8 @@ def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
     parser = make_parser("classify", CLASSIFY_EPILOG)
     add_settings(parser, leave_out=frozenset({"runs"}), also=BUDGET | RULES)
-    parser.add_argument("--preview", action="store_true", help="ask only the first few items "
-                        "(--limit, default 20); show prompt, tokens, time and cost")  # fmt: skip
+    parser.add_argument("--preview", action="store_true", help="ask only a few items, drawn at "
+                        "random (--limit, default 20); show tokens, time and cost")  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when the answers hardly "
                         "depend on the items")  # fmt: skip
@@ -103,7 +103,9 @@ def run_preview(config: RunConfig) -> int:
         print(
             f"  speed   {found.rate:>14,.0f}  tokens of prompt read in a second, cached ones aside"
         )
-    print(f"  time    {duration(found.seconds):>14}  at the pace of these {len(shown)} items")
+    drawn = f"drawn from {found.among:,} rows" if found.among else "the first"
+    pace = f"at the pace of these {len(shown)} items, {drawn}"
+    print(f"  time    {duration(found.seconds):>14}  {pace}")
     print(f"  cost    {cost:>14}")
     print("nothing was written")
     return 0

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcat.cli.console import Bar, interruptible
+from llmcat.errors import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,25 +106,34 @@ def _print_audit(folder: Path) -> None:
     from llmcat.evaluation.run_folder import SOLO
 
     found = label_audit.audit(folder, SOLO)
-    (folder / "audit.jsonl").write_bytes(
-        b"".join(orjson.dumps(issue) + b"\n" for issue in found.issues)
-    )
-    table = Table(title="Doubtful gold labels", title_justify="left", show_edge=False)
+    _print_issues("Doubtful gold labels", found.issues, folder / "audit.jsonl")
+    print(f"{len(found.issues):,} of {found.n:,} gold labels are confidently contradicted; all in "
+          f"{folder / 'audit.jsonl'}")  # fmt: skip
+    if found.elsewhere:
+        labels = list(dict.fromkeys(issue["label"] for issue in found.elsewhere))
+        named = ", ".join(labels[:SHOWN]) + (", ..." if len(labels) > SHOWN else "")
+        print()
+        _print_issues("Not judged", found.elsewhere, folder / "not-judged.jsonl")
+        print(f"not judged: {len(found.elsewhere):,} items get a label that no item here has, so "
+              f"their own may be wrong unnoticed: {named}; all in "
+              f"{folder / 'not-judged.jsonl'}")  # fmt: skip
+    if found.partial:
+        print(f"approximate: {found.partial:,} answers gave not every label a probability")
+    if found.left_out:
+        print(f"left out: {found.left_out:,} items without probabilities")
+
+
+def _print_issues(title: str, issues: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Print the first of an audit's issues and write all."""
+    out.write_bytes(b"".join(orjson.dumps(issue) + b"\n" for issue in issues))
+    table = Table(title=title, title_justify="left", show_edge=False)
     for head, justify in (
         ("row", "right"), ("item", "left"), ("gold", "left"), ("p", "right"),
         ("rather", "left"), ("p", "right"),
     ):  # fmt: skip
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
-    for issue in found.issues[:20]:
+    for issue in issues[:20]:
         cells = (issue["row"], issue["title"], issue["gold"], f"{issue['p_gold']:.3f}",
                  issue["label"], f"{issue['p_label']:.3f}")  # fmt: skip
         table.add_row(*(Text(str(cell)) for cell in cells))
     Console(highlight=False).print(table)
-    print(f"{len(found.issues):,} of {found.n:,} gold labels are confidently contradicted; all in "
-          f"{folder / 'audit.jsonl'}")  # fmt: skip
-    if found.partial:
-        print(f"approximate: {found.partial:,} answers gave not every label a probability")
-    if found.elsewhere:
-        print(f"not judged: {found.elsewhere:,} items that get a label no item here has")
-    if found.left_out:
-        print(f"left out: {found.left_out:,} items without probabilities")

@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "audit", "check"]
 
+Array = np.ndarray[Any, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Audit:
     """`issues`: item, gold, label and what p says of each, the most doubtful first.
 
     `partial` counts answers that did not give every label a probability: what was left over is
-    spread over the labels not seen. `left_out` counts items without any probabilities, `elsewhere`
-    those that the model gives a label that no item here has: confident learning has nothing to
-    say of these.
+    spread over the labels not seen. `left_out` counts items without any probabilities.
+    `elsewhere`, as `issues`: items that the model gives a label that no item here has. Confident
+    learning has nothing to say of these, however wrong their gold label is.
     """
 
     issues: list[dict[str, Any]]
     n: int
     partial: int
     left_out: int
-    elsewhere: int
+    elsewhere: list[dict[str, Any]]
 
 
 def check() -> None:
@@ -70,10 +72,26 @@ def audit(folder: Path, arm: str) -> Audit:
     present = np.unique(gold_)
     if len(present) < 2:  # noqa: PLR2004
         raise InputError("every item has the same gold label: nothing can contradict it")
-    elsewhere = int(np.count_nonzero(~np.isin(p.argmax(axis=1), present)))
+    rows = np.flatnonzero(usable)
+
+    def said(i: int, columns: Array, gold: int) -> dict[str, Any]:
+        """Return what p says of the i-th usable item over some labels, gold the column of its."""
+        item, best = items[rows[i]], int(p[i].argmax())
+        return {
+            "row": item["row"],
+            "id": item["id"],
+            "title": next(iter(item["fields"].values()), ""),
+            "gold": item["gold"],
+            "label": str(names[columns[best]]),
+            "p_gold": round(float(p[i, gold]), 6),
+            "p_label": round(float(p[i, best]), 6),
+        }
+
+    away = np.flatnonzero(~np.isin(p.argmax(axis=1), present))
+    surest = away[np.argsort(-p[away].max(axis=1), kind="stable")]
+    elsewhere = [said(i, np.arange(len(names)), gold_[i]) for i in surest.tolist()]
     p = p[:, present]
     p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
-    names = names[present]
     labels = np.searchsorted(present, gold_)
     order = find_label_issues(
         labels,
@@ -82,19 +100,5 @@ def audit(folder: Path, arm: str) -> Audit:
         return_indices_ranked_by="normalized_margin",
         n_jobs=1,
     )
-    rows = np.flatnonzero(usable)
-    issues = []
-    for i in order.tolist():
-        item, best = items[rows[i]], int(p[i].argmax())
-        issues.append(
-            {
-                "row": item["row"],
-                "id": item["id"],
-                "title": next(iter(item["fields"].values()), ""),
-                "gold": item["gold"],
-                "label": str(names[best]),
-                "p_gold": round(float(p[i, labels[i]]), 6),
-                "p_label": round(float(p[i, best]), 6),
-            }
-        )
+    issues = [said(i, present, labels[i]) for i in order.tolist()]
     return Audit(issues, len(labels), int((~seen).sum()), int((~usable).sum()), elsewhere)

@@ -7,66 +7,63 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llmcat.annotations.store import LabelStore
 from llmcat.errors import InputError
-from llmcat.pipeline.journal import record_path
+from llmcat.items.readers import Columns
+from llmcat.pipeline.journal import record_of
+from llmcat.pipeline.read_back import as_run, predictions_in
 from llmcat.records import ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from llmcat.config import RunConfig
+
 __all__ = ["explain"]
 
 
-def explain(run: Path, id_: str, store: Path) -> list[str]:
+def explain(run: Path, id_: str, store: Path, config: RunConfig) -> list[str]:
     """Return what is on record about the rows of an id, or about row N for `#N`, line by line.
 
-    Raises `InputError` where there is no such row, or the file is no predictions file.
+    The run's record says in which column ids stand, `config` where nobody wrote one. Raises
+    `InputError` where there is no such row, or the file is no predictions file.
     """
-    rows = list(_rows(run, id_))
+    rows = list(_rows(run, id_, Columns.of(as_run(run, config)).id))
     if not rows:
         raise InputError(
             f"{run} has no row {id_!r}", hint="llmcat show lists the ids; '#N' is row N"
         )
-    try:
-        record = orjson.loads(record_path(run).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        record = {}
+    record = record_of(run) or {}
     said: list[str] = []
     for row in rows:
-        said += _row(row) + _run(record)
+        said += _row(row, record.get("about", {}).get("served", {})) + _run(record)
     if store.is_file():
         with LabelStore(store) as kept:
-            for label in kept.history(item=str(rows[0]["id"])):
+            key = rows[0].get("key") or ""
+            words = kept.history(key=key) if key else []
+            for label in words or kept.history(item=str(rows[0]["id"])):
                 sure = "" if label.confidence is None else f" {label.confidence:.3f}"
                 by = f" ({label.by})" if label.by else ""
                 said.append(f"store     {label.at[:19]} {label.source}{by}: {label.label}{sure}")
     return said
 
 
-def _rows(run: Path, id_: str) -> Iterator[dict[str, Any]]:
+def _rows(run: Path, id_: str, id_column: str) -> Iterator[dict[str, Any]]:
     number = int(id_[1:]) if id_[:1] == "#" and id_[1:].isdigit() else None
-    try:
-        with run.open("rb") as lines:
-            for line in lines:
-                row = orjson.loads(line)
-                if row["id"] == id_ or row["row"] == number:
-                    if not {"decision", "confidence", "path", "alternatives"} <= row.keys():
-                        raise KeyError("it lacks columns")
-                    yield row
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as exc:
-        raise InputError(f"{run} holds no predictions: {exc}", hint="a .jsonl file") from exc
+    for row, _ in predictions_in(run, id_column):
+        if row["id"] == id_ or row["row"] == number:
+            yield row
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
+def _row(row: Mapping[str, Any], served: Mapping[str, str]) -> list[str]:
     sure = "" if row["confidence"] is None else f", confidence {row['confidence']:.3f}"
     said = [f"row       {row['row']}, id {row['id']}"]
     given = row["path"] or row["label"] or "none"
     if several := row.get("labels"):
-        given = "; ".join(f"{one['path']} {one['p']:.3f}" for one in several)
+        given = "; ".join(
+            one["path"] if one["p"] is None else f"{one['path']} {one['p']:.3f}" for one in several
+        )
     said.append(f"decision  {row['decision']}: {given}{sure}")
     if row.get("reason"):
         said.append(f"reason    {row['reason']}")
@@ -75,11 +72,14 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     sources = row.get("sources")
     if row.get("evidence"):
         return [*said, *_evidence(row["evidence"], row["alternatives"], row["p_none"])]
-    if sources is None:
-        others = ", ".join(f"{o['path']} {o['p']:.3f}" for o in row["alternatives"])
-        return [*said, "decided   by the model, all categories on offer", f"next      {others}"]
-    degraded = " (degraded: the model was away)" if row["degraded"] else ""
+    others = ", ".join(f"{o['path']} {o['p']:.3f}" for o in row["alternatives"])
+    rest = [f"next      {others}"] if others else []
+    if not row.get("by"):
+        return [*said, f"decided   by {_who(row, served)}", *rest]
+    degraded = " (degraded: the model was away)" if row.get("degraded") else ""
     said.append(f"decided   by {row['by']}{degraded}; {row['why']}")
+    if not isinstance(sources, dict):  # a table holds only who decided, and why
+        return [*said, *rest]
     if sources["primary"] is not None:
         said.append(f"primary   {_list(sources['primary']['top'])}")
     said.append(
@@ -92,6 +92,18 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         said.append(f"model     {_list(sources['model']['top'])}")
         said.append(f"mixture   {sources['new']:.3f} for a new category, after both")
     return said
+
+
+def _who(row: Mapping[str, Any], served: Mapping[str, str]) -> str:
+    """Say who decided a row that no fallback labeler routed."""
+    engine, model = served.get("engine", ""), served.get("model", "?")
+    if row["kind"] == "label_only" and (row.get("reason") or "").startswith("rule "):
+        return "a fixed rule, before the model"
+    if engine == "student":
+        return f"{model}, a trained classifier: no language model was asked"
+    if engine == "retriever":
+        return "retrieval alone"
+    return f"the model {model}" if engine else "the model"
 
 
 def _evidence(

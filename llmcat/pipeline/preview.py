@@ -1,9 +1,11 @@
-"""What a run would do and take, learnt from asking its first few items."""
+"""What a run would do and take, learnt from asking a few of its items, drawn at random."""
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmcat.errors import EngineError, InputError
@@ -16,17 +18,23 @@ from llmcat.pipeline.session import Session
 from llmcat.pipeline.writers import row_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llmcat.config import RunConfig
     from llmcat.engines import Served
     from llmcat.records import Item, Message, Usage
 
-__all__ = ["Preview", "preview"]
+__all__ = ["AMONG", "Preview", "preview"]
+
+AMONG = 200_000
+"""Rows that the few are drawn from: a file's first. Reading so many takes about four seconds."""
 
 
 @dataclass(frozen=True)
 class Preview:
     """`shown` pairs the items asked with their rows. The rest concerns the whole file.
 
+    `among`: the rows that the items were drawn from, 0 where they are a stream's first.
     `usage` is in tokens, `seconds` at the pace of the items asked, `rate` in prompt tokens read
     (not cached) in a second, `cost` None without a price.
     """
@@ -35,6 +43,7 @@ class Preview:
     messages: list[Message]
     shown: list[tuple[Item, dict[str, Any]]]
     rows: int
+    among: int
     requests: float
     usage: Usage
     scale: float
@@ -44,21 +53,21 @@ class Preview:
 
 
 async def preview(config: RunConfig, *, count: int) -> Preview:
-    """Ask the first `count` items and scale up. Writes nothing. Raises any `LlmcatError`."""
-    rows = (
-        count
-        if sources.is_stream(config.file)
-        else count_rows(*expand(config.file), how=Reading.of(config))
-    )
-    config = config.model_copy(update={"limit": count})
+    """Ask `count` items and scale up. Writes nothing. Raises any `LlmcatError`.
+
+    Files are often sorted, so the items are drawn at random, by the settings' seed, among the first
+    `AMONG` rows; of a stream they are the first.
+    """
+    rows, among, chosen = _drawn(config, count)
+    config = config.model_copy(update={"limit": chosen[-1] + 1})
     session = await Session.open(config)
     memory = DiskMemory()
     summary = file_run.Summary(out="")
     try:
-        items = list(file_run.items_of(config, session.taxonomy, memory, summary))
+        items = list(_at(file_run.items_of(config, session.taxonomy, memory, summary), chosen))
         first = next((i for i in items if i.error is None), None)
         if first is None:
-            raise InputError("none of the first items can be asked", hint=items[0].error or "")
+            raise InputError("none of the items drawn can be asked", hint=items[0].error or "")
         messages = _first_question(session, first)
 
         async def asked(some: list[Item]) -> list[tuple[Item, dict[str, Any]]]:
@@ -68,17 +77,18 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
                 async for v in results
             ]
 
-        # The first item also waits for the grammar to compile and the cache to fill.
+        # The first one asked also waits for the grammar to compile and the cache to fill.
+        warm = items.index(first) + 1
         started = time.monotonic()
-        shown = await asked(items[:1])
+        shown = await asked(items[:warm])
         took = time.monotonic() - started
         rate = summary.tally.usage.read / took
-        if len(items) > 1:
+        if len(items) > warm:
             before, started = summary.tally.usage.read, time.monotonic()
-            shown += await asked(items[1:])
+            shown += await asked(items[warm:])
             took = time.monotonic() - started
             rate = (summary.tally.usage.read - before) / took
-            took *= len(items) / (len(items) - 1)
+            took *= len(items) / (len(items) - warm)
     finally:
         memory.close()
         await session.engine.close()
@@ -93,6 +103,7 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         messages=messages,
         shown=shown,
         rows=max(rows, len(items)),
+        among=among,
         requests=summary.tally.asked * scale,
         usage=summary.tally.usage,
         scale=scale,
@@ -100,6 +111,24 @@ async def preview(config: RunConfig, *, count: int) -> Preview:
         rate=rate,
         cost=cost or None,
     )
+
+
+def _drawn(config: RunConfig, count: int) -> tuple[int, int, list[int]]:
+    """Return how many rows there are, among how many the few are drawn, and these, ascending."""
+    if sources.is_stream(config.file):
+        return count, 0, list(range(count))
+    rows = count_rows(*expand(config.file), how=Reading.of(config))
+    among = min(rows, AMONG)
+    drawn = random.Random(config.seed).sample(range(among), min(count, among))
+    return rows, among, sorted(drawn) or [0]  # reading says that there are none
+
+
+def _at(items: Iterator[Item], places: list[int]) -> Iterator[Item]:
+    """Yield the items at these places, which ascend."""
+    place = 0
+    for wanted in places:
+        yield from islice(items, wanted - place, wanted - place + 1)
+        place = wanted + 1
 
 
 def _first_question(session: Session, item: Item) -> list[Message]:

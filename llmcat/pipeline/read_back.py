@@ -70,8 +70,8 @@ def _prediction(row: Mapping[str, Any], place: int, id_column: str) -> Predictio
         return None
     if isinstance(ours.get("key"), str):
         ours["key"] = key_in(ours["key"])
-    _as_numbers(ours)
-    for name in ("alternatives", "set"):
+    _as_values(ours)
+    for name in ("alternatives", "set", "sources"):
         if isinstance(ours.get(name), str):
             ours[name] = orjson.loads(ours[name]) if ours[name] else []
     if isinstance(said := ours.get("labels"), str):
@@ -97,8 +97,12 @@ def _by_letters(kept: Mapping[str, Any]) -> dict[str, str]:
     return {name.casefold(): name for name in kept}
 
 
-def _as_numbers(ours: dict[str, Any]) -> None:
-    """Read what a table holds as text: numbers, and cells that are empty."""
+def _as_values(ours: dict[str, Any]) -> None:
+    """Read what a table holds as text: numbers, yes and no, and cells that are empty."""
+    if isinstance(place := ours.get("row"), str) and place.isdigit():
+        ours["row"] = int(place)
+    if isinstance(said := ours.get("degraded"), str):
+        ours["degraded"] = said.casefold() == "true"
     for name in NUMBERS:
         value = ours.get(name)
         if isinstance(value, str):
@@ -106,8 +110,9 @@ def _as_numbers(ours: dict[str, Any]) -> None:
                 ours[name] = float(value.replace(",", ".")) if value else None
         elif is_missing(value):
             ours[name] = None
-    for name in ("label", "path", "reason", "gold"):
-        ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
+    for name in ("id", "label", "path", "reason", "gold"):
+        said = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
+        ours[name] = said[1:] if isinstance(said, str) and said.startswith("'=") else said
 
 
 def as_run(path: str | Path, config: RunConfig) -> RunConfig:

@@ -43,6 +43,7 @@ __all__ = [
     "kept_of",
     "others_in",
     "prefix_for",
+    "safe",
     "write_kept",
     "write_lines",
 ]
@@ -152,7 +153,7 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
         _write_workbook(out, path, kept, columns, beside, list(names.values()))
     else:
         lines = (
-            [_text(old.get(c)) for c in columns] + [_safe(_cell(row, n)) for n in ours]
+            [_text(old.get(c)) for c in columns] + [safe(_cell(row, n)) for n in ours]
             for old, row in _both(kept, every)
         )
         header = [*columns, *names.values()]
@@ -330,6 +331,6 @@ def _excel(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _safe(value: Any) -> Any:
+def safe(value: Any) -> Any:
     """Return text that no spreadsheet takes for a formula: ours, which a model may have written."""
     return f"'{value}" if isinstance(value, str) and value.startswith("=") else value

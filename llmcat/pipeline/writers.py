@@ -25,8 +25,8 @@ from llmcat.files import excel, parquet
 from llmcat.files.opened import bare
 from llmcat.items.readers import CUT
 from llmcat.pipeline.decode import alternatives, chance_of, level_of
-from llmcat.pipeline.tables_out import write_kept
-from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, digest, readable
+from llmcat.pipeline.tables_out import safe, write_kept
+from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, digest, key_out, readable
 from llmcat.storage import text_in, whole
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def write_csv(text: io.TextIOBase, rows: Iterable[dict[str, Any]], *, delimiter:
     names, cells = table_of(rows)
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(cells)
+    writer.writerows(map(safe, line) for line in cells)
 
 
 def table_of(rows: Iterable[dict[str, Any]]) -> tuple[list[str], Iterator[list[Any]]]:
@@ -238,6 +238,8 @@ def table_of(rows: Iterable[dict[str, Any]]) -> tuple[list[str], Iterator[list[A
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
     cells = dict(row)
+    if row["key"]:
+        cells["key"] = key_out(row["key"])
     for name in {"alternatives", "set", "sources"} & row.keys():
         cells[name] = orjson.dumps(row[name]).decode()
     if "labels" in row:

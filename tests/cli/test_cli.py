@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -356,19 +357,40 @@ def test_resume_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> 
 
 
 def test_preview_shows_and_writes_nothing(llmcat: Cli, server: str, tmp_path: Path) -> None:
-    """The conversation, the first items' labels, and what the whole file would take."""
+    """The conversation, some items' labels, and what the whole file would take."""
     ran = llmcat("classify", *SHOP, "--base-url", server, "--limit", "5", "--preview",
                  "--price-per-hour", "2.5")  # fmt: skip
     assert ran.code == 0, ran.err
     assert "A. Electronics > Headphones & Earphones" in ran.out
     for said in (
         "rows               256",
-        "at the pace of these 5 items",
+        "at the pace of these 5 items, drawn from 256 rows",
         "tokens of prompt read in a second",
         "nothing was written",
     ):
         assert said in ran.out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_preview_draws_from_the_whole_file(llmcat: Cli, tmp_path: Path) -> None:
+    """A file that is sorted: its first rows are short, the others a hundred times as long."""
+    rows = [f"shoes {i}" for i in range(500)]
+    rows += [f"{'long words about bags ' * 100}{i}" for i in range(500)]
+    (tmp_path / "i.txt").write_text("\n".join(rows))
+    flags = ("--labels", "shoes,bags", "--engine", "fake", "--preview", "--limit", "30")
+    ran = llmcat("classify", "i.txt", *flags)
+    assert "at the pace of these 30 items, drawn from 1,000 rows" in ran.out
+    told = re.search(r"tokens +([\d,]+)", ran.out)
+    assert told
+    assert llmcat("classify", "i.txt", *flags[:-3], "--out", "o.jsonl").code == 0
+    used = json.loads((tmp_path / "o.jsonl.run.json").read_text())["sessions"][-1]["asks"]["usage"]
+    assert int(told[1].replace(",", "")) == pytest.approx(used["prompt"], rel=0.35)
+    again = llmcat("classify", "i.txt", *flags)
+    assert again.out.split("model")[0] == ran.out.split("model")[0]
+    piped = llmcat("classify", *flags[:4], "--preview", "--limit", "2", stdin="a\nb\nc\n")
+    assert "at the pace of these 2 items, the first" in piped.out
+    (tmp_path / "none.txt").write_text("")
+    assert llmcat("classify", "none.txt", *flags).code == 2
 
 
 def test_few_shot_on_the_real_server(llmcat: Cli, server: str, tmp_path: Path) -> None:

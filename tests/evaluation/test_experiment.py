@@ -381,6 +381,30 @@ def test_the_audit_finds_labels_that_were_changed(llmcat: Cli, tmp_path: Path) -
     assert label_audit.audit(folder, "eval").partial == 0
 
 
+def test_the_audit_names_what_it_did_not_judge(llmcat: Cli, tmp_path: Path) -> None:
+    """Items of a class that nobody was given: cleanlab has no word for their wrong labels."""
+    path = labelled(tmp_path / "x.jsonl")
+    rows = [row for row in read_rows(path) if row["label"] != "none"]
+    lost = set()
+    for row in rows:
+        row["title"] += f" {row['label']}"
+        if row["label"] == "toys":
+            row["label"] = "bags"
+            lost.add(str(row["id"]))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--engine-option", "noise=0.2", "--engine-option", "sharpness=5")
+    ran = llmcat("eval", "--file", "x.jsonl", *FAKE, *options, "--audit")
+    assert ran.code == 0, ran.err
+    (folder,) = folders(tmp_path)
+    named = read_rows(folder / "not-judged.jsonl")
+    assert len(lost & {row["id"] for row in named}) >= 0.9 * len(lost)
+    assert {row["label"] for row in named} >= {"toys"}
+    assert f"not judged: {len(named):,} items get a label that no item here has" in ran.out
+    assert named[0]["id"] in ran.out or named[0]["title"][:20] in ran.out
+    assert named[0]["p_label"] >= named[-1]["p_label"]
+    assert not lost & {row["id"] for row in read_rows(folder / "audit.jsonl")}
+
+
 # -- ab ---------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 import signal
 import sqlite3
 import subprocess
@@ -156,6 +157,31 @@ def test_explain_says_under_which_route(student: Path, tmp_path: Path, llmcat: C
     record = json.loads((tmp_path / "items.fallback.jsonl.run.json").read_text())
     said = llmcat("explain", "shoes-0", "--run", "items.fallback.jsonl")
     assert f"route {record['identity']['route']}" in said.out
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "xlsx", "parquet", "jsonl.gz"])
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_explain_says_who_decided_in_every_format(
+    student: Path, tmp_path: Path, llmcat: Cli, suffix: str, keep: str
+) -> None:
+    """The student by its name, a fixed rule, the router; not "the model", which was not there."""
+    items = write(tmp_path / "items.jsonl", titles(WARM, 2))
+    common = ("--file", items, "--labels", LABELS, "--keep", keep)
+    (tmp_path / "rules.yaml").write_text('- if: {title: "boot*"}\n  label: toys\n')
+    run = ("classify", *common, "--engine", "student", "--model", student)
+    done = llmcat(*run, "--rules", "rules.yaml", "--out", f"s.{suffix}")
+    assert done.code == 0, done.err
+    said = llmcat("explain", "bags-1", "--run", f"s.{suffix}").out
+    assert "decided   by student, a trained classifier" in said
+    assert "labelled: bags" in said
+    ruled = llmcat("explain", "shoes-0", "--run", f"s.{suffix}").out
+    assert "decided   by a fixed rule, before the model" in ruled
+    assert "rule 1: title is boot*" in ruled
+    routed = ("fallback", *common, "--engine", "fake", "--primary", student)
+    assert llmcat(*routed, "--out", f"f.{suffix}").code == 0
+    said = llmcat("explain", "#0", "--run", f"f.{suffix}").out
+    assert "row       0, id shoes-0" in said
+    assert re.search(r"decided   by (primary|model|both|mixture); ", said)
 
 
 def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmcat: Cli) -> None:

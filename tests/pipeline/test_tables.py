@@ -230,6 +230,26 @@ def test_a_workbook_comes_back_with_all_that_is_in_it(tmp_path: Path, llmcat: Cl
     assert [row["Title"] for row in table(tmp_path / "o.csv")] == ["red shoes", "bags"]
 
 
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_every_format_reads_back_the_same(tmp_path: Path, llmcat: Cli, keep: str) -> None:
+    """Also names that a spreadsheet would run; keys are never what it takes for a number."""
+    (tmp_path / "a.csv").write_text("id,title\n=1,red =shoes\n=2,leather bags\n")
+    found = []
+    for suffix in (".jsonl", ".csv", ".tsv", ".xlsx", ".parquet"):
+        out = tmp_path / f"o{suffix}"
+        ran = llmcat("classify", "a.csv", "--labels", "=shoes,bags", "--engine", "fake",
+                     "--keep", keep, "--out", out)  # fmt: skip
+        assert ran.code == 0, ran.err
+        if suffix in {".csv", ".tsv"}:
+            between = "\t" if suffix == ".tsv" else ","
+            assert "'=shoes" in out.read_text()
+            assert not any(row["key"][0].isdigit() for row in table(out, delimiter=between))
+        names = ("row", "id", "label", "path", "decision", "confidence", "key")
+        found.append([[row[name] for name in names] for row, _ in predictions_in(out)])
+    assert found[0][0][:4] == [0, "=1", "=shoes", "=shoes"]
+    assert all(one == found[0] for one in found)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".xlsx", ".parquet", ".jsonl.gz"])
 def test_show_reads_what_classify_writes(tmp_path: Path, llmcat: Cli, suffix: str) -> None:
     """Sorted, filtered, with titles where they came back."""
