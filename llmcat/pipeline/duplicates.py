@@ -84,8 +84,8 @@ class DiskMemory:
                 return None
             (value,) = found
         decision, held, *found = orjson.loads(value)
-        found[-1] = None if found[-1] is None else tuple(found[-1])
-        scores = Scores(*found)
+        *found, several, level = found
+        scores = Scores(*found, None if several is None else tuple(several), level)
         return Decided(decision, scores, None if held is None else tuple(held))
 
     def put(self, content: str, decided: Decided) -> None:
@@ -112,6 +112,7 @@ class DiskMemory:
                 scores.sources,
                 scores.evidence,
                 scores.several,
+                scores.level,
             ]
         )
         if len(self._answers) >= BATCH:

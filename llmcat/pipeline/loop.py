@@ -345,6 +345,9 @@ class _Loop:
             self.tally.again += slot.requests > 1 and plan.gives_all and plan.orders > 1
             self.tally.order_disagreement += scores.order_disagreement
             decided = self.decider.decide(slot.item, scores)
+            if plan.taxonomy.ordered:  # a memory keeps the best few probabilities only
+                level = decode.level_of(decided.scores, plan.taxonomy)
+                decided = replace(decided, scores=replace(decided.scores, level=level))
             self.memory.put(slot.content, decided)
             self.settle(slot, lambda item: decode.result(item, decided))
             return

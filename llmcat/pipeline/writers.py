@@ -24,7 +24,7 @@ from llmcat.errors import BadConfig, JournalError
 from llmcat.files import excel, parquet
 from llmcat.files.opened import bare
 from llmcat.items.readers import CUT
-from llmcat.pipeline.decode import alternatives, chance_of, level_of
+from llmcat.pipeline.decode import alternatives, chance_of
 from llmcat.pipeline.tables_out import safe, write_kept
 from llmcat.records import NONE, SEVERAL, Decided, RowResult, Scores, digest, key_out, readable
 from llmcat.storage import text_in, whole
@@ -91,8 +91,7 @@ def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> d
     if taxonomy.ordered:
         row["level"] = None
         if scores is not None:
-            known = scores.level
-            row["level"] = _rounded(level_of(scores, taxonomy) if known is None else known)
+            row["level"] = _rounded(scores.level)
     if result.held is not None:
         row["set"] = list(result.held)
     if scores is not None and scores.evidence is not None:

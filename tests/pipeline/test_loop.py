@@ -17,6 +17,7 @@ from llmcat.engines.fake import FakeEngine
 from llmcat.errors import EngineBusy, InputError
 from llmcat.pipeline.duplicates import BATCH, DiskMemory, PlainMemory
 from llmcat.pipeline.loop import HOPELESS, Tally, classify
+from llmcat.pipeline.writers import decided_in, row_of
 from llmcat.prompting import templates
 from llmcat.prompting.builder import Task
 from llmcat.records import Answer, Decided, Item, Request, RowResult, Scores
@@ -90,6 +91,32 @@ def test_an_exact_duplicate_is_asked_once() -> None:
         assert [v.item.id for v in results] == [str(i) for i in range(500)]
         assert all(v.scores.label == results[v.item.row % 10].scores.label for v in results)  # type: ignore[union-attr]
     disk.close()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_far_duplicate_has_the_row_of_the_first(ordered: bool) -> None:
+    """All of it, also what is reckoned from more probabilities than a memory keeps."""
+    names = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    taxonomy = replace(Taxonomy.from_labels(names), ordered=ordered)
+    task = Task(Plan(taxonomy, CANDIDATES[:128]), templates.load("zero-shot"))
+    items = [item(i, f"thing {i % 40} {names[i % 8]}") for i in range(160)]
+
+    async def collect() -> list[RowResult]:
+        disk = DiskMemory()
+        got = classify(items, task, FakeEngine(noise=1.0), memory=disk, window=10)
+        found = [v async for v in got]
+        disk.close()
+        return found
+
+    rows = [row_of(result, taxonomy) for result in asyncio.run(collect())]
+    for row in rows:
+        first = rows[row["row"] % 40]
+        assert row | {"row": 0, "id": ""} == first | {"row": 0, "id": ""}
+        assert ("level" in row) == ordered
+        if ordered and row["label"]:
+            kept = decided_in(row)
+            assert kept is not None
+            assert kept.scores.level == row["level"]
 
 
 def test_duplicates_of_a_failed_item_fail_with_it() -> None:
