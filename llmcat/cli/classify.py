@@ -8,7 +8,7 @@ from rich.console import Console
 
 from llmcat.cli.closing import closed, stream
 from llmcat.cli.console import Bar, interruptible, predictions_table
-from llmcat.cli.options import BUDGET, RULES, add_settings, check_items, settings
+from llmcat.cli.options import BUDGET, RULES, STORE, add_settings, check_items, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.evaluation.speed import duration
 from llmcat.pipeline import file_run
@@ -38,7 +38,12 @@ answers hardly depend on the items; 2 bad input; 3 no usable engine; 130 interru
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
     parser = make_parser("classify", CLASSIFY_EPILOG)
-    add_settings(parser, leave_out=frozenset({"runs"}), also=BUDGET | RULES)
+    add_settings(
+        parser,
+        leave_out=frozenset({"runs"}),
+        also=BUDGET | RULES | STORE,
+        told={"store": "put the answers into this label store, too (default: nowhere)"},
+    )
     parser.add_argument("--preview", action="store_true", help="ask only a few items, drawn at "
                         "random (--limit, default 20); show tokens, time and cost")  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="start over instead of going on")

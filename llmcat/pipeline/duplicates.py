@@ -84,8 +84,8 @@ class DiskMemory:
                 return None
             (value,) = found
         decision, held, *found = orjson.loads(value)
-        *found, several, level = found
-        scores = Scores(*found, None if several is None else tuple(several), level)
+        found[-2] = None if found[-2] is None else tuple(found[-2])
+        scores = Scores(*found)
         return Decided(decision, scores, None if held is None else tuple(held))
 
     def put(self, content: str, decided: Decided) -> None:

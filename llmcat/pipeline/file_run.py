@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import llmcat
+from llmcat.annotations.answers import Answers, wanted
+from llmcat.annotations.store import LabelStore
 from llmcat.errors import InputError
 from llmcat.files.formats import Reading
 from llmcat.files.opened import bare
@@ -27,7 +29,6 @@ from llmcat.items.readers import Columns, ItemReader
 from llmcat.pipeline.budget import Budget
 from llmcat.pipeline.duplicates import DiskMemory, Earlier
 from llmcat.pipeline.journal import Journal, check_writable, is_folder
-from llmcat.pipeline.loop import Tally
 from llmcat.pipeline.read_back import keyed
 from llmcat.pipeline.rules import Rules
 from llmcat.pipeline.session import Session
@@ -39,7 +40,7 @@ from llmcat.records import each_of
 from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.engines import Served
@@ -65,7 +66,8 @@ Opener: TypeAlias = "Callable[[RunConfig], Coroutine[Any, Any, Session]]"
 BATCH = 64
 READ_BESIDES = ("rules", "examples", "artifact", "calibration", "reference", "since")
 """Settings that name files whose content shapes answers."""
-PATIENCE = {"api_key", "concurrency", "timeout", "retry_seconds", "price_per_hour", "runs", "store"}
+PATIENCE = {"api_key", "concurrency", "timeout", "retry_seconds", "price_per_hour", "runs", "store",
+            "keep_text"}  # fmt: skip
 """Settings that shape no answer."""
 FLUSH_SECONDS = 0.2
 
@@ -149,19 +151,18 @@ async def classify_file(
             summary.collapse = last.get("collapse")
             return summary
         status = "failed"
-        memory = DiskMemory()
+        memory, answers = DiskMemory(), _answers(session)
         started = time.monotonic()
         try:
             if watch:
                 watch.start(session.served, lines, journal.done)
             since = await unless(stop, asyncio.to_thread(_earlier, config, session, memory))
-            await _fill(session, journal, since or memory, summary, watch, stop)
+            await _fill(session, journal, since or memory, summary, watch, stop, answers)
             summary.copied = since.copied if since else 0
             status = "interrupted" if summary.interrupted else "done"
         finally:
             summary.seconds = time.monotonic() - started
-            summary.promises = promises_of(session, summary)
-            summary.collapse = collapse_of(summary.tally)
+            summary.conclude(session, answers)
             memory.close()
             parts = parts_of(config, summary.parts) if status == "done" else None
             journal.end_session(summary.record(), status=status, parts=parts, kept=kept)
@@ -253,6 +254,8 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str], Kept | None]:
     kept = kept_of(config, files, columns_of(config), stream=is_stream(config.file))
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
+    if wanted(config) and Path(config.store).exists():
+        LabelStore(Path(config.store)).close()
     if not is_stream(config.file):
         columns = columns_of(config)
         named = kept.names if kept is not None else ()
@@ -269,6 +272,7 @@ async def _fill(
     summary: Summary,
     watch: Watch | None,
     stop: asyncio.Event,
+    answers: Answers | None,
 ) -> None:
     """Skip the rows that are there, remember their answers, then write the rest."""
     items = items_of(session.config, session.taxonomy, memory, summary)
@@ -301,15 +305,40 @@ async def _fill(
                 session.decider.watch(result)
                 batch.append(result)
                 if len(batch) >= BATCH or time.monotonic() - flushed > FLUSH_SECONDS:
-                    _flush(session, journal, batch, summary, watch)
+                    _flush(session, journal, batch, summary, watch, answers)
                     flushed = time.monotonic()
         finally:
-            _flush(session, journal, batch, summary, watch)
+            _flush(session, journal, batch, summary, watch, answers)
     # A stop after the last item interrupts nothing. What a thread still reads cannot be asked for.
     ahead = is_stream(session.config.file) or looks_ahead
     left = summary.tally.unread if ahead else next(items, None) is not None
     summary.spent = summary.tally.spent
     summary.interrupted = (stop.is_set() or summary.spent) and left
+
+
+def _answers(session: Session) -> Answers | None:
+    """Return what puts answers into the label store, None where nobody named one."""
+    if session.route is not None or not wanted(session.config):  # a route keeps its own
+        return None
+    served, config = session.served, session.config
+    student = served.engine == "student"
+    return Answers(
+        LabelStore(Path(config.store)),
+        source="primary" if student else "model",
+        by=f"{served.model}@{served.facts['root'][:8]}" if student else served.model,
+        prompt="" if student else session.task.prompt.ref,
+        taxonomy=session.taxonomy.digest,
+        keep_text=config.keep_text,
+    )
+
+
+def _tell(session: Session, answers: Answers | None, results: Sequence[RowResult]) -> None:
+    """Tell of results before they are written, so that none is lost."""
+    if session.route is not None:
+        session.route.keep(results)
+    if answers is not None:
+        rules = session.rules
+        answers.keep(r for r in results if rules is None or not rules.touch(r.item))
 
 
 def _budget(session: Session) -> Budget | None:
@@ -323,12 +352,12 @@ def _flush(
     results: list[RowResult],
     summary: Summary,
     watch: Watch | None,
+    answers: Answers | None,
 ) -> None:
     batch = results[:]
     results.clear()  # first: rows that could not be written must not be written twice
     if batch:
-        if session.route:
-            session.route.keep(batch)
+        _tell(session, answers, batch)
         several = bool(session.config.multi)
         journal.append([row_of(v, session.taxonomy, several=several) for v in batch])
         summary.written += len(batch)
@@ -346,7 +375,7 @@ async def classify_stream(
     """Classify without a file: yield each item with its row. Nothing can be resumed."""
     stop = stop or asyncio.Event()
     session = await unless(stop, (opener or Session.open)(config))
-    memory = DiskMemory()
+    memory, answers = DiskMemory(), _answers(session)
     items = items_of(config, session.taxonomy, memory, summary)
     started = time.monotonic()
     try:
@@ -356,8 +385,7 @@ async def classify_stream(
         ):  # fmt: skip
             summary.count(result)
             session.decider.watch(result)
-            if session.route:
-                session.route.keep([result])
+            _tell(session, answers, [result])
             summary.written += 1
             several = bool(session.config.multi)
             yield result.item, row_of(result, session.taxonomy, several=several)
@@ -365,30 +393,9 @@ async def classify_stream(
         summary.interrupted = stop.is_set() or summary.spent
     finally:
         summary.seconds = time.monotonic() - started
-        summary.promises = promises_of(session, summary)
-        summary.collapse = collapse_of(summary.tally)
+        summary.conclude(session, answers)
         memory.close()
         await session.engine.close()
-
-
-def promises_of(session: Session, summary: Summary) -> list[str]:
-    """Return what a calibrated run promises, and whether it has drifted."""
-    decider = session.decider
-    decided = summary.decisions.total() - summary.decisions["error"]
-    said = decider.guarantees()
-    if said and decided:
-        share = 1 - summary.decisions["review"] / decided
-        said.append(f"coverage {share:.1%}: {summary.decisions['review']:,} items to review")
-    said += session.rules.remarks() if session.rules is not None else []
-    said += session.evidence.sight.remarks() if session.evidence is not None else []
-    seen = decider.remarks(summary.tally.mass)
-    return said + [f"{text} (of this session)" if summary.resumed else text for text in seen]
-
-
-def collapse_of(tally: Tally) -> dict[str, Any] | None:
-    """Return for the record what is wrong with a run whose answers hardly depend on the items."""
-    found = tally.watch.finding()
-    return found.record() if found else None
 
 
 def items_of(

@@ -92,6 +92,10 @@ class Rules:
                 return Decided("none" if rule.label == NONE else "labelled", scores)
         return None
 
+    def touch(self, item: Item) -> bool:
+        """Tell whether a rule may have had a say in an item's answer."""
+        return any(_value(item, r.same) if r.same else r.fits(item) for r in self.rules)
+
     def key(self, item: Item) -> str:
         """Return what an answer is shared by: the group, else the text and what it may not be."""
         groups = ((rule.same, _value(item, rule.same)) for rule in self.rules if rule.same)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llmcat.pipeline.loop import Tally
 
 if TYPE_CHECKING:
+    from llmcat.annotations.answers import Answers
+    from llmcat.pipeline.session import Session
     from llmcat.records import RowResult
 
 __all__ = ["Summary"]
@@ -65,6 +67,29 @@ class Summary:
         None if no price is known.
         """
         return self.price_per_hour * self.seconds / 3600 + self.tally.usage.cost or None
+
+    def conclude(self, session: Session, answers: Answers | None) -> None:
+        """Note what a calibrated run promises, whether it has drifted, and whether it collapsed.
+
+        `answers` went into a label store, which is closed.
+        """
+        decider, rules = session.decider, session.rules
+        decided = self.decisions.total() - self.decisions["error"]
+        said = decider.guarantees()
+        if said and decided:
+            share = 1 - self.decisions["review"] / decided
+            said.append(f"coverage {share:.1%}: {self.decisions['review']:,} items to review")
+        said += rules.remarks() if rules is not None else []
+        said += session.evidence.sight.remarks() if session.evidence is not None else []
+        seen = decider.remarks(self.tally.mass)
+        self.promises = said + [
+            f"{text} (of this session)" if self.resumed else text for text in seen
+        ]
+        if answers is not None:
+            self.promises.append(f"{answers.count:,} answers are in {answers.store.path}")
+            answers.store.close()
+        found = self.tally.watch.finding()
+        self.collapse = found.record() if found else None
 
     def record(self) -> dict[str, Any]:
         """Return this session for the run's record."""

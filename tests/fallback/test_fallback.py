@@ -184,6 +184,51 @@ def test_explain_says_who_decided_in_every_format(
     assert re.search(r"decided   by (primary|model|both|mixture); ", said)
 
 
+def test_classify_fills_a_store_that_is_named(student: Path, tmp_path: Path, llmcat: Cli) -> None:
+    """Each source under its name; a run that repeats adds nothing, and a check measures it."""
+    items = write(tmp_path / "items.jsonl", titles(WARM, 3))
+    common = ("classify", "--file", items, "--labels", LABELS)
+    assert llmcat(*common, "--engine", "fake", "--out", "a.jsonl").code == 0
+    assert not (tmp_path / "labels.sqlite").exists()
+    fake = (*common, "--engine", "fake", "--store", "labels.sqlite", "--keep-text")
+    done = llmcat(*fake, "--out", "b.jsonl")
+    assert "12 answers are in labels.sqlite" in done.err
+    assert llmcat(*fake, "--out", "c.jsonl").code == 0
+    of_student = ("--engine", "student", "--model", student, "--out", "s.jsonl")
+    assert llmcat(*common, *of_student, LLMCAT_STORE="labels.sqlite").code == 0
+    streamed = llmcat(*common[:1], *fake[3:], "--out", "-", stdin="an unseen boot\n")
+    assert streamed.code == 0, streamed.err
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        found = store.holding("model")
+        assert len(found) == 13
+        assert {label.by for label in found} == {"fake"}
+        kept = {row["key"]: row for row in read_rows(tmp_path / "b.jsonl")}
+        for label in found:
+            if (row := kept.get(label.key)) is not None:
+                assert (label.label, label.item) == (row["label"] or "none", row["id"])
+                assert label.confidence == row["confidence"]
+        assert len(store.words("model")) == 13
+        (named,) = {label.by for label in store.holding("primary")}
+        assert named.startswith("student@")
+    assert llmcat("labels", "import", "--file", items, "--labels", LABELS).code == 0
+    with LabelStore(tmp_path / "labels.sqlite") as store:
+        checks = store.checks("model")
+        right = sum(row["label"] == row["gold"] for row in read_rows(tmp_path / "b.jsonl"))
+        assert (len(checks), sum(check.right for check in checks)) == (12, right)
+    wrong = llmcat(*common, "--engine", "fake", "--out", "d.jsonl", "--store", items)
+    assert (wrong.code, "choose another --store" in wrong.err) == (2, True)
+    (tmp_path / "rules.yaml").write_text('- if: {title: "boot*"}\n  label: toys\n')
+    ruled = (*common, "--engine", "fake", "--store", "r.sqlite", "--rules", "rules.yaml")
+    assert llmcat(*ruled, "--out", "e.jsonl").code == 0
+    with LabelStore(tmp_path / "r.sqlite") as store:  # what a rule decided nobody answered
+        by_rule = sum(row["title"].startswith("boot") for row in read_rows(items))
+        assert len(store.holding()) == 12 - by_rule < 12
+    several = llmcat(*common, "--engine", "retriever", "--sources", "lexical", "--multi",
+                     "--store", "m.sqlite", "--out", "f.jsonl")  # fmt: skip
+    assert several.code == 0, several.err
+    assert not (tmp_path / "m.sqlite").exists()
+
+
 def test_a_run_goes_on_after_checks_came_in(student: Path, tmp_path: Path, llmcat: Cli) -> None:
     """What was checked meanwhile is used for the rest; another student is refused by name."""
     items = write(tmp_path / "items.jsonl", titles(tuple(WORDS), 30))
