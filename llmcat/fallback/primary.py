@@ -180,6 +180,7 @@ def post(url: str, body: Any, *, timeout: float) -> Any:
             raise EngineRefused(f"{url} does not stop answering")
         return json.loads(raw)
     except urllib.error.HTTPError as exc:
+        exc.close()  # it holds the connection, and lives as long as what is raised from it
         if exc.code in {408, 425, 429} or exc.code >= 500:  # noqa: PLR2004
             raise EngineBusy(f"{url}: HTTP {exc.code}") from exc
         raise EngineRefused(f"{url}: HTTP {exc.code}") from exc
