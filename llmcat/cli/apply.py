@@ -8,7 +8,7 @@ from typing import Any
 
 from llmcat.cli.options import STORE, add_settings, all_but, not_over, settings
 from llmcat.cli.options import parser as make_parser
-from llmcat.errors import BadConfig
+from llmcat.errors import SHOWN, BadConfig
 from llmcat.storage import wrote
 
 __all__ = ["command"]
@@ -64,5 +64,8 @@ def command(argv: list[str]) -> int:
     if found["lost"]:
         print(f"WARNING: {found['lost']:,} corrections are of items that are not in the file",
               file=sys.stderr)  # fmt: skip
+    for what, ids in given.notes.items():
+        shown = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
+        print(f"{corrections.NOTES[what]} at {len(ids):,} items: {shown}", file=sys.stderr)
     print(said, file=sys.stderr)
-    return int(found["lost"] == len(given))
+    return int(found["lost"] == len(given) > 0)

@@ -30,24 +30,27 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Corrections", "apply", "of_store", "read"]
+__all__ = ["NOTES", "Corrections", "apply", "of_store", "read"]
 
 DECISION = "corrected"
 """The decision of a row that a person labelled."""
 CHANGED = ("label", "path", "decision", "confidence", "labels", "level", "set")
+NOTES = {"taxonomy": "the taxonomy is wrong", "opinion": "a second opinion is wanted"}
 
 
 @dataclass
 class Corrections:
     """People's labels as node ids or `none`, by text's key, by id and by row.
 
-    `handed_back`: they are predictions, edited; what is as it was is nobody's word.
+    `handed_back`: they are predictions, edited; what is as it was is nobody's word. `notes`: what a
+    reviewer said of items instead of a label (`NOTES`), with their ids.
     """
 
     by_key: dict[str, str] = field(default_factory=dict)
     by_id: dict[str, str] = field(default_factory=dict)
     by_row: dict[int, str] = field(default_factory=dict)
     handed_back: bool = False
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -77,6 +80,8 @@ def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
             if prefix or {"decision", "confidence"} <= named.keys():
                 found.handed_back = True
                 named |= {n: named.get(f"{prefix}{n}") for n in (config.label, "key") if prefix}
+            if (note := named.get("note")) in NOTES:
+                found.notes.setdefault(note, []).append(as_text(named.get("id")))
             given = taxonomy.given(as_label(named.get(config.label.casefold())))
             if not given:
                 continue
@@ -88,7 +93,7 @@ def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
     if foreign:
         shown = ", ".join(f"{name!r} ({n:,})" for name, n in foreign.most_common(10))
         raise InputError(f"{path}: labels that are not in the taxonomy: {shown}")
-    if not len(found):
+    if not len(found) and not found.notes:
         raise InputError(f"{path}: no labels", hint=f"the column {config.label!r} holds them")
     return found
 

@@ -205,6 +205,36 @@ def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -
     )
 
 
+@needs_browser
+def test_notes_come_back_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -> None:
+    """What a colleague could not label is said with its reason; one that is undone is gone."""
+    ran = llmcat("review", "out.csv", "--labels", LABELS, "--static", "check.html", "--sample", "5",
+                 "--order", "random")  # fmt: skip
+    assert ran.code == 0, ran.err
+    page = opened(browser, (predictions.parent / "check.html").as_uri(), "carla")
+    for key in ("t", "u", "o", "t", "s", "n", "o"):
+        press(page, key)
+    playwright.expect(page.locator("#over")).to_contain_text("save the answers")
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    download.value.save_as(predictions.parent / "answers.json")
+    answers = json.loads((predictions.parent / "answers.json").read_text())
+    said = [(a["label"], a["note"]) for a in answers]
+    assert said == [("", "opinion"), ("", "taxonomy"), ("none", ""), ("", "opinion")]
+    apply = ("apply", "out.csv", "--corrections", "answers.json", "--labels", LABELS)
+    ran = llmcat(*apply, "-o", "final.csv")
+    assert ran.code == 0, ran.err
+    assert f"the taxonomy is wrong at 1 items: {answers[1]['id']}" in ran.err
+    assert f"a second opinion is wanted at 2 items: {answers[0]['id']}, " in ran.err
+    imported = llmcat("labels", "import", "--file", "answers.json", "--labels", LABELS,
+                      "--store", "l.sqlite")  # fmt: skip
+    assert (imported.code, "1 new labels" in imported.err) == (0, True), imported.err
+    only = [answer for answer in answers if not answer["label"]]
+    (predictions.parent / "answers.json").write_text(json.dumps(only))
+    ran = llmcat(*apply, "-o", "again.csv")
+    assert (ran.code, "0 changed" in ran.err, "is wrong at 1 items" in ran.err) == (0, True, True)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".json"])
 def test_other_tools(predictions: Path, llmcat: Cli, suffix: str) -> None:
     """A table with a place for the label, tasks for Label Studio; what comes back is applied."""

@@ -4,7 +4,7 @@ const el = (id) => document.getElementById(id);
 const MENU = 9, FOUND = 30;
 let item = null, nodes = [], busy = false, at = -1;
 // Without a server the items are here, and the answers are a file in the end.
-const local = told.data && { items: told.data.items, answers: new Map(), passed: new Set(), past: [] };
+const local = told.data && { items: told.data.items, answers: new Map(), notes: new Map(), passed: new Set(), past: [] };
 el("who").value = localStorageGet("llmcat-who") || (local ? "reviewer" : "");
 document.title = `${told.title} – llmcat review`;
 
@@ -43,12 +43,13 @@ async function post(what, body) {
 function offline(what, body) {
   if (what === "undo") {
     const key = local.past.pop();
-    local.answers.delete(key); local.passed.delete(key);
+    for (const kept of [local.answers, local.notes, local.passed]) kept.delete(key);
     const back = local.items.find((one) => one.key === key);
     if (back) return { item: back, progress: counted() };
   } else if (what !== "next") {
     if (what === "label") local.answers.set(body.key, body.label);
     else local.passed.add(body.key);
+    if (what === "note" && body.what !== "skip") local.notes.set(body.key, body.what);
     local.past.push(body.key);
   }
   const next = local.items.find((one) => !local.answers.has(one.key) && !local.passed.has(one.key));
@@ -170,16 +171,17 @@ el("more").addEventListener("click", (event) => {
   if (button) act(button.dataset.act);
 });
 el("save").addEventListener("click", () => {
-  const rows = local.items.filter((one) => local.answers.has(one.key)).map((one) =>
-    ({ key: `k${one.key}`, id: one.id, label: local.answers.get(one.key), by: el("who").value.trim() }));
+  const rows = local.items.filter((one) => local.answers.has(one.key) || local.notes.has(one.key)).map((one) =>
+    ({ key: `k${one.key}`, id: one.id, label: local.answers.get(one.key) || "",
+      note: local.notes.get(one.key) || "", by: el("who").value.trim() }));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(rows, null, 1)], { type: "application/json" }));
   link.download = "answers.json";
   link.click();
-  local.saved = local.answers.size;
+  local.saved = local.answers.size + local.notes.size;
 });
 window.addEventListener("beforeunload", (event) => {
-  if (local && local.answers.size > (local.saved || 0)) event.preventDefault();
+  if (local && local.answers.size + local.notes.size > (local.saved || 0)) event.preventDefault();
 });
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
