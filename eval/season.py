@@ -41,7 +41,8 @@ from llmcat.records import MOST_LABELS, NONE, Item, Menu, RowResult, Scores
 from llmcat.retrieval.vectors import representation
 from llmcat.students import training
 from llmcat.students.model import Student
-from llmcat.students.training import Corpus, Example, Recipe
+from llmcat.students.recipe import Recipe
+from llmcat.students.training import Corpus, Example
 from llmcat.taxonomy.tree import Taxonomy
 
 Array = np.ndarray[Any, Any]

