@@ -116,17 +116,21 @@ def learnt_pool(
 ) -> Pool:
     """Return weights learnt from a retriever's own examples, out of fold; the reader's stays.
 
-    The defaults where there are too few.
+    The only example of a category is left out: without it nothing speaks for its category, which
+    no other item will meet. The defaults where too few are left.
     """
     start = Pool(weights=pooling.default_weights(retriever.sources))
     at = {id_: i for i, id_ in enumerate(retriever.ids)} | {NONE: -1}
-    columns = np.array([at[label] for label in labels])
-    if (columns >= 0).sum() < pooling.LEAST:
+    columns = np.array([at[label] for label in labels], dtype=int)
+    each = np.bincount(columns[columns >= 0], minlength=len(retriever.ids))
+    rows = np.flatnonzero((columns < 0) | (each[columns] > 1))
+    if (columns[rows] >= 0).sum() < pooling.LEAST:
         return start
     given = [item.kept.get(group, "") for item in items] if group else None
     groups = group_of([item_text(item) for item in items], given)
-    signals = out_of_fold(retriever, items, groups, seed=seed)
-    made = pooling.fit(signals, [None] * len(items), columns, groups, start=start, seed=seed)
+    signals = out_of_fold(retriever, items, groups, seed=seed).some(rows)
+    known, parted = columns[rows], [groups[i] for i in rows.tolist()]
+    made = pooling.fit(signals, [None] * len(rows), known, parted, start=start, seed=seed)
     reader = {pooling.READER: pooling.READER_BESIDE_LEARNT}
     return replace(made, weights={**made.weights, **reader})
 

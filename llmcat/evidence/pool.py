@@ -56,8 +56,9 @@ shop32 and 385 of banking77 (eval/results/decision-models.md)."""
 READER_BESIDE_LEARNT = 0.6
 """The reader's, where the others were learnt without it: a little less than what it is learnt to be
 beside learnt others (eval/results/evidence.md)."""
-OTHER, NEAREST, PROBE = 1.0, 0.4, 0.5
-"""Of an embedding model that was not measured; of the nearest example, of a probe."""
+OTHER, NEAREST, PROBE = 1.0, 0.1, 0.7
+"""Of an embedding model that was not measured; of the nearest example, of a probe
+(docs/decisions/0018-names.md)."""
 HELD = 0.5
 """Spread of the normal prior that holds a fitted weight to its default."""
 FOLDS = 5
@@ -245,9 +246,8 @@ def fit(
     """Fit weights by log loss, held to the defaults, and the none rule on top.
 
     `signals` are out-of-fold: no item is among the examples that speak of it. `columns` holds each
-    item's category, -1 for none; `groups` what may not be parted between folds. A source stays only
-    if cross-validation gains more by it than one standard error. With fewer than `LEAST` items the
-    defaults stay.
+    item's category, -1 for none; `groups` what may not be parted between folds. Cross-validation
+    tells which sources stay (see `_selected`). With fewer than `LEAST` items the defaults stay.
     """
     start = start or Pool()
     known = np.flatnonzero(columns >= 0)
@@ -307,8 +307,9 @@ def _selected(
 ) -> list[int]:
     """Return the sources that cross-validation keeps, the least useful going first.
 
-    One goes if the log loss without it is not higher by more than one standard error (Breiman et
-    al. 1984, section 3.4.3).
+    One goes where the log loss without it is lower by more than one standard error; a reader, which
+    costs requests, also where it is not higher by more than one (Breiman et al. 1984, section
+    3.4.3).
     """
     part = folds_of(groups.tolist(), seed)
 
@@ -323,13 +324,18 @@ def _selected(
                 losses[out] = -log_p[np.arange(int(out.sum())), y[out]]
         return losses
 
+    def margin(source: int, without: Array) -> float:
+        """How much better it goes without a source than it has to for it to go."""
+        lost = without - best
+        error = float(lost.std(ddof=1) / np.sqrt(len(lost)))
+        return (error if names[source] == READER else -error) - float(lost.mean())
+
     kept = list(range(len(names)))
     best = held_out(kept)
     while len(kept) > 1:
         tries = {k: held_out([j for j in kept if j != k]) for k in kept}
-        least = min(tries, key=lambda k: float(tries[k].mean()))
-        lost = tries[least] - best
-        if lost.mean() > lost.std(ddof=1) / np.sqrt(len(lost)):
+        least = max(tries, key=lambda k: margin(k, tries[k]))
+        if margin(least, tries[least]) < 0:
             break
         kept.remove(least)
         best = tries[least]

@@ -398,7 +398,7 @@ class Session:
         if found is None:
             return dict.fromkeys(("sources", "source_category", "pool", "evidence"), "")
         return {
-            "sources": " ".join(found.retriever.encoders),
+            "sources": found.retriever.named,
             "source_category": found.retriever.supplied,
             "pool": found.pool.digest,
             "evidence": found.key,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llmcat.retrieval.vectors import Representation
     from llmcat.taxonomy.tree import Taxonomy
 
-__all__ = ["LEXICAL", "SUPPLIED", "Examples", "Retriever", "Signals", "encoders_of"]
+__all__ = ["DOCUMENT", "LEXICAL", "SUPPLIED", "Examples", "Retriever", "Signals", "encoders_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +50,8 @@ USUAL = {LEXICAL: (0.35, 0.12), vectors.MULTILINGUAL: (0.38, 0.11), vectors.MINI
 development sets (docs/decisions/0011-evidence.md)."""
 PROBE_LABELS, PROBE_EXAMPLES = 1_000, 20
 """A probe is trained up to so many categories, and from so many examples on."""
+DOCUMENT = 4.0
+"""A category's own text counts as so many examples of it (docs/decisions/0018-names.md)."""
 SMOOTHING = 2.0
 """Examples that the names' own match counts for, where a supplier's category has been seen."""
 
@@ -147,13 +149,20 @@ class Retriever:
         return [document(node, self.taxonomy.nodes) for node in self.taxonomy.leaves]
 
     @property
+    def named(self) -> str:
+        """The encoders, and where there are examples what a text is worth beside them."""
+        shown = any(column >= 0 for column in self.examples.columns)
+        worth = f" (a category's text counts as {DOCUMENT:g} examples)" if shown else ""
+        return " ".join(self.encoders) + worth
+
+    @property
     def key(self) -> str:
         """What shapes the scores, as a hash."""
         texts = (
             f"{c} {t}" for t, c in zip(self.examples.texts, self.examples.columns, strict=True)
         )
         served = [getattr(space.encode, "model", "") for space in self._made().values()]
-        names = " ".join([*self.encoders, *filter(None, served)])
+        names = " ".join([self.named, *filter(None, served)])
         return digest(names, self.supplied, *self.documents, *texts)
 
     @property
@@ -254,7 +263,7 @@ class _Space:
 
     @cached_property
     def _prototypes(self) -> Any:
-        """Each category's text plus its examples, as unit vectors (Snell et al. 2017)."""
+        """The mean of each category's text and examples, as unit vectors (Snell et al. 2017)."""
         known = self.columns >= 0
         if self.examples is None or not known.any():
             return self.documents
@@ -264,7 +273,7 @@ class _Space:
         rows, columns = np.flatnonzero(known), self.columns[known]
         one = np.ones(len(rows), dtype=np.float32)
         gather = sparse.csr_matrix((one, (columns, rows)), shape=(size, len(self.columns)))
-        return _unit(self.documents + gather @ self.examples)
+        return _unit(DOCUMENT * self.documents + gather @ self.examples)
 
     @cached_property
     def _turned(self) -> Any:
@@ -334,7 +343,7 @@ class _Space:
     def probe(self) -> Any:
         """A logistic regression over embeddings, None where it cannot be trained.
 
-        Each category's own text is one more example of it, so that none is without.
+        Each category's own text is an example of it, `DOCUMENT` times, so that none is without.
         """
         size, known = self.documents.shape[0], self.columns >= 0
         if self.name == LEXICAL or size > PROBE_LABELS or known.sum() < PROBE_EXAMPLES:
@@ -343,10 +352,11 @@ class _Space:
 
         x = np.vstack([self.examples[known], self.documents])
         y = np.concatenate([self.columns[known], np.arange(size)])
+        counts = np.concatenate([np.ones(known.sum()), np.full(size, DOCUMENT)])
         with warnings.catch_warnings():
             # One example of a category is no sign that its number were a quantity.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            model = LogisticRegression(C=10.0, max_iter=300).fit(x, y)
+            model = LogisticRegression(C=10.0, max_iter=300).fit(x, y, counts)
         return lambda some: np.asarray(model.predict_log_proba(some), dtype=np.float32)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcat.errors import InputError
+from llmcat.retrieval.scorers import DOCUMENT
 from llmcat.students.augment import augment
 from llmcat.students.registry import make
 
@@ -25,9 +26,6 @@ __all__ = ["Recipe", "bare", "folds", "out_of_fold", "search", "trained"]
 Array = np.ndarray[Any, Any]
 
 FOLDS = 5
-NAME = 4.0
-"""A category's name, with its description, counts as so many examples: what it brings stands in
-eval/results/student-names.md."""
 _NOISE = re.compile(r"[\W\d_]+")
 
 
@@ -37,7 +35,7 @@ class Recipe:
 
     Categories with fewer than `least` examples are left out; those with fewer than `augment` are
     filled up with variants of their texts. `search`: `grid`, or `random` with so many `tries`.
-    `names`: texts that say what a category is; each counts as `NAME` examples of it.
+    `names`: texts that say what a category is; each counts as `DOCUMENT` examples of it.
     """
 
     kind: Kind = "linear"
@@ -108,7 +106,7 @@ def trained(
         texts, given, weight = made.texts, made.labels, weight[np.array(made.origin)]
     there = sorted(recipe.names.keys() & set(given))
     texts, given = [*texts, *(recipe.names[c] for c in there)], [*given, *there]
-    weight = np.append(weight, np.full(len(there), NAME))
+    weight = np.append(weight, np.full(len(there), DOCUMENT))
     try:
         return make(recipe.kind, params).fit(texts, np.array(given), weight)
     except ValueError as exc:  # a setting out of its range, by scikit-learn

@@ -15,6 +15,7 @@ import pytest
 from helpers import EXAMPLES, serve
 
 from llmcat.errors import BadConfig, EngineDown, EngineRefused
+from llmcat.evidence.assemble import learnt_pool
 from llmcat.items.readers import ItemReader
 from llmcat.records import Item
 from llmcat.retrieval import served, vectors
@@ -156,11 +157,41 @@ def test_what_is_held_out_is_no_evidence() -> None:
     taught = Retriever(taxonomy).with_examples(items, ["alpha", "beta", "gamma"])
     without = taught.without([True, False, False])
     assert taught(items[:1]).scores["lexical"][0].argmax() == 0
-    assert without(items[:1]).similarity[0, 0] < 0 < taught(items[:1]).similarity[0, 0]
+    assert without(items[:1]).similarity[0, 0] < taught(items[:1]).similarity[0, 0]
     assert len(without.examples.texts) == 2
 
 
 @needs_embeddings
+def test_a_rich_text_is_not_swamped_by_messy_examples() -> None:
+    """What a category's own text says still counts beside two examples that say nothing of it."""
+    taxonomy = Taxonomy.from_labels(["kettle teapot boiler", "lamp lantern torch"])
+    ids = [node.id for node in taxonomy.leaves]
+    messy = [item(f"{word} 2024 sale new") for word in ("alpha", "beta", "gamma", "delta")]
+    taught = Retriever(taxonomy).with_examples(messy, [ids[0], ids[0], ids[1], ids[1]])
+    plain = Retriever(taxonomy)([item("copper teapot")]).scores["lexical"][0]
+    beside = taught([item("copper teapot alpha")]).scores["lexical"][0]
+    assert plain.argmax() == beside.argmax() == 0
+    near, far = taught([item("lantern alpha sale")]).scores["lexical"][0]
+    assert far > near
+    assert "counts as 4 examples" in taught.named
+    assert "counts" not in Retriever(taxonomy).named
+
+
+def test_weights_are_not_learnt_from_the_only_example_of_a_category() -> None:
+    """Left out, nothing speaks for its category: such items say nothing of what examples bring."""
+    names = [f"thing {i}" for i in range(40)]
+    taxonomy = Taxonomy.from_labels(names)
+    ids = [node.id for node in taxonomy.leaves]
+    shown = [item(f"thing {i} sold here") for i in range(40)]
+    once = Retriever(taxonomy).with_examples(shown, ids)
+    assert learnt_pool(once, shown, ids).n == 0
+    more = [*shown, *(item(f"some thing {i}") for i in range(40))]
+    twice = Retriever(taxonomy).with_examples(more, ids * 2)
+    assert learnt_pool(twice, more, ids * 2).n == 80
+    mixed = Retriever(taxonomy).with_examples(more[:75], (ids * 2)[:75])
+    assert learnt_pool(mixed, more[:75], (ids * 2)[:75]).n == 70
+
+
 def test_a_probe_is_trained_from_twenty_examples_on() -> None:
     """A logistic regression over embeddings, with a probability for every category."""
     items = shop_items()
