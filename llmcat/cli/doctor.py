@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+DOCTOR_EPILOG = """\
+examples:
+  llmcat doctor                                        # what is on this machine
+  llmcat doctor --base-url http://localhost:8000 --taxonomy taxonomy.yaml
+  llmcat doctor --base-url http://localhost:8000 --taxonomy taxonomy.yaml --file labeled.jsonl
+
+With --file it also measures the rate, and whether answers depend on the items. Exit codes: 0 all
+well; 1 warnings only; 3 something must be done.
+"""
+
 
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    parser = make_parser(
-        "doctor", "Exit codes: 0 all well; 1 warnings only; 3 something must be done."
-    )
+    parser = make_parser("doctor", DOCTOR_EPILOG)
     add_settings(parser, leave_out=frozenset({"out", "limit", "runs", "multi"}))
     args = parser.parse_args(argv)
 

@@ -64,7 +64,9 @@ def write(folder: str) -> list[Path]:
 
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    parser = make_parser("init")
+    parser = make_parser(
+        "init", "example:\n  llmcat init shop      # shop/llmcat.toml, taxonomy.yaml, items.jsonl\n"
+    )
     parser.add_argument("folder", nargs="?", default=".", help="where (default: here)")
     args = parser.parse_args(argv)
     for path in write(args.folder):

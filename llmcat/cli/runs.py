@@ -15,13 +15,19 @@ from llmcat.cli.results import print_result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 __all__ = ["command"]
+
+RUNS_EPILOG = """\
+examples:
+  llmcat runs list
+  llmcat runs show items-7a3e0bb5
+  llmcat runs compare items-7a3e0bb5 items-91c40d2e    # the first is what is compared with
+"""
 
 
 def command(argv: list[str]) -> int:
     """Run it; return the exit code."""
-    parser = make_parser("runs")
+    parser = make_parser("runs", RUNS_EPILOG)
     parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs)")
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="list|show|compare|export"

@@ -96,10 +96,13 @@ def test_bad_usage_is_exit_2_and_a_line(llmcat: Cli, args: tuple[str, ...], mess
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(llmcat: Cli, name: str) -> None:
-    """`llmcat COMMAND --help` works without any engine or file."""
+    """`llmcat COMMAND --help` works without any engine or file, and shows how it is used."""
     ran = llmcat(name, "--help")
     assert ran.code == 0
     assert f"usage: llmcat {name}" in ran.out
+    assert re.search(
+        rf"^examples?:\n  (llmcat {name}|cat .* \| llmcat {name})", ran.out, re.MULTILINE
+    )
 
 
 def test_settings_flags_over_environment_over_file(llmcat: Cli, tmp_path: Path) -> None:
