@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmcat.errors import EngineError
 
 __all__ = [
+    "CORRECTED",
     "MOST_LABELS",
     "NONE",
     "ROUTE",
@@ -53,6 +54,8 @@ SEVERAL = "\x1f"
 """Between the labels of an item that has several, where they are written as one."""
 
 Decision = Literal["labelled", "accept", "review", "none", "error"]
+CORRECTED = "corrected"
+"""The decision of a row that a person labelled (`llmcat apply`)."""
 Kind = Literal["full", "top", "label_only", "each"]
 Read = Literal["code", "text", "reason", "decide", "score"]
 """How an answer is read: `code`, one token that stands for a label; `text`, the label's name,

@@ -59,7 +59,7 @@ def read_labelled(config: RunConfig, taxonomy: Taxonomy, *, keep: tuple[str, ...
     `keep` names columns to keep beside the text. Raises `InputError` where no item has a label,
     or labels are not in the taxonomy.
     """
-    reader = ItemReader(columns=replace(Columns.of(config), keep=keep))
+    reader = ItemReader(columns=replace(Columns.of(config), keep=keep), labelled=True)
     items, rows, broken, foreign = [], 0, 0, Counter[str]()
     for item in reader.read_for(config):
         rows += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmcat.annotations.store import Label, key_of
+from llmcat.annotations.store import CHECKED, Label, key_of
 from llmcat.errors import BadConfig, InputError
 from llmcat.files.formats import Reading
 from llmcat.files.sources import expand
@@ -47,6 +47,7 @@ def import_labels(
     cannot be placed.
     """
     reader, has_text = _reader(config)
+    reader.labelled = source in CHECKED
     labels: list[Label] = []
     texts: dict[str, Mapping[str, str]] = {}
     counts, foreign, lost = Counter[str](), Counter[str](), list[str]()

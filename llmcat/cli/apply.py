@@ -20,7 +20,8 @@ examples:
   llmcat apply out.csv --corrections checked.csv --labels a,b -o final.csv --gold cases.jsonl
 
 A row of corrections has a `label`, and a `key`, an `id` or a `row` (from 0, as predictions have it)
-that says of which item. The predictions themselves, edited, will do: what differs is a correction.
+that says of which item. The predictions themselves, edited, will do: what differs is a correction,
+a label that was emptied says that no category fits.
 Without --corrections, what people said in the label store (--store) is put over the predictions.
 """
 

@@ -186,9 +186,11 @@ def _print_promise(decider: Calibrated, *, sets: float) -> None:
         print(text)
     for name, line in decider.gates.items():
         if line.accepted:
-            print(f"line{' of ' + name if name else ''}: {line.threshold:.4f}, accepts "
-                  f"{line.coverage:.1%}; of {line.accepted:,} accepted {line.right:,} are right, "
-                  f"at least {line.bound:.1%}")  # fmt: skip
+            what = f"line of {name}" if name else "line"
+            named = "" if name else " that name a category"
+            print(f"{what}: {line.threshold:.4f}, accepts {line.coverage:.1%} of {line.n:,} answers"
+                  f"{named}; of {line.accepted:,} accepted {line.right:,} are right, at least "
+                  f"{line.bound:.1%}")  # fmt: skip
     if sets:
         print(f"sets hold the right label in {sets:.0%} on average")
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from llmcat.cli.console import predictions_table
 from llmcat.pipeline import file_run
 from llmcat.pipeline.loop import LOW_MASS
+from llmcat.records import CORRECTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,8 @@ def closing(summary: Summary) -> list[str]:
     accepted = f"{counts['accept']:,} accepted" if counts["accept"] else ""
     review = f"{counts['review']:,} to review" if counts["review"] else ""
     labelled = f"{counts['labelled']:,} labelled" if not (accepted or review) else ""
-    parts = [p for p in (accepted, review, labelled) if p]
+    people = f"{counts[CORRECTED]:,} by people" if counts[CORRECTED] else ""
+    parts = [p for p in (accepted, review, labelled, people) if p]
     parts += [f"{counts['none']:,} none", f"{counts['error']:,} errors"]
     rate = summary.written / summary.seconds if summary.seconds > 0 else 0.0
     parts.append(f"{rate:,.0f} items/s" if rate >= 10 else f"{rate:.2g} items/s")  # noqa: PLR2004

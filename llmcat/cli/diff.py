@@ -36,8 +36,11 @@ def command(argv: list[str]) -> int:
     parser.add_argument("before", help="a predictions file")
     parser.add_argument("after", help="another one, of the same items or some of them")
     parser.add_argument("--limit", type=int, default=20, help="changes shown (default: 20)")
+    parser.add_argument("--id", metavar="COLUMN", help="column with the item's id (default: as in "
+                        "the runs)")  # fmt: skip
     args = parser.parse_args(argv)
-    run = as_run(args.before, load(trust_env=False))
+    run = load(trust_env=False, **({"id": args.id} if args.id else {}))
+    run = as_run(args.after, as_run(args.before, run))
     before = {row["id"]: row for row, _ in _with_ids(args.before, run)}
     table = Table(show_edge=False, pad_edge=False, expand=True)
     for name in ("id", "item", "before", "after"):
@@ -45,7 +48,7 @@ def command(argv: list[str]) -> int:
     table.add_column("p", justify="right")
     same = new = changed = 0
     moves = Counter[tuple[str, str]]()
-    for row, title in _with_ids(args.after, as_run(args.after, run)):
+    for row, title in _with_ids(args.after, run):
         old = before.pop(row["id"], None)
         if old is None:
             new += 1

@@ -52,8 +52,11 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
                         help="only rows of which a column is this; may be repeated")  # fmt: skip
     parser.add_argument("--sort", choices=["confidence"], help="the least sure first")
+    parser.add_argument("--id", metavar="COLUMN", help="column with the item's id (default: as in "
+                        "the run)")  # fmt: skip
     args = parser.parse_args(argv)
-    run = as_run(args.predictions, load(trust_env=False))
+    run = load(trust_env=False, **({"id": args.id} if args.id else {}))
+    run = as_run(args.predictions, run)
     text = args.text or run.text.partition(",")[0]
     fits = _filter(args)
     shown: list[tuple[dict[str, Any], str]] = []

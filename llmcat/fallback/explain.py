@@ -12,7 +12,7 @@ from llmcat.errors import InputError
 from llmcat.items.readers import Columns
 from llmcat.pipeline.journal import record_of
 from llmcat.pipeline.read_back import as_run, predictions_in
-from llmcat.records import ROUTE
+from llmcat.records import CORRECTED, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,11 +70,11 @@ def _row(row: Mapping[str, Any], served: Mapping[str, str]) -> list[str]:
     if row.get("gold"):
         said.append(f"gold      {row['gold']}")
     sources = row.get("sources")
-    if row.get("evidence"):
+    if row.get("evidence") and row["decision"] != CORRECTED:
         return [*said, *_evidence(row["evidence"], row["alternatives"], row["p_none"])]
     others = ", ".join(f"{o['path']} {o['p']:.3f}" for o in row["alternatives"])
     rest = [f"next      {others}"] if others else []
-    if not row.get("by"):
+    if not row.get("by") or row["decision"] == CORRECTED:
         return [*said, f"decided   by {_who(row, served)}", *rest]
     degraded = " (degraded: the model was away)" if row.get("degraded") else ""
     said.append(f"decided   by {row['by']}{degraded}; {row['why']}")
@@ -96,6 +96,8 @@ def _row(row: Mapping[str, Any], served: Mapping[str, str]) -> list[str]:
 
 def _who(row: Mapping[str, Any], served: Mapping[str, str]) -> str:
     """Say who decided a row that no fallback labeler routed."""
+    if row["decision"] == CORRECTED:
+        return "a person (llmcat apply)"
     engine, model = served.get("engine", ""), served.get("model", "?")
     if row["kind"] == "label_only" and (row.get("reason") or "").startswith("rule "):
         return "a fixed rule, before the model"

@@ -7,6 +7,7 @@ not know taxonomies, prompts or engines.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmcat.errors import BadConfig, BadItem, InputError
+from llmcat.errors import BadConfig, BadItem, InputError, LlmcatNote
 from llmcat.files.formats import Reading, Row, rows_of
 from llmcat.files.opened import open_bytes
 from llmcat.files.sources import columns_in, expand
@@ -23,7 +24,7 @@ from llmcat.items import images, redact
 from llmcat.items.cleaning import clean
 from llmcat.items.redact import Redactor
 from llmcat.items.values import as_id, as_label, as_text, is_missing, several_in
-from llmcat.records import Item, digest, joined
+from llmcat.records import CORRECTED, NONE, Item, digest, joined
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -84,12 +85,16 @@ class ItemReader:
     """Raw rows to clean items.
 
     `counts` says how many fields each cleaning step changed, `parts` how many items each file gave.
+    `labelled`: labels are taken for known. Of a file that llmcat itself answered they are only
+    where a person corrected a row. `others`: labels come from elsewhere, too.
     """
 
     columns: Columns = Columns()
     limit: int = 20_000
     counts: Counter[str] = field(default_factory=Counter)
     parts: dict[str, int] = field(default_factory=dict)
+    labelled: bool = False
+    others: bool = False
     folder: Path = Path()
     """Where an image's path begins: beside the items that name it."""
     _masked: Redactor | None = field(init=False, default=None)
@@ -121,6 +126,20 @@ class ItemReader:
                     yield item
         if not row:
             raise InputError("no rows in any of the files")
+        if self.counts["guessed"]:
+            self._say_guessed(", ".join(map(str, paths)))
+
+    def _say_guessed(self, files: str) -> None:
+        """Say that labels were llmcat's own. Raises `InputError` where there are no others."""
+        guessed, right = self.counts["guessed"], self.counts["corrected"]
+        said = f"{files}: llmcat itself answered {guessed:,} rows: these labels are not known to be"
+        if not right and not self.others:
+            raise InputError(
+                f"{said} right, and people corrected none",
+                hint="llmcat review and llmcat apply; or --label names the column that is known",
+            )
+        note = f"{said} right; only the {right:,} that people corrected count"
+        warnings.warn(note, LlmcatNote, stacklevel=3)
 
     def _rows(self, path: str | Path, raw: BinaryIO, how: Reading | None) -> Iterator[Row]:
         """Yield a file's rows, with the columns that its folders name."""
@@ -189,7 +208,7 @@ class ItemReader:
             and (text := clean(as_text(value), limit=self.limit, counts=self.counts))
         }
         note = CUT if self.counts["cut"] > before else None
-        gold = self._gold(self._value(raw, self.columns.label))
+        gold = self._known(raw)
         given = as_id(self._value(raw, self.columns.id))
         try:
             shown = self._images(raw) if self.columns.image else ()
@@ -211,6 +230,18 @@ class ItemReader:
         self.counts["empty"] += 1
         error = f"no text in {', '.join(self.columns.text or TEXT_COLUMNS)}"
         return Item(row=row, id=id_, fields={}, gold=gold, error=error)
+
+    def _known(self, raw: Mapping[str, Any]) -> str | None:
+        """Return a row's label, where it may be taken for one."""
+        gold = self._gold(self._value(raw, self.columns.label))
+        ours = self.columns.label == "label" and {"label", "decision", "confidence"} <= raw.keys()
+        if not self.labelled or not ours:
+            return gold
+        if raw["decision"] != CORRECTED:
+            self.counts["guessed"] += 1
+            return None
+        self.counts[CORRECTED] += 1
+        return gold or NONE
 
     def _gold(self, value: Any) -> str | None:
         """Return an item's known label, several of them `joined`; None where it has none."""

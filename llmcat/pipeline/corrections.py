@@ -17,10 +17,10 @@ from llmcat.files.formats import form_of, rows_of
 from llmcat.files.opened import bare, open_bytes
 from llmcat.items.readers import Columns
 from llmcat.items.values import as_label, as_text
-from llmcat.pipeline.read_back import HOW, keyed, predictions_in, prefix_in
-from llmcat.pipeline.tables_out import AS_NEW, write_lines
+from llmcat.pipeline.read_back import HOW, keyed, leave_columns, predictions_in, prefix_in
+from llmcat.pipeline.tables_out import AS_NEW, MORE, OURS, RESERVED, write_lines
 from llmcat.pipeline.writers import check_format, packing
-from llmcat.records import NONE, key_in
+from llmcat.records import CORRECTED, NONE, key_in
 from llmcat.storage import whole
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTES", "Corrections", "apply", "of_store", "read"]
 
-DECISION = "corrected"
-"""The decision of a row that a person labelled."""
+MINE = {*OURS, *MORE, *RESERVED}
+"""Columns that are ours in a table whose own have no prefix."""
 CHANGED = ("label", "path", "decision", "confidence", "labels", "level", "set")
 NOTES = {"taxonomy": "the taxonomy is wrong", "opinion": "a second opinion is wanted"}
 
@@ -83,6 +83,8 @@ def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
             if (note := named.get("note")) in NOTES:
                 found.notes.setdefault(note, []).append(as_text(named.get("id")))
             given = taxonomy.given(as_label(named.get(config.label.casefold())))
+            if not given and found.handed_back and config.label.casefold() in named:
+                given = NONE  # as predictions are written
             if not given:
                 continue
             label = taxonomy.resolve(given)
@@ -157,19 +159,9 @@ def apply(
                 counts["rest"] += 1
             else:
                 used.add(met[0])
-                cases.append({**kept, "id": row["id"], "label": met[1]})
+                cases.append(_case(row, kept, met[1]))
                 counts["same" if (row["label"] or NONE) == met[1] else "changed"] += 1
-                node = taxonomy.nodes.get(met[1])
-                row |= {
-                    "label": node.id if node else None,
-                    "path": node.label if node else None,
-                    "decision": DECISION,
-                    "confidence": None,
-                }
-                if "labels" in row:
-                    one = {"label": node.id, "path": node.label, "p": None} if node else None
-                    row["labels"] = [one] if one else []
-                row |= {name: None for name in ("level", "set") if name in row}
+                row.update(_corrected(row, met[1], taxonomy))
             yield row, kept
 
     with whole(out) as raw:
@@ -180,10 +172,33 @@ def apply(
             _write_table(packed, path, out, rows())
         if packed is not raw:
             packed.close()
+    leave_columns(out, config)
     if gold:
         with whole(Path(gold)) as raw:
             raw.writelines(orjson.dumps(case, default=str) + b"\n" for case in cases)
     return {**counts, "lost": len(given) - len(used)}
+
+
+def _corrected(row: Mapping[str, Any], label: str, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return what of a row is otherwise once a person has labelled it."""
+    node = taxonomy.nodes.get(label)
+    now: dict[str, Any] = {
+        "label": node.id if node else None,
+        "path": node.label if node else None,
+        "decision": CORRECTED,
+        "confidence": None,
+    }
+    if "labels" in row:
+        one = {"label": node.id, "path": node.label, "p": None} if node else None
+        now["labels"] = [one] if one else []
+    return now | {name: None for name in ("level", "set") if name in row}
+
+
+def _case(row: Mapping[str, Any], kept: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return a row as a labelled item: the user's own columns, without what was predicted."""
+    mine = MINE if "decision" in kept else set()  # else ours have a prefix
+    theirs = {name: value for name, value in kept.items() if name not in mine}
+    return {**theirs, "id": row["id"], "label": label}
 
 
 def _keys(path: str, given: Corrections, config: RunConfig) -> Iterator[str]:
@@ -199,7 +214,7 @@ def _lines(path: str, rows: Iterator[tuple[dict[str, Any], Mapping[str, Any]]]) 
     with open_bytes(path) as source:
         for (row, _), (was, _) in zip(rows, rows_of(path, source, HOW), strict=True):
             now = dict(was or {})
-            if row["decision"] == DECISION:
+            if row["decision"] == CORRECTED:
                 prefix = prefix_in(now)
                 now |= {prefix + n: row[n] for n in CHANGED if prefix + n in now}
             yield orjson.dumps(now, default=str) + b"\n"
@@ -221,7 +236,7 @@ def _write_table(
             return [_labels(row[n]) if n == "labels" else row[n] for n in changed]
 
         if form.format == "xlsx" and check_format(str(out)) == ".xlsx":
-            ours = (new(row) if row["decision"] == DECISION else None for row, _ in rows)
+            ours = (new(row) if row["decision"] == CORRECTED else None for row, _ in rows)
             if excel.write_beside(Path(path), raw, "", [prefix + n for n in changed], ours):
                 return
             warnings.warn(f"{out}: {AS_NEW}", LlmcatNote, stacklevel=2)
@@ -229,7 +244,7 @@ def _write_table(
         def cells() -> Iterator[list[Any]]:
             for (row, _), (was, _) in zip(rows, chain([first], old), strict=True):
                 now = {**(was or {})}
-                if row["decision"] == DECISION:
+                if row["decision"] == CORRECTED:
                     now |= {prefix + n: value for n, value in zip(changed, new(row), strict=True)}
                 yield [now.get(name) for name in header]
 

@@ -13,6 +13,7 @@ from llmcat.files.opened import bare
 from llmcat.files.sources import fingerprint, is_stream
 from llmcat.pipeline.file_run import columns_of
 from llmcat.pipeline.journal import check_writable, is_folder, journal_path, record_of
+from llmcat.pipeline.read_back import leave_columns
 from llmcat.pipeline.tables_out import kept_of
 from llmcat.pipeline.writers import export
 
@@ -67,3 +68,4 @@ class Partial:
                 hint="--keep none leaves them out",
             )
         export(self.journal, Path(to), {Path(to): self.rows}, kept)
+        leave_columns(to, self.config)

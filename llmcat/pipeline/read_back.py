@@ -20,6 +20,7 @@ from llmcat.items.readers import ItemReader
 from llmcat.items.values import as_text, is_missing
 from llmcat.pipeline.tables_out import PREFIXES, others_in
 from llmcat.records import SEVERAL, digest, key_in
+from llmcat.storage import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,13 +28,23 @@ if TYPE_CHECKING:
     from llmcat.config import RunConfig
     from llmcat.items.readers import Columns
 
-__all__ = ["HOW", "Prediction", "as_run", "keyed", "predictions_in", "prefix_in", "title_of"]
+__all__ = [
+    "HOW",
+    "Prediction",
+    "as_run",
+    "keyed",
+    "leave_columns",
+    "predictions_in",
+    "prefix_in",
+    "title_of",
+]
 
 Prediction = tuple[dict[str, Any], Mapping[str, Any]]
 """A row of predictions, and the input's columns beside it."""
 HOW = Reading(known=frozenset({"decision", "label", "confidence"}))
 """A single row of predictions is one, whatever lists are in it."""
 NUMBERS = ("confidence", "p_none", "mass", "level")
+COLUMNS, LEFT = ("text", "id", "label", "image"), ".columns.json"
 TITLES = ("title", "text", "name", "query")
 
 
@@ -117,14 +128,31 @@ def _as_values(ours: dict[str, Any]) -> None:
 
 def as_run(path: str | Path, config: RunConfig) -> RunConfig:
     """Return settings with the columns of the run that wrote a file, where nobody named others."""
-    try:
-        record = orjson.loads(Path(f"{path}.run.json").read_bytes())
-        was = dict(record["about"]["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return config
-    given = config.model_fields_set
-    update = {n: was[n] for n in ("text", "id", "label", "image") if n in was and n not in given}
-    return config.model_copy(update=update)
+    for name, inside in ((f"{path}.run.json", ("about", "settings")), (f"{path}{LEFT}", ())):
+        try:
+            was = orjson.loads(Path(name).read_bytes())
+            for key in inside:
+                was = was[key]
+            update = {n: was[n] for n in COLUMNS if n in was and n not in config.model_fields_set}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return config.model_copy(update=update)
+    return config
+
+
+def leave_columns(path: str | Path, config: RunConfig) -> None:
+    """Leave beside a file that no run wrote which columns it has, for `as_run`, if not the usual.
+
+    Raises `JournalError`.
+    """
+    named = {n: getattr(config, n) for n in COLUMNS}
+    usual = {n: type(config).model_fields[n].default for n in COLUMNS}
+    place = Path(f"{path}{LEFT}")
+    if named == usual:
+        place.unlink(missing_ok=True)
+        return
+    with whole(place) as raw:
+        raw.write(orjson.dumps(named) + b"\n")
 
 
 def title_of(kept: Mapping[str, Any], column: str = "") -> str:
@@ -142,7 +170,7 @@ def keyed(path: str | Path, columns: Columns) -> Iterator[tuple[str, dict[str, A
     Raises `InputError` where there is neither.
     """
     first = next(predictions_in(path), None)
-    if first is not None and first[0].get("key"):
+    if first is not None and "key" in first[0]:
         yield from ((row["key"] or "", row) for row, _ in predictions_in(path, columns.id))
         return
     if Path(bare(str(path))).suffix in {".jsonl", ".ndjson", ".parquet"}:

@@ -129,7 +129,7 @@ def pool_of(config: RunConfig, taxonomy: Taxonomy) -> Pool | None:
     if not config.examples:
         return None
     columns = replace(Columns.of(config), text=(), image="", id="id")
-    reader = ItemReader(columns=columns)
+    reader = ItemReader(columns=columns, labelled=True)
     return Pool.build(
         reader.read(config.examples),
         taxonomy,

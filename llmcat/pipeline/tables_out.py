@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 
     from llmcat.config import RunConfig
     from llmcat.items.readers import Columns
+    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "AS_NEW",
+    "MORE",
     "OURS",
     "PREFIXES",
+    "RESERVED",
     "TABLES",
     "Kept",
     "kept_of",
@@ -99,6 +102,16 @@ class Kept:
             for row in one.rows() if varies else islice(filter(None, one.rows()), 1):
                 found.update(dict.fromkeys(map(str, row)))
         return list(found)
+
+    def check(self, out: str, taxonomy: Taxonomy) -> None:
+        """Raise `InputError` where the input's encoding cannot hold a category's name."""
+        form, suffix = self.form(), Path(bare(out)).suffix.lstrip(".")
+        if suffix == form.format and suffix in {"csv", "tsv"}:
+            for node in taxonomy.nodes.values():
+                try:
+                    f"{node.id} {node.label}".encode(form.text.encoding)
+                except UnicodeEncodeError as exc:
+                    raise _not_in(out, exc, form.text.encoding) from exc
 
     def form(self) -> Form:
         """Return how the first file is written."""
@@ -266,11 +279,15 @@ def write_lines(
             else:
                 csv.writer(text, delimiter=separator, lineterminator=end).writerows(lines)
     except UnicodeEncodeError as exc:
-        raise InputError(
-            f"{path}: {exc.object[exc.start : exc.end]!r} cannot be written in {encoding}, which "
-            "the input is in",
-            hint="save the input as UTF-8, or use names that it can hold",
-        ) from exc
+        raise _not_in(path, exc, encoding) from exc
+
+
+def _not_in(path: str | Path, exc: UnicodeEncodeError, encoding: str) -> InputError:
+    return InputError(
+        f"{path}: {exc.object[exc.start : exc.end]!r} cannot be written in {encoding}, which the "
+        "input is in",
+        hint="--out with .xlsx, or .jsonl; or save the input as UTF-8",
+    )
 
 
 def _escaped(cells: Iterable[Any], separator: str) -> str:

@@ -75,7 +75,7 @@ def row_of(result: RowResult, taxonomy: Taxonomy, *, several: bool = False) -> d
     row: dict[str, Any] = dict.fromkeys(COLUMNS[:-1])
     row |= {"row": item.row, "id": item.id, "decision": result.decision, "reason": result.reason}
     row["alternatives"] = []
-    row["key"] = digest(item.content)
+    row["key"] = digest(item.content) if item.content else None  # of an error row
     if scores is not None:
         if scores.label != NONE:
             row["label"] = scores.label

@@ -105,7 +105,7 @@ def collect(
     A label in the store goes before one that came with the item. Labels of the primary are not
     learnt from. Raises `InputError` for labels that the taxonomy does not have, or for none at all.
     """
-    reader = ItemReader(columns=Columns.of(config))
+    reader = ItemReader(columns=Columns.of(config), labelled=True, others=store is not None)
     counts, foreign = Counter[str](), Counter[str]()
     examples, contradictions = dict[str, Example](), dict[str, set[str]]()
     for key, text, word in _words(config, reader, store, counts):

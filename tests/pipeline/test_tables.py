@@ -21,7 +21,8 @@ from llmcat.errors import InputError
 from llmcat.pipeline.read_back import predictions_in
 
 Cli = Callable[..., Ran]
-FAKE = ("--labels", "shoes,bags,toys", "--engine", "fake")
+LABELS = "shoes,bags,toys"
+FAKE = ("--labels", LABELS, "--engine", "fake")
 SHOP = '\ufeffSKU;Title;Preis\r\n001;"red shoes; size 9";9,50\r\n002;bags;12,00\r\n003;;1\r\n'
 
 
@@ -341,6 +342,97 @@ def test_peoples_labels_are_put_in_without_a_request(
         (tmp_path / "c.csv").write_text(text)
         ran = llmcat(*flags, "--corrections", "c.csv")
         assert (ran.code, said in ran.err) == (2, True), ran.err
+
+
+SEMICOLONS = "SKU;Titel\nA1;red shoes\nA2;leather bags\nA3;robots\n"
+
+
+@pytest.mark.parametrize("command", ["eval", "calibrate", "student train", "labels import", "ab"])
+def test_what_llmcat_answered_is_nobodys_gold(tmp_path: Path, llmcat: Cli, command: str) -> None:
+    """Its own file is refused where labels are taken for known; corrected rows are known."""
+    rows = [f"red shoes {i}" if i % 2 else f"leather bags {i}" for i in range(100)]
+    (tmp_path / "a.csv").write_text("title\n" + "\n".join(rows) + "\n")
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "o.csv").code == 0
+    how: dict[str, tuple[Any, ...]] = {
+        "eval": (*FAKE,), "calibrate": (*FAKE, "--plain"), "labels import": FAKE[:2],
+        "student train": FAKE[:2], "ab": (*FAKE, "--a", "seed=1", "--b", "seed=2"),
+    }  # fmt: skip
+    ran = llmcat(*command.split(), "--file", "o.csv", *how[command])
+    assert ran.code == 2, ran.out
+    assert "llmcat itself answered 100 rows" in ran.err
+    assert "people corrected none" in ran.err
+    lines = [f"{i};{'shoes' if i % 2 else 'none'}" for i in range(40)]
+    (tmp_path / "c.csv").write_text("row;label\n" + "\n".join(lines) + "\n")
+    assert llmcat("apply", "o.csv", "--corrections", "c.csv", *FAKE[:2], "-o", "f.csv").code == 0
+    if command in {"eval", "student train", "labels import"}:
+        ran = llmcat(*command.split(), "--file", "f.csv", *how[command])
+        assert ran.code == 0, ran.err
+        assert "only the 40 that people corrected count" in ran.err
+        said = ran.out + ran.err
+        known = {"eval": "of 40 items", "student train": "40 examples of 2 categories",
+                 "labels import": "40 new labels"}  # fmt: skip
+        assert known[command] in said
+    examples = llmcat("classify", "a.csv", *FAKE, "--examples", "o.csv", "--out", "x.csv",
+                      "--prompt", "few-shot")  # fmt: skip
+    assert (examples.code, "llmcat itself answered" in examples.err) == (2, True)
+
+
+def test_columns_are_known_after_apply_and_export(tmp_path: Path, llmcat: Cli) -> None:
+    """A file that no run wrote itself has the ids and titles of the one it was made of."""
+    (tmp_path / "a.csv").write_text(SEMICOLONS)
+    names = ("--text", "Titel", "--id", "SKU")
+    assert llmcat("classify", "a.csv", *FAKE, *names, "--out", "o.csv").code == 0
+    (tmp_path / "c.csv").write_text("id;label\nA3;toys\nA2;\n")
+    done = llmcat("apply", "o.csv", "--corrections", "c.csv", "--labels", LABELS, "-o", "f.csv",
+                  "--gold", "g.jsonl")  # fmt: skip
+    assert done.code == 0, done.err
+    shown = llmcat("show", "f.csv").out
+    assert "A3" in shown
+    assert "robots" in shown
+    said = llmcat("diff", "f.csv", "o.csv")
+    assert "2 the same, 1 changed, 0 only in" in said.out
+    said = llmcat("explain", "A3", "--run", "f.csv").out
+    assert "decided   by a person" in said
+    assert read_rows(tmp_path / "g.jsonl") == [
+        {"SKU": "A3", "Titel": "robots", "id": "A3", "label": "toys"}
+    ]
+    (tmp_path / "f.csv.columns.json").unlink()
+    assert "A3" not in llmcat("show", "f.csv").out
+    assert "A3" in llmcat("show", "f.csv", "--id", "SKU").out
+    assert "2 the same, 1 changed" in llmcat("diff", "f.csv", "o.csv").out  # as the other has it
+    edited = (tmp_path / "o.csv").read_text().replace("bags;bags;labelled", ";;labelled")
+    (tmp_path / "e.csv").write_text(edited)
+    done = llmcat("apply", "o.csv", "--corrections", "e.csv", "--labels", LABELS, "-o", "h.csv")
+    assert "3 rows: 1 changed, 0 as they were said to be, 2 not looked at" in done.err
+    found = [(row["label"], row["decision"]) for row in table(tmp_path / "h.csv", delimiter=";")]
+    assert found == [("shoes", "labelled"), ("", "corrected"), ("", "none")]
+
+
+def test_rows_without_a_text_have_no_key_in_common(tmp_path: Path, llmcat: Cli) -> None:
+    """A correction of one is not one of all."""
+    (tmp_path / "a.csv").write_text("id,title\n1,\n2,red shoes\n3,\n")
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "o.csv").code == 1
+    rows = table(tmp_path / "o.csv")
+    assert [bool(row["key"]) for row in rows] == [False, True, False]
+    (tmp_path / "c.csv").write_text("key,id,label\n,1,toys\n")
+    done = llmcat("apply", "o.csv", "--corrections", "c.csv", "--labels", LABELS, "-o", "f.csv")
+    assert "3 rows: 1 changed" in done.err
+    assert [row["label"] for row in table(tmp_path / "f.csv")] == ["toys", "shoes", ""]
+    again = llmcat("classify", "a.csv", *FAKE, "--out", "p.csv", "--since", "o.csv")
+    assert again.code == 1
+    assert [row["label"] for row in table(tmp_path / "p.csv")] == ["", "shoes", ""]
+
+
+def test_an_encoding_that_cannot_hold_the_names_is_said_before_the_run(
+    tmp_path: Path, llmcat: Cli
+) -> None:
+    """Not after all was asked."""
+    (tmp_path / "a.csv").write_bytes("title\nsch\xf6ne shoes f\xfcr sie\n".encode("latin-1"))
+    ran = llmcat("classify", "a.csv", "--labels", "\u978b shoes,bags", "--engine", "fake",
+                 "--out", "o.csv")  # fmt: skip
+    assert (ran.code, "cannot be written in cp1252" in ran.err) == (2, True)
+    assert "--out with .xlsx" in ran.err
+    assert not list(tmp_path.glob("o.csv*"))
 
 
 @pytest.mark.parametrize(

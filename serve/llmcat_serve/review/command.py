@@ -208,7 +208,11 @@ def _serve(queue: Queue, taxonomy: Taxonomy, port: int, title: str, count: int) 
         runner = web.AppRunner(make_app(queue, taxonomy, title=title), access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", port).start()
+            except OSError as exc:
+                said = f"port {port} cannot be had: {exc.strerror}"
+                raise BadConfig(said, hint="--port N names another") from exc
             print(f"{count:,} items to check: http://127.0.0.1:{port}/  (Ctrl-C ends it; every "
                   "answer is stored at once)", file=sys.stderr, flush=True)  # fmt: skip
             await asyncio.Event().wait()
