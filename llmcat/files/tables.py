@@ -175,7 +175,7 @@ def _checked(rows: Iterator[Cells], dialect: Dialect) -> Iterator[Cells]:
     header: list[str] | None = None
     for cells, wrong in rows:
         if wrong:
-            yield [], wrong
+            yield _fitted(cells, header or [], dialect), wrong
         elif not any(cells) and len(cells) < 2 and not (header and len(header) == 1 and cells):  # noqa: PLR2004
             continue  # an empty line
         elif header is None:
@@ -185,13 +185,24 @@ def _checked(rows: Iterator[Cells], dialect: Dialect) -> Iterator[Cells]:
             _check(header)
             yield header, None
         elif len(cells) > len(header) and any(cells[len(header) :]):
-            yield cells[: len(header)], f"{len(cells)} cells in a row of {len(header)} columns"
+            what = f"{len(cells)} cells in a row of {len(header)} columns"
+            yield _fitted(cells, header, dialect), what
         elif any(not is_text(cell) for cell in cells):
             yield [], "not UTF-8"
         elif len(cells) < len(header) and not dialect.quoted and _opens(cells):
-            yield [], f"{len(cells)} cells in a row of {len(header)} columns"
+            what = f"{len(cells)} cells in a row of {len(header)} columns"
+            yield _fitted(cells, header, dialect), what
         else:
             yield (cells + [""] * len(header))[: len(header)], None
+
+
+def _fitted(cells: list[str], header: list[str], dialect: Dialect) -> list[str]:
+    """Return a bad row's cells, a cell for each column: what is over stays in the last one."""
+    most = len(header)
+    if len(cells) > most > 0:
+        cells = [*cells[: most - 1], dialect.separator.join(cells[most - 1 :])]
+    cells = cells if all(map(is_text, cells)) else []
+    return (cells + [""] * most)[:most] if cells else []
 
 
 def _opens(cells: list[str]) -> bool:
@@ -225,7 +236,7 @@ def _records(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
             yield [_unquoted(cell) for cell in held], TORN if torn else None
             held = None
             if torn:
-                yield [], TORN
+                yield cells, TORN
                 continue
         columns = columns or len(cells)
         if len(cells) == columns > 1 and cells[-1].startswith('"') and not _closed(cells[-1]):
@@ -293,9 +304,10 @@ def _quoted(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
             what = str(exc)
             if len(taken.of_record) > 1 or "unexpected end" in what:
                 what = f"a quote opened on line {taken.number + 1} is not closed ({exc})"
+            cells = taken.of_record[0].rstrip("\r\n").split(dialect.separator)  # as they stand
             taken.only_first()
             rows = _reader(taken, dialect)
-            yield [], f"not CSV: {what}"
+            yield cells, f"not CSV: {what}"
             continue
         inside = taken.of_record[1:-1]
         if len(inside) >= ROWS_OF_ONE and columns > 1 and _are_rows(
@@ -304,9 +316,10 @@ def _quoted(lines: Iterator[str], dialect: Dialect) -> Iterator[Cells]:
             what = (
                 f"a quote opened on line {taken.number + 1} is closed {len(inside) + 1} rows later"
             )
+            cells = taken.of_record[0].rstrip("\r\n").split(dialect.separator)  # as they stand
             taken.only_first()
             rows = _reader(taken, dialect)
-            yield [], f"not CSV: {what}"
+            yield cells, f"not CSV: {what}"
             continue
         columns = columns or len(cells)
         taken.done()

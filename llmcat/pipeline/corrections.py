@@ -73,7 +73,7 @@ def read(path: str, taxonomy: Taxonomy, config: RunConfig) -> Corrections:
     found, foreign = Corrections(), Counter[str]()
     with open_bytes(path) as raw:
         for number, (row, wrong) in enumerate(rows_of(path, raw), 1):
-            if row is None:
+            if row is None or wrong:
                 raise InputError(f"{path}: row {number}: {wrong}")
             named = {str(name).strip().casefold(): value for name, value in row.items()}
             prefix = prefix_in(row)

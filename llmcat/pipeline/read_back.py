@@ -55,7 +55,8 @@ def predictions_in(path: str | Path, id_column: str = "id") -> Iterator[Predicti
     """
     with open_bytes(path) as raw:
         for number, (row, wrong) in enumerate(rows_of(path, raw, HOW), 1):
-            found = _prediction(row, number - 1, id_column) if row is not None else None
+            bad = row is None or wrong
+            found = None if bad else _prediction(row or {}, number - 1, id_column)
             if found is None:
                 raise InputError(
                     f"{path}: row {number} is not a prediction{f' ({wrong})' if wrong else ''}",

@@ -126,7 +126,7 @@ def test_what_cannot_be_read_keeps_what_it_has(tmp_path: Path, llmcat: Cli) -> N
     assert llmcat("classify", "a.csv", *FAKE, "--out", "b.csv").code == 1
     lines = (tmp_path / "b.csv").read_text().splitlines()
     assert lines[0].startswith(",id,title,label")
-    assert lines[1].startswith("0,1,red shoes,,,error")
+    assert lines[1].startswith('0,1,"red shoes, extra",,,error')
     assert lines[2].startswith("1,2,bags,bags")
     rows = [{"id": "a\ud83d", "title": "red shoes \ud83d", "attributes": {"brand": "Acme"}}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -135,6 +135,23 @@ def test_what_cannot_be_read_keeps_what_it_has(tmp_path: Path, llmcat: Cli) -> N
     for since in ("d.csv", "d.jsonl"):
         ran = llmcat("classify", "c.jsonl", *FAKE, "--out", f"e{since}", "--since", since)
         assert "copied from the earlier run, not asked: 1" in ran.err
+
+
+def test_rows_that_cannot_be_read_come_back_as_they_stand(tmp_path: Path, llmcat: Cli) -> None:
+    """An open quote, cells too many: an error row, and nothing of what was in it is lost."""
+    text = 'SKU;title;price\n1;shoes;2,0\n2;"open;3,0\n3;bags;4,0;more\n4;toys;5,0\n'
+    (tmp_path / "a.csv").write_text(text)
+    ran = llmcat("classify", "a.csv", *FAKE, "--id", "SKU", "--out", "b.csv")
+    assert ran.code == 1
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert lines[2].startswith('2;"""open";3,0;;;error')
+    assert lines[3].startswith('3;bags;"4,0;more";;;error')
+    assert [row["label"] for row in table(tmp_path / "b.csv", delimiter=";")] == [
+        "shoes", "", "", "toys",
+    ]  # fmt: skip
+    (tmp_path / "c.csv").write_text("id;label\n1;shoes;x\n")
+    ran = llmcat("apply", "b.csv", "--corrections", "c.csv", "--labels", LABELS, "-o", "d.csv")
+    assert (ran.code, "c.csv: row 1: 3 cells in a row of 2 columns" in ran.err) == (2, True)
 
 
 def test_the_second_reading_is_that_of_the_first(tmp_path: Path, llmcat: Cli) -> None:
