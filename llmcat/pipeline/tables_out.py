@@ -59,6 +59,8 @@ OURS = ("label", "path", "decision", "confidence", "others", "reason", "key")
 """What is added to each row; `others` are the alternatives, to be read."""
 AS_NEW = "the workbook cannot be written as it is: this is a new one, of the one sheet"
 T = TypeVar("T")
+FIRST = 100
+COMMA, POINT = re.compile(r"-?\d+,\d+"), re.compile(r"-?\d+\.\d+")
 SPECIAL = re.compile(r'["\r\n]')
 OTHER = re.compile(r"(?P<path>.+) \((?P<p>\d+) %\)")
 BETWEEN = " | "
@@ -102,6 +104,11 @@ class Kept:
             for row in one.rows() if varies else islice(filter(None, one.rows()), 1):
                 found.update(dict.fromkeys(map(str, row)))
         return list(found)
+
+    def has_commas(self) -> bool:
+        """Tell whether the first rows write numbers with decimal commas, and none with a point."""
+        texts = [str(cell) for row in islice(self.rows(), FIRST) for cell in row.values()]
+        return any(map(COMMA.fullmatch, texts)) and not any(map(POINT.fullmatch, texts))
 
     def check(self, out: str, taxonomy: Taxonomy) -> None:
         """Raise `InputError` where the input's encoding cannot hold a category's name."""
@@ -165,12 +172,18 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
         beside = ([_cell(row, name) for name in ours] for row in every)
         _write_workbook(out, path, kept, columns, beside, list(names.values()))
     else:
+        form = kept.form()
+        comma = form.dialect.separator == ";" and suffix == f".{form.format}" and kept.has_commas()
+
+        def cells(row: Mapping[str, Any]) -> list[Any]:
+            made = [safe(_cell(row, name)) for name in ours]
+            return [str(x).replace(".", ",") if comma and isinstance(x, float) else x for x in made]
+
         lines = (
-            [_text(old.get(c)) for c in columns] + [safe(_cell(row, n)) for n in ours]
-            for old, row in _both(kept, every)
+            [_text(old.get(c)) for c in columns] + cells(row) for old, row in _both(kept, every)
         )
         header = [*columns, *names.values()]
-        write_lines(out, path, chain([header], lines), kept.form(), bom=kept.bom)
+        write_lines(out, path, chain([header], lines), form, bom=kept.bom)
 
 
 def _names(path: Path, columns: Sequence[str], ours: Sequence[str]) -> dict[str, str]:

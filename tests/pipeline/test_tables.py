@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,19 @@ def test_rows_that_cannot_be_read_come_back_as_they_stand(tmp_path: Path, llmcat
     (tmp_path / "c.csv").write_text("id;label\n1;shoes;x\n")
     ran = llmcat("apply", "b.csv", "--corrections", "c.csv", "--labels", LABELS, "-o", "d.csv")
     assert (ran.code, "c.csv: row 1: 3 cells in a row of 2 columns" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(("price", "mark"), [("2,5", ","), ("2.5", "."), ("2", ".")])
+def test_numbers_are_written_as_the_table_writes_them(
+    tmp_path: Path, llmcat: Cli, price: str, mark: str
+) -> None:
+    """A spreadsheet that has decimal commas takes 0.97 for text."""
+    (tmp_path / "a.csv").write_text(f"title;price\nred shoes;{price}\nbags;1{mark}5\n")
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "o.csv").code == 0
+    rows = table(tmp_path / "o.csv", delimiter=";")
+    assert all(re.fullmatch(rf"0\{mark}\d+", row["confidence"]) for row in rows)
+    read = [row["confidence"] for row, _ in predictions_in(tmp_path / "o.csv")]
+    assert [str(p).replace(".", mark) for p in read] == [row["confidence"] for row in rows]
 
 
 def test_the_second_reading_is_that_of_the_first(tmp_path: Path, llmcat: Cli) -> None:

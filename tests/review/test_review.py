@@ -267,6 +267,18 @@ def test_other_tools(predictions: Path, llmcat: Cli, suffix: str) -> None:
     assert "196 not looked at" in ran.err
 
 
+def test_an_export_is_written_as_the_predictions_are(tmp_path: Path, llmcat: Cli) -> None:
+    """With their separator; a title that a spreadsheet would run is text."""
+    (tmp_path / "a.csv").write_text("id;title\n1;=1+1 shoes\n2;bags\n")
+    assert llmcat("classify", "a.csv", "--labels", LABELS, "--engine", "fake",
+                  "--out", "o.csv").code == 0  # fmt: skip
+    ran = llmcat("review", "o.csv", "--labels", LABELS, "--export", "c.csv")
+    assert ran.code == 0, ran.err
+    lines = (tmp_path / "c.csv").read_text("utf-8-sig").splitlines()
+    assert lines[0].startswith("key;id;title;suggestion 1")
+    assert any(";1;'=1+1 shoes;" in line for line in lines)
+
+
 def test_what_got_none_is_grouped(tmp_path: Path, llmcat: Cli) -> None:
     """Items alike are a category to think about; a lone one is not."""
     titles = ["garden hose 20 m", "garden hose reel", "flexible garden hose", "steel whisk",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcat.cli.options import STORE, add_settings, all_but, not_over, settings
 from llmcat.cli.options import parser as make_parser
 from llmcat.cli.show import DECISIONS
-from llmcat.errors import BadConfig, InputError
+from llmcat.errors import BadConfig, InputError, LlmcatNote
+from llmcat.files.formats import form_of
+from llmcat.files.opened import open_bytes
 from llmcat.files.sources import fingerprint
 from llmcat.items.readers import Columns, ItemReader
 from llmcat.items.values import as_text
-from llmcat.pipeline.read_back import as_run, predictions_in
+from llmcat.pipeline.read_back import HOW, as_run, predictions_in
 from llmcat.pipeline.tables_out import OURS
 from llmcat.records import digest
 from llmcat.storage import whole
@@ -155,6 +158,14 @@ def entries_of(
         yield Entry(key, row["id"], {**item.fields, **({} if items else _rest(kept, row))}, said)
 
 
+def _separator(path: str) -> str:
+    """Return what separates the columns of predictions, a comma where they are no table."""
+    with open_bytes(path) as raw, warnings.catch_warnings():
+        warnings.simplefilter("ignore", LlmcatNote)  # it has been said
+        form = form_of(path, raw, HOW)
+    return form.dialect.separator if form.format == "csv" else ","
+
+
 def _rest(kept: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
     """Return the user's other columns, which help a person to decide."""
     texts = {name: as_text(value) for name, value in kept.items() if name.strip()}
@@ -182,7 +193,8 @@ def _write_files(args: argparse.Namespace, entries: list[Entry], taxonomy: Taxon
     from llmcat_serve.review import exports
 
     if args.export:
-        exports.export(Path(args.export), entries, taxonomy)
+        separator = _separator(args.predictions)
+        exports.export(Path(args.export), entries, taxonomy, separator=separator)
         print(f"wrote {args.export}: {len(entries):,} items to check", file=sys.stderr)
         if args.export.endswith(".json"):
             print("Label Studio's labelling interface for it:", file=sys.stderr)

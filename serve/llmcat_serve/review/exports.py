@@ -15,6 +15,7 @@ import orjson
 
 from llmcat.errors import BadConfig
 from llmcat.files import excel
+from llmcat.pipeline.tables_out import safe
 from llmcat.records import NONE, key_out
 from llmcat.storage import text_in, whole
 
@@ -36,7 +37,9 @@ LEAST = 3
 Group = dict[str, Any]
 
 
-def export(path: Path, entries: Sequence[Entry], taxonomy: Taxonomy) -> None:
+def export(
+    path: Path, entries: Sequence[Entry], taxonomy: Taxonomy, *, separator: str = ","
+) -> None:
     """Write items to check as .csv, .xlsx or Label Studio's .json. Raises `BadConfig`."""
     suffix = path.suffix.lower()
     if suffix not in {".csv", ".xlsx", ".json"}:
@@ -60,9 +63,9 @@ def export(path: Path, entries: Sequence[Entry], taxonomy: Taxonomy) -> None:
             return
         with text_in(raw) as text:
             text.write("\ufeff")  # Excel opens it as what it is
-            writer = csv.writer(text)
+            writer = csv.writer(text, delimiter=separator)
             writer.writerow(header)
-            writer.writerows(rows)
+            writer.writerows(map(safe, row) for row in rows)
 
 
 def _top(entry: Entry) -> list[str]:
