@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+MOVES = 5
+
 DIFF_EPILOG = """\
 examples:
   llmcat diff last-week.jsonl this-week.jsonl
@@ -64,8 +66,10 @@ def command(argv: list[str]) -> int:
             table.add_row(*map(Text, (row["id"], title, *pair, p)))
     if changed:
         Console().print(table)
-        for (old_label, label), count in moves.most_common(5):
-            print(f"{count:,} x {old_label} > {label}")
+        for (old_label, label), count in moves.most_common(MOVES):
+            print(f"{count:,} x {old_label} -> {label}")
+        if (rest := len(moves) - MOVES) > 0:
+            print(f"and {rest:,} other kinds of change")
     print(f"{same:,} the same, {changed:,} changed, {new:,} only in {args.after}, "
           f"{len(before):,} only in {args.before}")  # fmt: skip
     return int(bool(changed or new or before))

@@ -5,6 +5,7 @@ This module knows settings and items; it does not know engines, prompts' texts o
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmcat import resources
-from llmcat.errors import BadConfig
+from llmcat.errors import BadConfig, LlmcatNote
 from llmcat.evidence import pool as pooling
 from llmcat.evidence.pool import Pool
 from llmcat.files.sources import expand
@@ -83,6 +84,9 @@ def retriever_of(
         ]
         items = [item for item, there in zip(items, keep, strict=True) if there]
         labels = [label for label, there in zip(labels, keep, strict=True) if there]
+        if not items:
+            said = f"all {len(keep):,} examples are items to be judged, or nearly: none is shown"
+            warnings.warn(said, LlmcatNote, stacklevel=2)
     if items:
         retriever = retriever.with_examples(items, labels)
     retriever.prepare()

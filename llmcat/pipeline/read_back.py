@@ -53,6 +53,9 @@ def predictions_in(path: str | Path, id_column: str = "id") -> Iterator[Predicti
 
     Raises `InputError` for another file, with the line.
     """
+    if not Path(path).exists() and Path(f"{path}.run.json").exists():
+        hint = f"llmcat export {path} writes what is there; the same command again goes on"
+        raise InputError(f"{path}: its run is not finished", hint=hint)
     with open_bytes(path) as raw:
         for number, (row, wrong) in enumerate(rows_of(path, raw, HOW), 1):
             bad = row is None or wrong

@@ -115,7 +115,7 @@ def test_apply_by_a_table_that_was_edited(tmp_path: Path, llmcat: Cli) -> None:
                  "--since", "b.csv")  # fmt: skip
     assert "not asked: 2" in ran.err, ran.err
     ran = llmcat("diff", "b.csv", "d.csv")
-    assert "1 x bags > shoes" in ran.out
+    assert "1 x bags -> shoes" in ran.out
     ran = llmcat("show", "b.csv", "--predicted", "hats")
     assert (ran.code, "there are" in ran.err) == (2, True)
     assert "blue bags" in llmcat("show", "b.csv", "--predicted", "bags").out
@@ -327,7 +327,7 @@ def test_next_weeks_file_asks_only_what_is_new(tmp_path: Path, llmcat: Cli, suff
     rows[0] |= {"label": "bags", "path": "bags"}
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ran = llmcat("diff", "this.jsonl", "other.jsonl")
-    assert "1 x toys > bags" in ran.out
+    assert "1 x toys -> bags" in ran.out
 
 
 def test_less_sure_rows_are_for_review_and_nothing_is_promised(tmp_path: Path, llmcat: Cli) -> None:
@@ -585,6 +585,9 @@ def test_what_a_run_has_so_far_is_a_file(tmp_path: Path, llmcat: Cli) -> None:
     for out in ("o.csv", "o.jsonl"):
         ran = llmcat("classify", "a.csv", *FAKE, "--out", out, "--max-requests", "9")
         assert out != "o.csv" or not (tmp_path / out).exists()
+        if out.endswith(".csv"):
+            ran = llmcat("show", out)
+            assert (ran.code, f"llmcat export {out}" in ran.err) == (2, True)
         ran = llmcat("export", out)
         assert ran.code == 0, ran.err
         (made,) = tmp_path.glob(f"o.partial{Path(out).suffix}")

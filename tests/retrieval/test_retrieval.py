@@ -192,6 +192,21 @@ def test_weights_are_not_learnt_from_the_only_example_of_a_category() -> None:
     assert learnt_pool(mixed, more[:75], (ids * 2)[:75]).n == 70
 
 
+def test_examples_that_are_all_to_be_judged_are_named(llmcat: Ran, tmp_path: Path) -> None:
+    """They are no evidence, and an artifact that is learnt so is not for a run that shows them."""
+    rows = [{"title": f"red shoes {i}", "label": "shoes"} for i in range(60)]
+    rows += [{"title": f"leather bags {i}", "label": "bags"} for i in range(60)]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ("--labels", "shoes,bags", "--engine", "retriever", "--sources", "lexical")
+    common = (*flags, "--examples", "l.jsonl")
+    ran = llmcat("calibrate", "--file", "l.jsonl", *common, "--out", "a.json")
+    assert ran.code == 0, ran.err
+    assert "all 120 examples are items to be judged, or nearly: none is shown" in ran.err
+    ran = llmcat("classify", "--file", "l.jsonl", *common, "--artifact", "a.json", "--out", "o.csv")
+    assert ran.code == 2
+    assert "counts as 4 examples) now" in ran.err
+
+
 def test_a_probe_is_trained_from_twenty_examples_on() -> None:
     """A logistic regression over embeddings, with a probability for every category."""
     items = shop_items()
