@@ -97,6 +97,8 @@ class ItemReader:
     others: bool = False
     folder: Path = Path()
     """Where an image's path begins: beside the items that name it."""
+    _guessed: int = field(default=0, init=False)
+    _corrected: int = field(default=0, init=False)
     _masked: Redactor | None = field(init=False, default=None)
     _at: dict[str, str | tuple[str, ...]] = field(init=False, default_factory=dict)
 
@@ -126,12 +128,12 @@ class ItemReader:
                     yield item
         if not row:
             raise InputError("no rows in any of the files")
-        if self.counts["guessed"]:
+        if self._guessed:
             self._say_guessed(", ".join(map(str, paths)))
 
     def _say_guessed(self, files: str) -> None:
         """Say that labels were llmcat's own. Raises `InputError` where there are no others."""
-        guessed, right = self.counts["guessed"], self.counts["corrected"]
+        guessed, right = self._guessed, self._corrected
         said = f"{files}: llmcat itself answered {guessed:,} rows: these labels are not known to be"
         if not right and not self.others:
             raise InputError(
@@ -238,9 +240,9 @@ class ItemReader:
         if not self.labelled or not ours:
             return gold
         if raw["decision"] != CORRECTED:
-            self.counts["guessed"] += 1
+            self._guessed += 1
             return None
-        self.counts[CORRECTED] += 1
+        self._corrected += 1
         return gold or NONE
 
     def _gold(self, value: Any) -> str | None:

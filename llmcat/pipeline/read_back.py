@@ -125,9 +125,11 @@ def _as_values(ours: dict[str, Any]) -> None:
                 ours[name] = float(value.replace(",", ".")) if value else None
         elif is_missing(value):
             ours[name] = None
+    for name in ("label", "path", "reason", "gold"):
+        ours[name] = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
     for name in ("id", "label", "path", "reason", "gold"):
-        said = None if is_missing(ours.get(name)) or ours.get(name) == "" else ours[name]
-        ours[name] = said[1:] if isinstance(said, str) and said.startswith("'=") else said
+        if isinstance(said := ours.get(name), str) and said.startswith("'="):
+            ours[name] = said[1:]
 
 
 def as_run(path: str | Path, config: RunConfig) -> RunConfig:

@@ -403,6 +403,7 @@ def test_what_llmcat_answered_is_nobodys_gold(tmp_path: Path, llmcat: Cli, comma
         known = {"eval": "of 40 items", "student train": "40 examples of 2 categories",
                  "labels import": "40 new labels"}  # fmt: skip
         assert known[command] in said
+        assert "guessed" not in said
     examples = llmcat("classify", "a.csv", *FAKE, "--examples", "o.csv", "--out", "x.csv",
                       "--prompt", "few-shot")  # fmt: skip
     assert (examples.code, "llmcat itself answered" in examples.err) == (2, True)
@@ -437,6 +438,15 @@ def test_columns_are_known_after_apply_and_export(tmp_path: Path, llmcat: Cli) -
     assert "3 rows: 1 changed, 0 as they were said to be, 2 not looked at" in done.err
     found = [(row["label"], row["decision"]) for row in table(tmp_path / "h.csv", delimiter=";")]
     assert found == [("shoes", "labelled"), ("", "corrected"), ("", "none")]
+
+
+def test_an_id_is_found_in_other_letters(tmp_path: Path, llmcat: Cli) -> None:
+    """As the items' own are."""
+    (tmp_path / "a.csv").write_text("ID,Title\nA1,red shoes\n")
+    assert llmcat("classify", "a.csv", *FAKE, "--out", "o.csv").code == 0
+    ((row, _),) = predictions_in(tmp_path / "o.csv")
+    assert row["id"] == "A1"
+    assert "A1" in llmcat("show", "o.csv").out
 
 
 def test_rows_without_a_text_have_no_key_in_common(tmp_path: Path, llmcat: Cli) -> None:
