@@ -127,31 +127,43 @@ def model_alone(here: Path, engine: Sequence[str], runs: Path) -> Any:
 
 
 def promise(engine: Sequence[str], args: argparse.Namespace) -> list[str]:
-    """Calibrate on 300 labelled items of shop32's training part, look at the test part."""
+    """Calibrate on 300 labelled items of shop32's training part, look at the test part.
+
+    Once on all of them, once with the first 100 as examples for retrieval, on the other 200.
+    """
     here = args.runs / "decisions" / "promise"
     here.mkdir(parents=True, exist_ok=True)
-    test = shop32(args.data)
-    write(here / "labelled.jsonl", shop32(args.data, "train").items[:300])
+    test, labelled = shop32(args.data), shop32(args.data, "train").items[:300]
     write(here / "items.jsonl", test.items)
     write(here / "taxonomy.jsonl", test.taxonomy)  # type: ignore[arg-type]
-    common = ["--taxonomy", here / "taxonomy.jsonl", *engine]
-    artifact = here / "artifact.json"
-    llmcat(["calibrate", "--file", here / "labelled.jsonl", *common, "--runs", args.runs,
-            "--out", artifact])  # fmt: skip
-    out = here / "out.jsonl"
-    llmcat(["classify", "--file", here / "items.jsonl", *common, "--artifact", artifact,
-            "--accept-precision", "0.9", "--out", out, "--restart"])  # fmt: skip
-    predicted = rows(out)
+    said = []
+    for shown in (0, 100):
+        write(here / "examples.jsonl", labelled[:shown])
+        write(here / "labelled.jsonl", labelled[shown:])
+        common = ["--taxonomy", here / "taxonomy.jsonl", *engine]
+        common += ["--examples", here / "examples.jsonl"] if shown else []
+        artifact, out = here / f"artifact-{shown}.json", here / f"out-{shown}.jsonl"
+        llmcat(["calibrate", "--file", here / "labelled.jsonl", *common, "--runs", args.runs,
+                "--out", artifact])  # fmt: skip
+        llmcat(["classify", "--file", here / "items.jsonl", *common, "--artifact", artifact,
+                "--accept-precision", "0.9", "--out", out, "--restart"])  # fmt: skip
+        how = f"the first {shown} of them examples" if shown else "all to calibrate"
+        said.append(f"- 300 labelled items of shop32, {how}: {promised(rows(out))}")
+    return said
+
+
+def promised(predicted: Sequence[dict[str, Any]]) -> str:
+    """Say what became of a promise of 90 %."""
     sure = np.array([row["confidence"] for row in predicted])
     right = np.array([(row["label"] or "none") == row["gold"] for row in predicted])
     taken = np.array([row["decision"] == "accept" for row in predicted])
     ece = calibration_error(sure, right)[1].value
-    return [
-        f"- 300 labelled items of shop32: {100 * right.mean():.1f} % right of {len(right)} others, "
-        f"ECE (debiased) {ece:.3f}; accepted at a promise of 90 % {100 * taken.mean():.1f} %, of "
-        f"which {100 * right[taken].mean() if taken.any() else 0:.1f} % right; at most "
-        f"{100 * coverage_at(sure, right, precision=0.9).value:.1f} % can be had",
-    ]
+    return (
+        f"{100 * right.mean():.1f} % right of {len(right)} others, ECE (debiased) {ece:.3f}; "
+        f"accepted at a promise of 90 % {100 * taken.mean():.1f} %, of which "
+        f"{100 * right[taken].mean() if taken.any() else 0:.1f} % right; at most "
+        f"{100 * coverage_at(sure, right, precision=0.9).value:.1f} % can be had"
+    )
 
 
 def llmcat(arguments: Sequence[Any]) -> None:
