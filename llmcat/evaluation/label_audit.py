@@ -74,7 +74,7 @@ def audit(folder: Path, arm: str) -> Audit:
         raise InputError("every item has the same gold label: nothing can contradict it")
     rows = np.flatnonzero(usable)
 
-    def said(i: int, columns: Array, gold: int) -> dict[str, Any]:
+    def said(i: int, p: Array, columns: Array, gold: int) -> dict[str, Any]:
         """Return what p says of the i-th usable item over some labels, gold the column of its."""
         item, best = items[rows[i]], int(p[i].argmax())
         return {
@@ -89,7 +89,7 @@ def audit(folder: Path, arm: str) -> Audit:
 
     away = np.flatnonzero(~np.isin(p.argmax(axis=1), present))
     surest = away[np.argsort(-p[away].max(axis=1), kind="stable")]
-    elsewhere = [said(i, np.arange(len(names)), gold_[i]) for i in surest.tolist()]
+    elsewhere = [said(i, p, np.arange(len(names)), gold_[i]) for i in surest.tolist()]
     p = p[:, present]
     p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
     labels = np.searchsorted(present, gold_)
@@ -100,5 +100,5 @@ def audit(folder: Path, arm: str) -> Audit:
         return_indices_ranked_by="normalized_margin",
         n_jobs=1,
     )
-    issues = [said(i, present, labels[i]) for i in order.tolist()]
+    issues = [said(i, p, present, labels[i]) for i in order.tolist()]
     return Audit(issues, len(labels), int((~seen).sum()), int((~usable).sum()), elsewhere)

@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 
+OURS = {"label", "decision", "confidence"}
+"""Columns of a file that llmcat itself answered."""
 TEXT_COLUMNS = ("title", "text", "name", "query", "description", "attributes")
 _FIRST = TEXT_COLUMNS[:4]
 _USUAL = {name: (name, *TEXT_COLUMNS[4:]) for name in _FIRST}
@@ -236,8 +238,7 @@ class ItemReader:
     def _known(self, raw: Mapping[str, Any]) -> str | None:
         """Return a row's label, where it may be taken for one."""
         gold = self._gold(self._value(raw, self.columns.label))
-        ours = self.columns.label == "label" and {"label", "decision", "confidence"} <= raw.keys()
-        if not self.labelled or not ours:
+        if not self.labelled or self.columns.label != "label" or not raw.keys() >= OURS:
             return gold
         if raw["decision"] != CORRECTED:
             self._guessed += 1

@@ -253,7 +253,7 @@ def _checked(config: RunConfig) -> tuple[RunConfig, list[str], Kept | None]:
     parts_of(config, {})
     kept = kept_of(config, files, columns_of(config), stream=is_stream(config.file))
     if kept is not None:
-        kept.check(config.out, taxonomy_of(config))
+        kept.check(config)
     if is_folder(config.out):
         check_format(f"x.{config.out_format}")
     if wanted(config) and Path(config.store).exists():

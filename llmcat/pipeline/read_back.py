@@ -58,8 +58,9 @@ def predictions_in(path: str | Path, id_column: str = "id") -> Iterator[Predicti
         raise InputError(f"{path}: its run is not finished", hint=hint)
     with open_bytes(path) as raw:
         for number, (row, wrong) in enumerate(rows_of(path, raw, HOW), 1):
-            bad = row is None or wrong
-            found = None if bad else _prediction(row or {}, number - 1, id_column)
+            found = None
+            if row is not None and not wrong:
+                found = _prediction(row, number - 1, id_column)
             if found is None:
                 raise InputError(
                     f"{path}: row {number} is not a prediction{f' ({wrong})' if wrong else ''}",

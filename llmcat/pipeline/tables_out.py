@@ -27,13 +27,13 @@ from llmcat.files.sources import columns_in
 from llmcat.items.readers import ItemReader
 from llmcat.records import NONE, SEVERAL, key_out, readable
 from llmcat.storage import text_in
+from llmcat.taxonomy.load import taxonomy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from llmcat.config import RunConfig
     from llmcat.items.readers import Columns
-    from llmcat.taxonomy.tree import Taxonomy
 
 __all__ = [
     "AS_NEW",
@@ -110,15 +110,17 @@ class Kept:
         texts = [str(cell) for row in islice(self.rows(), FIRST) for cell in row.values()]
         return any(map(COMMA.fullmatch, texts)) and not any(map(POINT.fullmatch, texts))
 
-    def check(self, out: str, taxonomy: Taxonomy) -> None:
+    def check(self, config: RunConfig) -> None:
         """Raise `InputError` where the input's encoding cannot hold a category's name."""
-        form, suffix = self.form(), Path(bare(out)).suffix.lstrip(".")
-        if suffix == form.format and suffix in {"csv", "tsv"}:
-            for node in taxonomy.nodes.values():
-                try:
-                    f"{node.id} {node.label}".encode(form.text.encoding)
-                except UnicodeEncodeError as exc:
-                    raise _not_in(out, exc, form.text.encoding) from exc
+        form = self.form()
+        encoding = form.text.encoding
+        if not _same(config.out, form) or encoding.startswith("utf"):
+            return
+        for node in taxonomy_of(config).nodes.values():
+            try:
+                f"{node.id} {node.label}".encode(encoding)
+            except UnicodeEncodeError as exc:
+                raise _not_in(config.out, exc, encoding) from exc
 
     def form(self) -> Form:
         """Return how the first file is written."""
@@ -173,7 +175,7 @@ def write_kept(out: BinaryIO, path: Path, rows: Iterable[Mapping[str, Any]], kep
         _write_workbook(out, path, kept, columns, beside, list(names.values()))
     else:
         form = kept.form()
-        comma = form.dialect.separator == ";" and suffix == f".{form.format}" and kept.has_commas()
+        comma = form.dialect.separator == ";" and _same(path, form) and kept.has_commas()
 
         def cells(row: Mapping[str, Any]) -> list[Any]:
             made = [safe(_cell(row, name)) for name in ours]
@@ -277,9 +279,8 @@ def write_lines(
 
     Raises `InputError` for what the input's encoding cannot hold.
     """
-    tsv = Path(bare(str(path))).suffix == ".tsv"
-    same = form.format == ("tsv" if tsv else "csv")
-    separator = form.dialect.separator if same else "\t" if tsv else ","
+    same, usual = _same(path, form), "\t" if Path(bare(str(path))).suffix == ".tsv" else ","
+    separator = form.dialect.separator if same else usual
     end = ("\r" if form.text.newline == "\r" else form.line_end) if same else "\n"
     encoding = form.text.encoding if same else "utf-8"
     mark = "\ufeff" if bom or (same and form.text.bom) else ""
@@ -293,6 +294,12 @@ def write_lines(
                 csv.writer(text, delimiter=separator, lineterminator=end).writerows(lines)
     except UnicodeEncodeError as exc:
         raise _not_in(path, exc, encoding) from exc
+
+
+def _same(path: str | Path, form: Form) -> bool:
+    """Tell whether a table is written as one of a form was."""
+    suffix = Path(bare(str(path))).suffix
+    return suffix in {".csv", ".tsv"} and suffix == f".{form.format}"
 
 
 def _not_in(path: str | Path, exc: UnicodeEncodeError, encoding: str) -> InputError:

@@ -177,13 +177,26 @@ def test_on_a_phone_and_to_a_screen_reader(predictions: Path, browser: Any) -> N
     served.stop()
 
 
-@needs_browser
-def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -> None:
-    """A colleague opens a file; what it saves is imported, and put over the predictions."""
+def of_a_colleague(folder: Path, browser: Any, llmcat: Cli) -> Any:
+    """A page without a server, of five items, as somebody opens it."""
     ran = llmcat("review", "out.csv", "--labels", LABELS, "--static", "check.html", "--sample", "5",
                  "--order", "random")  # fmt: skip
     assert ran.code == 0, ran.err
-    page = opened(browser, (predictions.parent / "check.html").as_uri(), "carla")
+    return opened(browser, (folder / "check.html").as_uri(), "carla")
+
+
+def saved(page: Any, path: Path) -> list[dict[str, Any]]:
+    """What the page saves."""
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    download.value.save_as(path)
+    return list(json.loads(path.read_text()))
+
+
+@needs_browser
+def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -> None:
+    """A colleague opens a file; what it saves is imported, and put over the predictions."""
+    page = of_a_colleague(predictions.parent, browser, llmcat)
     playwright.expect(page.locator("#progress")).to_have_text("0 of 5 checked")
     for key in ("1", "n", "1"):
         press(page, key)
@@ -192,10 +205,7 @@ def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -
         press(page, key)
     playwright.expect(page.locator("#over")).to_contain_text("save the answers")
     playwright.expect(page.locator("#save")).to_be_visible()
-    with page.expect_download() as download:
-        page.locator("#save").click()
-    download.value.save_as(predictions.parent / "answers.json")
-    answers = json.loads((predictions.parent / "answers.json").read_text())
+    answers = saved(page, predictions.parent / "answers.json")
     assert [a["by"] for a in answers] == ["carla"] * 5
     ran = llmcat("apply", "out.csv", "--corrections", "answers.json", "--labels", LABELS,
                  "-o", "final.csv")  # fmt: skip
@@ -208,17 +218,11 @@ def test_a_page_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -
 @needs_browser
 def test_notes_come_back_without_a_server(predictions: Path, browser: Any, llmcat: Cli) -> None:
     """What a colleague could not label is said with its reason; one that is undone is gone."""
-    ran = llmcat("review", "out.csv", "--labels", LABELS, "--static", "check.html", "--sample", "5",
-                 "--order", "random")  # fmt: skip
-    assert ran.code == 0, ran.err
-    page = opened(browser, (predictions.parent / "check.html").as_uri(), "carla")
+    page = of_a_colleague(predictions.parent, browser, llmcat)
     for key in ("t", "u", "o", "t", "s", "n", "o"):
         press(page, key)
     playwright.expect(page.locator("#over")).to_contain_text("save the answers")
-    with page.expect_download() as download:
-        page.locator("#save").click()
-    download.value.save_as(predictions.parent / "answers.json")
-    answers = json.loads((predictions.parent / "answers.json").read_text())
+    answers = saved(page, predictions.parent / "answers.json")
     said = [(a["label"], a["note"]) for a in answers]
     assert said == [("", "opinion"), ("", "taxonomy"), ("none", ""), ("", "opinion")]
     apply = ("apply", "out.csv", "--corrections", "answers.json", "--labels", LABELS)
